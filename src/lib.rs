@@ -1,0 +1,22 @@
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+//! draft
+
+mod protocol;
+mod rpc;
+mod service;
+mod tracer;
+pub mod tracers;
+
+pub use rpc::{
+    Address, Code, Ending, Endpoint, EndpointRef, Event, EventStatus, Level, MethodPath, Protocol,
+    Recorded, Role, RpcInfo, Stats, Status, Traffic,
+};
+pub use service::{
+    MarkFuture, MarkLayer, MarkService, OpenRpc, ResponseBody, ResponseFuture, TracedResponse,
+    TracerLayer, TracerService,
+};
+pub use tracer::{
+    Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer, WireEvent,
+    WireEventKind, contained_panics,
+};

@@ -1,0 +1,126 @@
+/// Finds the messages in a stream of bytes: each has a prefix of a flag byte and a length of four
+/// bytes, big-endian.
+///
+/// It copies nothing but the prefix, and holds a few words, whatever the length says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Framing {
+    prefix: [u8; 5],
+    /// How many bytes of the prefix have been seen; 5 within a message.
+    seen: u8,
+    /// How many bytes of the message are still to come.
+    missing: u32,
+}
+
+/// A frame that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scan {
+    pub(crate) flags: u8,
+    pub(crate) length: u32,
+}
+
+impl Framing {
+    /// Takes the next bytes and calls `found` for each frame that they complete.
+    #[inline]
+    pub(crate) fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Scan)) {
+        // The common case: a whole prefix at hand.
+        while !bytes.is_empty() {
+            if self.seen < 5 {
+                if let (0, Some((prefix, rest))) = (self.seen, bytes.split_first_chunk::<5>()) {
+                    self.prefix = *prefix;
+                    self.seen = 5;
+                    bytes = rest;
+                } else if let Some((byte, rest)) = bytes.split_first() {
+                    if let Some(place) = self.prefix.get_mut(usize::from(self.seen)) {
+                        *place = *byte;
+                    }
+                    self.seen += 1;
+                    bytes = rest;
+                    if self.seen < 5 {
+                        continue;
+                    }
+                }
+                self.missing = self.length();
+            }
+            let here = usize::try_from(self.missing)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
+            bytes = bytes.get(here..).unwrap_or_default();
+            self.missing -= u32::try_from(here).unwrap_or(self.missing);
+            if self.missing == 0 {
+                self.seen = 0;
+                found(Scan {
+                    flags: self.prefix[0],
+                    length: self.length(),
+                });
+            }
+        }
+    }
+
+    /// Whether the bytes so far end inside a message or its prefix.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.seen > 0
+    }
+
+    fn length(&self) -> u32 {
+        let [_, length @ ..] = self.prefix;
+        u32::from_be_bytes(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Framing, Scan};
+
+    fn scan(framing: &mut Framing, bytes: &[u8]) -> Vec<Scan> {
+        let mut found = Vec::new();
+        framing.scan(bytes, |scan| found.push(scan));
+        found
+    }
+
+    fn frame(flags: u8, length: u32) -> Vec<u8> {
+        let mut frame = vec![flags];
+        frame.extend(length.to_be_bytes());
+        frame.resize(5 + length as usize, 0xaa);
+        frame
+    }
+
+    #[test]
+    fn joined_and_split_frames_give_the_same_messages() {
+        let mut bytes = Vec::new();
+        let mut expected = Vec::new();
+        for (flags, length) in [(0, 3), (1, 0), (0, 0), (60, 300), (1, 7)] {
+            bytes.extend(frame(flags, length));
+            expected.push(Scan { flags, length });
+        }
+        for step in 1..=bytes.len() {
+            let mut framing = Framing::default();
+            let mut found = Vec::new();
+            for piece in bytes.chunks(step) {
+                found.extend(scan(&mut framing, piece));
+            }
+            assert_eq!(found, expected, "in pieces of {step}");
+            assert!(!framing.is_inside());
+        }
+    }
+
+    #[test]
+    fn a_length_of_four_gibibytes_is_only_a_number() {
+        let mut framing = Framing::default();
+        assert_eq!(scan(&mut framing, &[0, 255, 255, 255, 255, 1, 2]), []);
+        assert!(framing.is_inside());
+        assert_eq!(framing.missing, u32::MAX - 2);
+        assert!(size_of::<Framing>() <= 16);
+    }
+
+    #[test]
+    fn the_end_inside_a_prefix_or_a_message_is_visible() {
+        for cut in 1..8 {
+            let mut framing = Framing::default();
+            assert_eq!(scan(&mut framing, &frame(0, 3)[..cut]), []);
+            assert!(framing.is_inside(), "after {cut} bytes");
+        }
+        let mut framing = Framing::default();
+        assert_eq!(scan(&mut framing, &[]), []);
+        assert!(!framing.is_inside());
+    }
+}

@@ -1,0 +1,159 @@
+//! gRPC over HTTP/2: where its status stands, and what other things mean as a status.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
+
+use crate::rpc::Code;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+/// The value of `grpc-status`, the first of several.
+pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(GRPC_STATUS)
+}
+
+/// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.
+pub(crate) fn message(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let raw = headers.get(GRPC_MESSAGE)?.as_bytes();
+    let head = raw.get(..3 * 1024).unwrap_or(raw);
+    Some(percent_decode(head).decode_utf8_lossy())
+}
+
+/// The time a request was given: 1 to 8 digits and a unit, else none.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    parse_timeout(headers.get(GRPC_TIMEOUT)?.as_bytes())
+}
+
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) {
+        return None;
+    }
+    let mut number = 0_u64;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        number = number * 10 + u64::from(digit - b'0');
+    }
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 60 * 60),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Which attempt a request is, 1 for the first.
+pub(crate) fn attempt(headers: &HeaderMap) -> u32 {
+    headers
+        .get(GRPC_ATTEMPTS)
+        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
+        .unwrap_or(0)
+        .saturating_add(1)
+}
+
+/// gRPC's mapping of an HTTP status to a code, for a response without `grpc-status`.
+///
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
+pub(crate) fn code_of_http(status: u16) -> Code {
+    match status {
+        400 | 431 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
+/// gRPC's mapping of the reason of an HTTP/2 reset; what gRPC leaves open is UNKNOWN, as in tonic.
+#[cfg(feature = "transport")]
+pub(crate) fn code_of_reset(reason: h2::Reason) -> Code {
+    use h2::Reason;
+    match reason {
+        Reason::NO_ERROR
+        | Reason::PROTOCOL_ERROR
+        | Reason::INTERNAL_ERROR
+        | Reason::FLOW_CONTROL_ERROR
+        | Reason::SETTINGS_TIMEOUT
+        | Reason::FRAME_SIZE_ERROR
+        | Reason::COMPRESSION_ERROR
+        | Reason::CONNECT_ERROR => Code::Internal,
+        Reason::REFUSED_STREAM => Code::Unavailable,
+        Reason::CANCEL => Code::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{attempt, message, parse_timeout};
+
+    #[test]
+    fn timeouts_are_read_as_grpc_defines_them() {
+        for (value, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("4m", Some(Duration::from_millis(4))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("6n", Some(Duration::from_nanos(6))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("999999999n", None),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("1s", None),
+            ("-1S", None),
+            (" 1S", None),
+            ("1 S", None),
+        ] {
+            assert_eq!(parse_timeout(value.as_bytes()), expected, "{value:?}");
+        }
+        assert_eq!(parse_timeout(b"\xff"), None);
+    }
+
+    #[test]
+    fn a_garbled_message_is_decoded_as_far_as_it_can_be() {
+        for (value, expected) in [
+            ("plain", "plain"),
+            ("100%25", "100%"),
+            ("%E2%98%BA", "\u{263a}"),
+            ("%FF%FE", "\u{fffd}\u{fffd}"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-message", HeaderValue::from_static(value));
+            assert_eq!(message(&headers).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn attempts_count_from_one_and_garbage_is_the_first() {
+        for (value, expected) in [("1", 2), ("4294967295", u32::MAX), ("x", 1), ("-1", 1)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                "grpc-previous-rpc-attempts",
+                HeaderValue::from_static(value),
+            );
+            assert_eq!(attempt(&headers), expected);
+        }
+        assert_eq!(attempt(&HeaderMap::new()), 1);
+    }
+}

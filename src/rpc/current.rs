@@ -1,0 +1,67 @@
+use std::{cell::Cell, mem};
+
+use super::RpcInfo;
+
+thread_local! {
+    static CURRENT: Cell<Option<RpcInfo>> = const { Cell::new(None) };
+}
+
+/// The record that is current on this thread.
+pub(super) fn current() -> Option<RpcInfo> {
+    CURRENT
+        .try_with(|current| {
+            let rpc = current.take();
+            let found = rpc.clone();
+            current.set(rpc);
+            found
+        })
+        .ok()
+        .flatten()
+}
+
+/// Holds a record and makes it current for the time of a call.
+///
+/// The handle moves into the thread's slot and back, so that entering costs no reference count.
+#[derive(Debug)]
+pub(crate) struct Slot(Option<RpcInfo>);
+
+impl Slot {
+    pub(crate) const fn new(rpc: RpcInfo) -> Self {
+        Self(Some(rpc))
+    }
+
+    /// The record; `None` only within [`enter`](Self::enter), where nobody can ask.
+    pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
+        self.0.as_ref()
+    }
+
+    /// Runs `f` with the record as the current one, and puts back what was current before, also
+    /// when `f` panics.
+    #[inline]
+    pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let outer = replace(self.0.take());
+        let _entered = Entered { slot: self, outer };
+        f()
+    }
+}
+
+struct Entered<'a> {
+    slot: &'a mut Slot,
+    outer: Option<RpcInfo>,
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slot.0 = replace(self.outer.take());
+    }
+}
+
+/// Swaps the thread's slot; where the thread is already tearing it down, hands `rpc` back, so that
+/// the second swap of a pair still returns the record.
+#[inline]
+fn replace(rpc: Option<RpcInfo>) -> Option<RpcInfo> {
+    let mut rpc = rpc;
+    let swapped = CURRENT.try_with(|current| current.replace(mem::take(&mut rpc)));
+    swapped.unwrap_or(rpc)
+}

@@ -1,0 +1,351 @@
+use std::{
+    borrow::Cow,
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current, extra::Extra,
+};
+
+/// Which side of the RPC a layer stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The side that calls.
+    Client,
+    /// The side that is called.
+    Server,
+}
+
+impl Role {
+    /// `client` or `server`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What the two sides speak, told by the request's content type and version header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// gRPC: `application/grpc`.
+    Grpc,
+    /// gRPC-Web in binary: `application/grpc-web`.
+    GrpcWeb,
+    /// gRPC-Web in base64: `application/grpc-web-text`.
+    GrpcWebText,
+    /// A unary call of Connect: `application/proto` or `application/json` with
+    /// `connect-protocol-version`.
+    ConnectUnary,
+    /// A streaming call of Connect: `application/connect+…`.
+    ConnectStreaming,
+    /// Any other HTTP exchange.
+    Http,
+    /// A request that is not HTTP.
+    Other,
+}
+
+impl Protocol {
+    /// A short name, such as `grpc` or `http`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::GrpcWeb => "grpc_web",
+            Self::GrpcWebText => "grpc_web_text",
+            Self::ConnectUnary => "connect_unary",
+            Self::ConnectStreaming => "connect_streaming",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether this is an RPC protocol over HTTP: gRPC, gRPC-Web or Connect.
+    #[must_use]
+    pub const fn is_rpc(self) -> bool {
+        !matches!(self, Self::Http | Self::Other)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The record of one RPC: a cheap clone of a shared handle, never reused for another RPC.
+///
+/// A tracer gets it in [`start`](crate::Tracer::start) and [`finish`](crate::Tracer::finish), a
+/// handler finds it in the request's extensions, and any code that runs under the service calls
+/// [`RpcInfo::current`]. Whoever holds it can tag the RPC and record events, and it stays readable
+/// after the RPC is over.
+///
+/// ```
+/// # use tower_tracer::{Event, Level, RpcInfo};
+/// static CACHE_MISS: Event = Event::new("cache_miss", Level::Base);
+///
+/// fn look_up() {
+///     // Somewhere below the handler.
+///     if let Some(rpc) = RpcInfo::current() {
+///         rpc.record(CACHE_MISS);
+///         rpc.set_tag("tenant", "blue");
+///     }
+/// }
+/// # look_up();
+/// ```
+#[derive(Clone)]
+pub struct RpcInfo(Arc<Record>);
+
+struct Record {
+    description: Description,
+    stats: Stats,
+}
+
+/// What is known of an RPC when it starts.
+#[derive(Debug)]
+pub(crate) struct Description {
+    pub(crate) role: Role,
+    pub(crate) protocol: Protocol,
+    pub(crate) path: MethodPath,
+    pub(crate) http_method: Option<http::Method>,
+    pub(crate) parent: Option<RpcInfo>,
+    pub(crate) endpoints: Option<Arc<Endpoints>>,
+    /// The connection's two addresses, on a server.
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) attempt: u32,
+}
+
+impl RpcInfo {
+    pub(crate) fn new(description: Description, level: Level) -> Self {
+        let stats = Stats::new(description.role, level);
+        Self(Arc::new(Record { description, stats }))
+    }
+
+    /// The record of the RPC that is being served, or called, where this runs: set around every
+    /// poll of the inner future and of both bodies. `None` outside, and in spawned tasks.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current::current()
+    }
+
+    /// Which side this record is about.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.0.description.role
+    }
+
+    /// What the two sides speak.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.0.description.protocol
+    }
+
+    /// The path as the request had it, without a query. It is a peer's word: use
+    /// [`full_method`](Self::full_method) for names.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.description.path.as_str()
+    }
+
+    /// The package of the service, `pkg` of `pkg.Svc`.
+    #[must_use]
+    pub fn package(&self) -> Option<&str> {
+        self.named()?.package()
+    }
+
+    /// The full name of the service, `pkg.Svc`.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        self.named()?.service()
+    }
+
+    /// The name of the method, `Method`.
+    #[must_use]
+    pub fn method(&self) -> Option<&str> {
+        self.named()?.method()
+    }
+
+    /// `pkg.Svc/Method`; `None` where the path does not have that form, and for plain HTTP.
+    ///
+    /// On a server it is the caller's word, and need not be a method that exists.
+    #[must_use]
+    pub fn full_method(&self) -> Option<&str> {
+        self.named()?.full_method()
+    }
+
+    /// The request's HTTP method; `None` for a request that is not HTTP.
+    #[must_use]
+    pub fn http_method(&self) -> Option<&http::Method> {
+        self.0.description.http_method.as_ref()
+    }
+
+    /// The end that calls (From in Kitex).
+    #[must_use]
+    pub fn caller(&self) -> EndpointRef<'_> {
+        let description = &self.0.description;
+        EndpointRef {
+            told: description.endpoints.as_ref().map(|e| &e.caller),
+            socket: description.peer,
+        }
+    }
+
+    /// The end that is called (To in Kitex).
+    #[must_use]
+    pub fn callee(&self) -> EndpointRef<'_> {
+        let description = &self.0.description;
+        EndpointRef {
+            told: description.endpoints.as_ref().map(|e| &e.callee),
+            socket: description.local,
+        }
+    }
+
+    /// The other end: the callee on a client, the caller on a server.
+    #[must_use]
+    pub fn peer(&self) -> EndpointRef<'_> {
+        match self.role() {
+            Role::Client => self.callee(),
+            Role::Server => self.caller(),
+        }
+    }
+
+    /// The time the RPC was given: `grpc-timeout` of the request, or the server's own timeout where
+    /// the layer was told it and it is shorter.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.0.description.timeout
+    }
+
+    /// When that time is up; `None` also where the clock cannot hold it.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.stats().started().checked_add(self.timeout()?)
+    }
+
+    /// Which attempt of a call this is, 1 for the first.
+    ///
+    /// On a server it comes from `grpc-previous-rpc-attempts`. On a client it counts the records
+    /// that had the same parent record in their request, which is what a retry layer between two
+    /// tracer layers makes.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.description.attempt
+    }
+
+    /// The record this one stands under: that of an outer layer on the same request (the call of
+    /// which this is an attempt), else the one current where the call was made (the RPC being
+    /// served when a handler calls a client).
+    #[must_use]
+    pub fn parent(&self) -> Option<&Self> {
+        self.0.description.parent.as_ref()
+    }
+
+    /// How much is recorded.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.stats().level()
+    }
+
+    /// What happened to it.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.0.stats
+    }
+
+    /// Records an event now. The first record of an event counts; see [`Event`].
+    ///
+    /// An RPC keeps 64 events of users; those beyond, and those that come after its end, are
+    /// [counted](Stats::events_left_out), not kept.
+    pub fn record(&self, event: Event) {
+        self.stats().record(event, EventStatus::Info, None);
+    }
+
+    /// As [`record`](Self::record), with what the event says of the RPC and a text.
+    pub fn record_with(
+        &self,
+        event: Event,
+        status: EventStatus,
+        info: impl Into<Cow<'static, str>>,
+    ) {
+        self.stats().record(event, status, Some(info.into()));
+    }
+
+    /// Tags the RPC; a second value for a key replaces the first. An RPC keeps 64 tags; whether this
+    /// one was kept is returned.
+    pub fn set_tag(
+        &self,
+        key: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> bool {
+        let (key, value) = (key.into(), value.into());
+        let mut tags = self.stats().extra().tags();
+        if let Some(tag) = tags.iter_mut().find(|(k, _)| *k == key) {
+            tag.1 = value;
+            return true;
+        }
+        let fits = tags.len() < Extra::TAGS;
+        if fits {
+            tags.push((key, value));
+        }
+        fits
+    }
+
+    /// The value of a tag.
+    #[must_use]
+    pub fn tag(&self, key: &str) -> Option<Cow<'static, str>> {
+        let tags = self.stats().extra_if_any()?.tags();
+        let found = tags.iter().find(|(k, _)| k == key);
+        found.map(|(_, value)| value.clone())
+    }
+
+    /// All tags, in the order in which they were first set.
+    #[must_use]
+    pub fn tags(&self) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
+        self.stats()
+            .extra_if_any()
+            .map(|extra| extra.tags().clone())
+            .unwrap_or_default()
+    }
+
+    /// The number of the next attempt of the call this is the record of.
+    pub(crate) fn next_attempt(&self) -> u32 {
+        self.stats().next_attempt()
+    }
+
+    /// Whether two handles are of the same record.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn named(&self) -> Option<&MethodPath> {
+        (self.protocol() != Protocol::Http).then_some(&self.0.description.path)
+    }
+}
+
+impl fmt::Debug for RpcInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcInfo")
+            .field("role", &self.role())
+            .field("protocol", &self.protocol())
+            .field("full_method", &self.full_method())
+            .field("level", &self.level())
+            .field("age", &self.stats().age())
+            .field("ending", &self.stats().ending())
+            .field("status", &self.stats().status())
+            .finish_non_exhaustive()
+    }
+}

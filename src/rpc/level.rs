@@ -1,0 +1,53 @@
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// How much is recorded about an RPC.
+///
+/// A layer has a level ([`Level::Base`] unless told otherwise), a request can be given another one,
+/// and a tracer that wants more than the layer's level raises it for the RPCs it takes part in.
+///
+/// ```
+/// use tower_tracer::Level;
+///
+/// assert!(Level::Disabled < Level::Base && Level::Base < Level::Detailed);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Level {
+    /// Nothing: the layer passes the request through, no tracer is asked.
+    Disabled,
+    /// Start and finish, status, how it ended, messages and bytes. Two clock readings per RPC.
+    #[default]
+    Base,
+    /// Every event, with a clock reading at each.
+    Detailed,
+}
+
+impl Level {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Disabled,
+            1 => Self::Base,
+            _ => Self::Detailed,
+        }
+    }
+}
+
+/// A level that is read on every RPC and changed now and then.
+#[derive(Debug)]
+pub(crate) struct AtomicLevel(AtomicU8);
+
+impl AtomicLevel {
+    pub(crate) const fn new(level: Level) -> Self {
+        Self(AtomicU8::new(level as u8))
+    }
+
+    pub(crate) fn get(&self) -> Level {
+        Level::from_u8(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn raise(&self, level: Level) {
+        if level > self.get() {
+            self.0.fetch_max(level as u8, Ordering::Relaxed);
+        }
+    }
+}

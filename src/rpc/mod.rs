@@ -1,0 +1,26 @@
+//! The record of one RPC: what it is, what happened to it, how it ended.
+
+mod current;
+mod endpoint;
+mod event;
+mod extra;
+mod info;
+mod level;
+mod path;
+mod stats;
+mod status;
+mod traffic;
+
+pub(crate) use current::Slot;
+pub(crate) use endpoint::Endpoints;
+pub use endpoint::{Address, Endpoint, EndpointRef};
+pub use event::{Event, EventStatus, Recorded};
+pub(crate) use info::Description;
+pub use info::{Protocol, Role, RpcInfo};
+pub use level::Level;
+pub use path::MethodPath;
+pub(crate) use stats::Outcome;
+pub use stats::{Ending, Stats};
+pub use status::{Code, Status};
+pub use traffic::Traffic;
+pub(crate) use traffic::{Direction, TrafficCell};

@@ -1,0 +1,478 @@
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Direction, Event, EventStatus, Level, Recorded, Role, Status, Traffic, TrafficCell,
+    extra::{Extra, bounded},
+    level::AtomicLevel,
+};
+
+/// What happened to an RPC: its events with their times, what moved, and how it ended.
+///
+/// All of it can be read at any time, live while the RPC runs, and after it for as long as somebody
+/// holds the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from
+/// the start of the RPC.
+#[derive(Debug)]
+pub struct Stats {
+    role: Role,
+    level: AtomicLevel,
+    start: Instant,
+    start_time: OnceLock<SystemTime>,
+    /// Nanoseconds from the start, plus one; 0 is "not yet".
+    times: [AtomicU64; Event::SLOTS],
+    request: TrafficCell,
+    response: TrafficCell,
+    /// Attempts made under this record.
+    attempts: AtomicU32,
+    http_status: AtomicU16,
+    status: AtomicU32,
+    wire_status: AtomicU32,
+    ending: AtomicU8,
+    extra: OnceLock<Box<Extra>>,
+}
+
+/// How an RPC came to its end, as the layer saw it. What its status was is another matter: see
+/// [`Stats::status`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Ending {
+    /// The response's trailers passed.
+    Trailers = 1,
+    /// The response had headers only, which for gRPC carry the status.
+    HeadersOnly,
+    /// The response's body came to its end without trailers.
+    BodyEnd,
+    /// The layer was told that the RPC is over with the response itself: a response without a
+    /// body, or one of a type of the user's own.
+    Response,
+    /// The inner service returned an error instead of a response.
+    ServiceError,
+    /// The response's body failed.
+    BodyError,
+    /// The peer reset the stream.
+    Reset,
+    /// The response was dropped before its end: on a client by the caller, on a server because the
+    /// caller cancelled or is gone.
+    Cancelled,
+    /// A timeout ended it: the error says so, or it was dropped when its deadline had passed.
+    Deadline,
+    /// The inner service panicked, in the call, in a poll of its future or of its body.
+    Panic,
+}
+
+impl Ending {
+    const ALL: [Self; 10] = [
+        Self::Trailers,
+        Self::HeadersOnly,
+        Self::BodyEnd,
+        Self::Response,
+        Self::ServiceError,
+        Self::BodyError,
+        Self::Reset,
+        Self::Cancelled,
+        Self::Deadline,
+        Self::Panic,
+    ];
+
+    /// A short name, such as `trailers` or `cancelled`; one of ten, so fit for a label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trailers => "trailers",
+            Self::HeadersOnly => "headers_only",
+            Self::BodyEnd => "body_end",
+            Self::Response => "response",
+            Self::ServiceError => "service_error",
+            Self::BodyError => "body_error",
+            Self::Reset => "reset",
+            Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
+            Self::Panic => "panic",
+        }
+    }
+
+    fn from_u8(value: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What is known when an RPC is over.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) ending: Ending,
+    pub(crate) status: Option<Status>,
+    pub(crate) wire_status: Option<Status>,
+}
+
+impl Stats {
+    pub(crate) fn new(role: Role, level: Level) -> Self {
+        Self {
+            role,
+            level: AtomicLevel::new(level),
+            start: Instant::now(),
+            start_time: OnceLock::new(),
+            times: [const { AtomicU64::new(0) }; Event::SLOTS],
+            request: TrafficCell::default(),
+            response: TrafficCell::default(),
+            attempts: AtomicU32::new(0),
+            http_status: AtomicU16::new(0),
+            status: AtomicU32::new(0),
+            wire_status: AtomicU32::new(0),
+            ending: AtomicU8::new(0),
+            extra: OnceLock::new(),
+        }
+    }
+
+    /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.
+    #[must_use]
+    pub fn cost(&self) -> Option<Duration> {
+        self.at(Event::RPC_FINISH)
+    }
+
+    /// How long the RPC has been running, or ran.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.cost().unwrap_or_else(|| self.start.elapsed())
+    }
+
+    /// When an event happened, from the start of the RPC; `None` where it did not, or not yet, or
+    /// where the RPC's level is below the event's.
+    #[must_use]
+    pub fn at(&self, event: Event) -> Option<Duration> {
+        match event.slot() {
+            Some(0) => Some(Duration::ZERO),
+            Some(slot) => self.times[slot]
+                .load(Ordering::Acquire)
+                .checked_sub(1)
+                .map(Duration::from_nanos),
+            None => self.custom(event).map(|recorded| recorded.at),
+        }
+    }
+
+    /// The time from one event to another; `None` where one of them is missing, or they happened
+    /// the other way round.
+    #[must_use]
+    pub fn duration(&self, from: Event, to: Event) -> Option<Duration> {
+        self.at(to)?.checked_sub(self.at(from)?)
+    }
+
+    /// The wall-clock time of an event.
+    ///
+    /// The first question asks the system's clock, and all further ones about this RPC are answered
+    /// relative to it, so that differences are those of the monotonic clock.
+    #[must_use]
+    pub fn time(&self, event: Event) -> Option<SystemTime> {
+        let at = self.at(event)?;
+        self.start_time().checked_add(at)
+    }
+
+    /// The wall-clock time of the RPC's start; see [`time`](Self::time).
+    #[must_use]
+    pub fn start_time(&self) -> SystemTime {
+        *self.start_time.get_or_init(|| {
+            let now = SystemTime::now();
+            now.checked_sub(self.start.elapsed()).unwrap_or(now)
+        })
+    }
+
+    /// An event as it was recorded: its time, and what was said of it.
+    #[must_use]
+    pub fn event(&self, event: Event) -> Option<Recorded> {
+        self.custom(event).or_else(|| {
+            self.at(event).map(|at| Recorded {
+                event,
+                at,
+                status: EventStatus::Info,
+                info: None,
+            })
+        })
+    }
+
+    /// All events so far, predefined and user-defined, in the order of their times.
+    #[must_use]
+    pub fn events(&self) -> Vec<Recorded> {
+        let mut events: Vec<_> = Event::PREDEFINED
+            .iter()
+            .filter_map(|event| self.event(*event))
+            .collect();
+        if let Some(extra) = self.extra.get() {
+            let recorded = extra.events();
+            events.extend(
+                recorded
+                    .iter()
+                    .filter(|r| !r.event.is_predefined())
+                    .cloned(),
+            );
+        }
+        events.sort_by_key(|recorded| recorded.at);
+        events
+    }
+
+    /// How many user-defined events were not kept: beyond the first 64 of the RPC, or recorded
+    /// after its end.
+    #[must_use]
+    pub fn events_left_out(&self) -> u64 {
+        self.extra
+            .get()
+            .map_or(0, |extra| extra.events_left_out.load(Ordering::Relaxed))
+    }
+
+    /// What moved from the client to the server.
+    #[must_use]
+    pub fn request(&self) -> Traffic {
+        self.request.snapshot()
+    }
+
+    /// What moved from the server to the client.
+    #[must_use]
+    pub fn response(&self) -> Traffic {
+        self.response.snapshot()
+    }
+
+    /// What this side sent: the request on a client, the response on a server.
+    #[must_use]
+    pub fn sent(&self) -> Traffic {
+        match self.role {
+            Role::Client => self.request(),
+            Role::Server => self.response(),
+        }
+    }
+
+    /// What this side received: the response on a client, the request on a server.
+    #[must_use]
+    pub fn received(&self) -> Traffic {
+        match self.role {
+            Role::Client => self.response(),
+            Role::Server => self.request(),
+        }
+    }
+
+    /// The status of the RPC, `None` while it runs, and for an HTTP exchange that ended without a
+    /// response.
+    ///
+    /// For gRPC it comes from the trailers, else the headers, else the causes of an error, else from
+    /// gRPC's [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
+    /// (on a client). A missing or garbled one is UNKNOWN, a dropped RPC is CANCELLED, and what was
+    /// CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as grpc-go reports it. What the
+    /// wire said is [`wire_status`](Self::wire_status).
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        Status::unpack(self.status.load(Ordering::Acquire))
+    }
+
+    /// The status that the peer sent, or that the error carried, where there was one: not inferred,
+    /// not corrected by the clock.
+    #[must_use]
+    pub fn wire_status(&self) -> Option<Status> {
+        Status::unpack(self.wire_status.load(Ordering::Acquire))
+    }
+
+    /// A `grpc-status` that is no code, as it was sent: the first 64 bytes, characters that are not
+    /// printable ASCII escaped.
+    #[must_use]
+    pub fn raw_status(&self) -> Option<&str> {
+        self.extra.get()?.raw_status.get().map(|raw| &**raw)
+    }
+
+    /// The HTTP status of the response, once its headers passed.
+    #[must_use]
+    pub fn http_status(&self) -> Option<u16> {
+        match self.http_status.load(Ordering::Relaxed) {
+            0 => None,
+            status => Some(status),
+        }
+    }
+
+    /// How the RPC ended, `None` while it runs.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        Ending::from_u8(self.ending.load(Ordering::Acquire))
+    }
+
+    /// The text of the error: the status's message, or what the error displays. 1024 bytes at most.
+    ///
+    /// It can hold what a peer sent; escape it where it is printed (`{:?}` does).
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.extra.get()?.error.get().map(|text| &**text)
+    }
+
+    /// The message of a panic of the inner service, 1024 bytes at most; empty where the panic
+    /// carried no text.
+    #[must_use]
+    pub fn panic(&self) -> Option<&str> {
+        self.extra.get()?.panic.get().map(|text| &**text)
+    }
+
+    /// Whether the RPC ended and was no success: any status but a good one, or none.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.ending().is_some() && !self.status().is_some_and(Status::is_ok)
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.start
+    }
+
+    /// The number of the next attempt under this record, from 1.
+    pub(super) fn next_attempt(&self) -> u32 {
+        let earlier = self.attempts.fetch_add(1, Ordering::Relaxed);
+        earlier.saturating_add(1)
+    }
+
+    pub(crate) fn cell(&self, direction: Direction) -> &TrafficCell {
+        match direction {
+            Direction::Request => &self.request,
+            Direction::Response => &self.response,
+        }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level.get()
+    }
+
+    pub(crate) fn raise_level(&self, level: Level) {
+        self.level.raise(level);
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// Records a predefined or user-defined event now.
+    pub(crate) fn record(
+        &self,
+        event: Event,
+        status: EventStatus,
+        info: Option<Cow<'static, str>>,
+    ) {
+        // Start and finish are the layer's to say.
+        if event.level() > self.level() || event == Event::RPC_START || event == Event::RPC_FINISH {
+            return;
+        }
+        if self.ending().is_some() {
+            self.extra().leave_out();
+            return;
+        }
+        let now = self.now();
+        if let Some(slot) = event.slot() {
+            let fresh = self.mark_at(slot, now);
+            if !fresh || (status == EventStatus::Info && info.is_none()) {
+                return;
+            }
+        }
+        let extra = self.extra();
+        let mut events = extra.events();
+        if events.iter().any(|recorded| recorded.event == event) {
+            return;
+        }
+        if events.len() >= Extra::EVENTS {
+            drop(events);
+            extra.leave_out();
+            return;
+        }
+        events.push(Recorded {
+            event,
+            at: Duration::from_nanos(now),
+            status,
+            info,
+        });
+    }
+
+    /// Records a predefined event at a time that was already read.
+    pub(crate) fn mark_now(&self, event: Event, now: u64) {
+        if let Some(slot) = event.slot() {
+            self.mark_at(slot, now);
+        }
+    }
+
+    /// Moves a predefined event to a later time.
+    pub(crate) fn mark_latest(&self, event: Event, now: u64) {
+        if let Some(time) = event.slot().and_then(|slot| self.times.get(slot)) {
+            time.store(now.saturating_add(1), Ordering::Release);
+        }
+    }
+
+    pub(crate) fn is_detailed(&self) -> bool {
+        self.level() >= Level::Detailed
+    }
+
+    pub(crate) fn set_http_status(&self, status: u16) {
+        self.http_status.store(status, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_error(&self, text: &str) {
+        if !text.is_empty() {
+            let _ = self.extra().error.set(bounded(text, Extra::TEXT));
+        }
+    }
+
+    pub(crate) fn set_panic(&self, text: &str) {
+        let _ = self.extra().panic.set(bounded(text, Extra::TEXT));
+    }
+
+    pub(crate) fn set_raw_status(&self, raw: &[u8]) {
+        let head = raw.get(..64).unwrap_or(raw);
+        let _ = self
+            .extra()
+            .raw_status
+            .set(head.escape_ascii().to_string().into());
+    }
+
+    /// Puts down how the RPC ended; called once, by the one who holds its guard.
+    pub(crate) fn conclude(&self, outcome: &Outcome) {
+        let Outcome {
+            ending,
+            status,
+            wire_status,
+        } = *outcome;
+        self.status.store(Status::pack(status), Ordering::Relaxed);
+        self.wire_status
+            .store(Status::pack(wire_status), Ordering::Relaxed);
+        self.mark_now(Event::RPC_FINISH, self.now());
+        self.ending.store(ending as u8, Ordering::Release);
+    }
+
+    pub(super) fn extra(&self) -> &Extra {
+        self.extra.get_or_init(Box::default)
+    }
+
+    pub(super) fn extra_if_any(&self) -> Option<&Extra> {
+        self.extra.get().map(|extra| &**extra)
+    }
+
+    /// First write wins; whether this was the first.
+    fn mark_at(&self, slot: usize, now: u64) -> bool {
+        self.times.get(slot).is_some_and(|time| {
+            time.load(Ordering::Relaxed) == 0
+                && time
+                    .compare_exchange(
+                        0,
+                        now.saturating_add(1),
+                        Ordering::Release,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
+        })
+    }
+
+    fn custom(&self, event: Event) -> Option<Recorded> {
+        let events = self.extra.get()?.events();
+        events.iter().find(|r| r.event == event).cloned()
+    }
+}

@@ -1,0 +1,190 @@
+use std::{
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// What moved in one direction of an RPC: a snapshot, live while the RPC runs.
+///
+/// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known where the layer
+/// sees the body: a response always, a request whose body is tonic's or axum's. Messages are known
+/// where also the protocol frames them (gRPC, gRPC-Web, Connect streaming), or has one message per
+/// body (Connect unary).
+///
+/// A message counts when its last byte has passed the layer. A body that ended inside a message is
+/// [`truncated`](Self::truncated), and that message is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    flags: u8,
+    messages: u64,
+    compressed_messages: u64,
+    message_bytes: u64,
+    body_bytes: u64,
+    last_message: u64,
+    first_message_at: u64,
+    last_message_at: u64,
+}
+
+const BYTES: u8 = 1;
+const MESSAGES: u8 = 1 << 1;
+const COMPLETE: u8 = 1 << 2;
+const TRUNCATED: u8 = 1 << 3;
+
+impl Traffic {
+    /// How many messages passed, whole ones only.
+    #[must_use]
+    pub fn messages(&self) -> Option<u64> {
+        self.counts_messages().then_some(self.messages)
+    }
+
+    /// How many of the messages were compressed: the flag of their prefix was 1.
+    #[must_use]
+    pub fn compressed_messages(&self) -> Option<u64> {
+        self.counts_messages().then_some(self.compressed_messages)
+    }
+
+    /// Bytes of the messages as they stand on the wire, that is compressed where compression is on,
+    /// without their 5-byte prefixes.
+    ///
+    /// This is the "compressed message bytes" of gRPC's
+    /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md).
+    #[must_use]
+    pub fn message_bytes(&self) -> Option<u64> {
+        self.counts_messages().then_some(self.message_bytes)
+    }
+
+    /// Bytes of the body: messages with their prefixes, and whatever else it held; no headers, no
+    /// trailers, no HTTP/2 framing.
+    ///
+    /// For whole messages this is the sum of what grpc-go calls the wire length.
+    #[must_use]
+    pub fn wire_bytes(&self) -> Option<u64> {
+        (self.flags & BYTES != 0).then_some(self.body_bytes)
+    }
+
+    /// Size in bytes of the last whole message, as it stood on the wire, without its prefix; `None`
+    /// also where there was none.
+    #[must_use]
+    pub fn last_message(&self) -> Option<u64> {
+        (self.counts_messages() && self.messages > 0).then_some(self.last_message)
+    }
+
+    /// When the first message was complete, from the start of the RPC. Known at level Detailed.
+    #[must_use]
+    pub fn first_message_at(&self) -> Option<Duration> {
+        self.first_message_at
+            .checked_sub(1)
+            .map(Duration::from_nanos)
+    }
+
+    /// When the last message so far was complete, from the start of the RPC. Known at level Detailed.
+    #[must_use]
+    pub fn last_message_at(&self) -> Option<Duration> {
+        self.last_message_at
+            .checked_sub(1)
+            .map(Duration::from_nanos)
+    }
+
+    /// Whether the body's end was seen.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.flags & COMPLETE != 0
+    }
+
+    /// Whether the body came to its end, or was dropped, inside a message.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        self.flags & TRUNCATED != 0
+    }
+
+    fn counts_messages(&self) -> bool {
+        self.flags & MESSAGES != 0
+    }
+}
+
+/// One of the two ways through an RPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Request,
+    Response,
+}
+
+/// Where one direction is counted. One body writes, anybody reads: plain stores suffice.
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCell {
+    flags: AtomicU8,
+    messages: AtomicU64,
+    compressed_messages: AtomicU64,
+    message_bytes: AtomicU64,
+    body_bytes: AtomicU64,
+    last_message: AtomicU64,
+    first_message_at: AtomicU64,
+    last_message_at: AtomicU64,
+}
+
+impl TrafficCell {
+    pub(crate) fn snapshot(&self) -> Traffic {
+        Traffic {
+            flags: self.flags.load(Relaxed),
+            messages: self.messages.load(Relaxed),
+            compressed_messages: self.compressed_messages.load(Relaxed),
+            message_bytes: self.message_bytes.load(Relaxed),
+            body_bytes: self.body_bytes.load(Relaxed),
+            last_message: self.last_message.load(Relaxed),
+            first_message_at: self.first_message_at.load(Relaxed),
+            last_message_at: self.last_message_at.load(Relaxed),
+        }
+    }
+
+    /// From here on bytes are known; messages too where `messages`.
+    pub(crate) fn observe(&self, messages: bool) {
+        self.set(if messages { BYTES | MESSAGES } else { BYTES });
+    }
+
+    pub(crate) fn complete(&self) {
+        self.set(COMPLETE);
+    }
+
+    pub(crate) fn truncate(&self) {
+        self.set(TRUNCATED);
+    }
+
+    /// Messages can no longer be told from the bytes.
+    pub(crate) fn lose_messages(&self) {
+        self.flags
+            .store(self.flags.load(Relaxed) & !MESSAGES, Relaxed);
+    }
+
+    pub(crate) fn bytes(&self, more: u64) {
+        add(&self.body_bytes, more);
+    }
+
+    /// Counts a message and returns its number, from 0.
+    pub(crate) fn message(&self, size: u64, compressed: bool) -> u64 {
+        let sequence = self.messages.load(Relaxed);
+        add(&self.messages, 1);
+        add(&self.message_bytes, size);
+        if compressed {
+            add(&self.compressed_messages, 1);
+        }
+        self.last_message.store(size, Relaxed);
+        sequence
+    }
+
+    /// `at` in nanoseconds from the start.
+    pub(crate) fn message_at(&self, at: u64) {
+        let at = at.saturating_add(1);
+        if self.first_message_at.load(Relaxed) == 0 {
+            self.first_message_at.store(at, Relaxed);
+        }
+        self.last_message_at.store(at, Relaxed);
+    }
+
+    fn set(&self, flags: u8) {
+        self.flags.store(self.flags.load(Relaxed) | flags, Relaxed);
+    }
+}
+
+fn add(cell: &AtomicU64, more: u64) {
+    cell.store(cell.load(Relaxed).saturating_add(more), Relaxed);
+}

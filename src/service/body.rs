@@ -1,0 +1,274 @@
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::{OpenRpc, cause::Failure, ending::Cause};
+use crate::{
+    protocol::Framing,
+    rpc::Event,
+    tracer::{Meter, RequestObserver, Tracer, WireEventKind},
+};
+
+/// Counts the data of one body.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    /// Finds the messages, where the protocol has some.
+    framing: Option<Framing>,
+}
+
+impl Counter {
+    pub(super) fn new(framed: bool) -> Self {
+        Self {
+            framing: framed.then(Framing::default),
+        }
+    }
+
+    #[inline]
+    fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
+        let length = data.remaining();
+        meter.bytes(length as u64);
+        let Some(framing) = &mut self.framing else {
+            return;
+        };
+        let bytes = data.chunk();
+        if bytes.len() == length {
+            framing.scan(bytes, |frame| {
+                meter.message(frame.length.into(), frame.flags & 1 != 0);
+            });
+        } else {
+            // Data in pieces cannot be looked at without taking it.
+            self.framing = None;
+            meter.lose_messages();
+        }
+    }
+
+    fn end(&self, meter: &Meter<'_>, complete: bool) {
+        if self.framing.as_ref().is_some_and(Framing::is_inside) {
+            meter.truncate();
+        }
+        if complete {
+            meter.complete();
+        }
+    }
+}
+
+pin_project! {
+    /// The body of a traced response: when it ends, or is dropped, its RPC is over.
+    pub struct ResponseBody<B, T: Tracer> {
+        // Empty only in the drop, which has to happen within the scope.
+        #[pin]
+        inner: Option<B>,
+        counter: Counter,
+        open: OpenRpc<T>,
+    }
+
+    impl<B, T: Tracer> PinnedDrop for ResponseBody<B, T> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(meter) = this.open.meter() {
+                this.counter.end(&meter, false);
+            }
+            if this.open.is_open() {
+                this.open.enter(|| this.inner.set(None));
+            }
+        }
+    }
+}
+
+impl<B, T: Tracer> ResponseBody<B, T> {
+    pub(super) fn new(inner: B, counter: Counter, open: OpenRpc<T>) -> Self {
+        Self {
+            inner: Some(inner),
+            counter,
+            open,
+        }
+    }
+}
+
+impl<B, T> Body for ResponseBody<B, T>
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+    T: Tracer,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let (open, counter) = (this.open, this.counter);
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if !open.is_open() {
+            return inner.poll_frame(cx);
+        }
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            open.enter(|| inner.as_mut().poll_frame(cx))
+        }));
+        let polled = match polled {
+            Ok(polled) => polled,
+            Err(panic) => {
+                open.end(&Cause::Panic(&*panic));
+                resume_unwind(panic)
+            }
+        };
+        let Some(meter) = open.meter() else {
+            return polled;
+        };
+        let cause = match &polled {
+            Poll::Pending => return polled,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    counter.data(&meter, data);
+                    // The peer may not poll again.
+                    if !inner.is_end_stream() {
+                        return polled;
+                    }
+                    counter.end(&meter, true);
+                    Cause::BodyEnd
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    counter.end(&meter, true);
+                    meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
+                    Cause::Trailers(trailers)
+                } else {
+                    return polled;
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                counter.end(&meter, false);
+                Cause::Body(Failure::new(error))
+            }
+            Poll::Ready(None) => {
+                counter.end(&meter, true);
+                Cause::BodyEnd
+            }
+        };
+        open.end(&cause);
+        polled
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The default is `B`'s, and belongs to no RPC. tonic asks for it where a client has an interceptor.
+impl<B: Default, T: Tracer> Default for ResponseBody<B, T> {
+    fn default() -> Self {
+        Self::new(B::default(), Counter::default(), OpenRpc::closed())
+    }
+}
+
+impl<B: fmt::Debug, T: Tracer> fmt::Debug for ResponseBody<B, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("inner", &self.inner)
+            .field("rpc", &self.open.rpc())
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body of a traced request; erased again into the body type that it wraps.
+    pub(super) struct RequestBody<B> {
+        #[pin]
+        inner: Option<B>,
+        counter: Counter,
+        observer: RequestObserver,
+        over: bool,
+    }
+
+    impl<B> PinnedDrop for RequestBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if !*this.over {
+                if let Some(meter) = this.observer.meter() {
+                    this.counter.end(&meter, false);
+                }
+                this.observer.enter(|| this.inner.set(None));
+            }
+        }
+    }
+}
+
+impl<B> RequestBody<B> {
+    pub(super) fn new(inner: B, counter: Counter, observer: RequestObserver) -> Self {
+        Self {
+            inner: Some(inner),
+            counter,
+            observer,
+            over: false,
+        }
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let (observer, counter) = (this.observer, this.counter);
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if *this.over {
+            return inner.poll_frame(cx);
+        }
+        let polled = observer.enter(|| inner.as_mut().poll_frame(cx));
+        let Some(meter) = observer.meter() else {
+            return polled;
+        };
+        let complete = match &polled {
+            Poll::Pending => return polled,
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    counter.data(&meter, data);
+                    if !inner.is_end_stream() {
+                        return polled;
+                    }
+                }
+                true
+            }
+            Poll::Ready(Some(Err(_))) => false,
+            Poll::Ready(None) => true,
+        };
+        counter.end(&meter, complete);
+        *this.over = true;
+        polled
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

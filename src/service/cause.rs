@@ -1,0 +1,118 @@
+//! Looks into errors of types the layer does not choose.
+
+use std::{any::Any, error::Error, fmt};
+
+use crate::rpc::{Code, Ending};
+
+/// An error as the layer sees it: what it displays, and its causes where its type is known to have
+/// some.
+pub(super) struct Failure<'a> {
+    text: &'a dyn fmt::Display,
+    error: Option<&'a (dyn Error + 'static)>,
+}
+
+/// What the causes of an error say.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) code: Option<Code>,
+    /// More than that it failed: a reset, a deadline.
+    pub(super) ending: Option<Ending>,
+    pub(super) text: String,
+}
+
+impl<'a> Failure<'a> {
+    pub(super) fn new<E: fmt::Display + 'static>(error: &'a E) -> Self {
+        Self {
+            text: error,
+            error: as_error(error),
+        }
+    }
+
+    /// Walks the causes, outermost first; the first that means a code decides.
+    pub(super) fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let mut next = self.error;
+        // Causes come from libraries, but a chain that bites its tail must not hold us up.
+        for _ in 0..32 {
+            let Some(error) = next else { break };
+            look(error, &mut verdict);
+            next = error.source();
+        }
+        if verdict.text.is_empty() {
+            verdict.text = self.full_text();
+        }
+        verdict
+    }
+
+    /// What the error and its causes display.
+    fn full_text(&self) -> String {
+        let mut text = self.text.to_string();
+        let mut next = self.error.and_then(Error::source);
+        while let Some(cause) = next {
+            if text.len() > 1024 {
+                break;
+            }
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            next = cause.source();
+        }
+        text
+    }
+}
+
+fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
+    #[cfg(feature = "tonic")]
+    {
+        if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            verdict.code.get_or_insert(status.code().into());
+            if verdict.text.is_empty() {
+                verdict.text = status.message().to_owned();
+            }
+        } else if error.is::<tonic::TimeoutExpired>() {
+            // As tonic reports it.
+            verdict.code.get_or_insert(Code::Cancelled);
+            verdict.ending.get_or_insert(Ending::Deadline);
+        } else if error.is::<tonic::ConnectError>() {
+            verdict.code.get_or_insert(Code::Unavailable);
+        }
+    }
+    #[cfg(feature = "transport")]
+    if let Some(h2) = error.downcast_ref::<h2::Error>() {
+        if let Some(reason) = h2.reason() {
+            verdict
+                .code
+                .get_or_insert(crate::protocol::grpc::code_of_reset(reason));
+        }
+        if h2.is_reset() && h2.is_remote() {
+            verdict.ending.get_or_insert(Ending::Reset);
+        }
+    }
+    let _ = (error, verdict);
+}
+
+/// A type parameter does not tell whether it is an error; these are the ones that matter.
+fn as_error<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
+    let any: &dyn Any = error;
+    if let Some(boxed) = any.downcast_ref::<Box<dyn Error + Send + Sync>>() {
+        return Some(&**boxed);
+    }
+    #[cfg(feature = "tonic")]
+    if let Some(status) = any.downcast_ref::<tonic::Status>() {
+        return Some(status);
+    }
+    #[cfg(feature = "transport")]
+    if let Some(error) = any.downcast_ref::<tonic::transport::Error>() {
+        return Some(error);
+    }
+    #[cfg(feature = "axum")]
+    if let Some(error) = any.downcast_ref::<axum_core::Error>() {
+        return Some(error);
+    }
+    if let Some(error) = any.downcast_ref::<std::io::Error>() {
+        return Some(error);
+    }
+    None
+}

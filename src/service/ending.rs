@@ -1,0 +1,166 @@
+//! Decides how an RPC ended. Everything that can end one comes through here.
+
+use std::{any::Any, time::Instant};
+
+use http::HeaderMap;
+
+use super::cause::Failure;
+use crate::{
+    protocol::grpc,
+    rpc::{Code, Ending, Outcome, Protocol, Role, RpcInfo, Status},
+};
+
+/// What ended an RPC.
+pub(super) enum Cause<'a> {
+    /// A response that ends with its headers.
+    Headers(&'a HeaderMap),
+    /// Trailers.
+    Trailers(&'a HeaderMap),
+    /// The end of the body, without trailers.
+    BodyEnd,
+    /// The layer was told so, and maybe with which status.
+    Told(Option<Status>),
+    /// The inner service's error.
+    Service(Failure<'a>),
+    /// The response body's error.
+    Body(Failure<'a>),
+    /// Whatever held the guard was dropped.
+    Dropped,
+    /// The inner service panicked.
+    Panic(&'a (dyn Any + Send)),
+}
+
+/// Puts into the record how its RPC ended.
+pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
+    let stats = rpc.stats();
+    let outcome = match cause {
+        Cause::Headers(headers) => from_headers(rpc, headers, Ending::HeadersOnly),
+        Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
+        Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
+        Cause::Told(Some(status)) => told(*status),
+        Cause::Told(None) => without_status(rpc, Ending::Response),
+        Cause::Service(failure) => from_failure(rpc, failure, Ending::ServiceError),
+        Cause::Body(failure) => from_failure(rpc, failure, Ending::BodyError),
+        Cause::Dropped => dropped(rpc),
+        Cause::Panic(payload) => {
+            stats.set_panic(text_of(*payload));
+            // "Server application throws an exception": UNKNOWN, says gRPC's list of statuses.
+            inferred(rpc, Ending::Panic, Code::Unknown)
+        }
+    };
+    stats.conclude(&by_the_clock(rpc, outcome));
+}
+
+/// From headers or trailers, which for gRPC hold the status.
+fn from_headers(rpc: &RpcInfo, headers: &HeaderMap, ending: Ending) -> Outcome {
+    let speaks_grpc = matches!(
+        rpc.protocol(),
+        Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText
+    );
+    if !speaks_grpc {
+        return without_status(rpc, ending);
+    }
+    let Some(raw) = grpc::status(headers) else {
+        return without_status(rpc, ending);
+    };
+    let code = Code::from_header(raw.as_bytes());
+    if code.is_none() {
+        rpc.stats().set_raw_status(raw.as_bytes());
+    }
+    if code != Some(Code::Ok)
+        && let Some(message) = grpc::message(headers)
+    {
+        rpc.stats().set_error(&message);
+    }
+    let status = Status::Grpc(code.unwrap_or(Code::Unknown));
+    Outcome {
+        ending,
+        status: Some(status),
+        wire_status: code.map(Status::Grpc),
+    }
+}
+
+/// The peer said no status of its own: the HTTP status has to do.
+fn without_status(rpc: &RpcInfo, ending: Ending) -> Outcome {
+    let http = rpc.stats().http_status();
+    if rpc.protocol() == Protocol::Http {
+        let status = http.map(Status::Http);
+        return Outcome {
+            ending,
+            status,
+            wire_status: status,
+        };
+    }
+    let code = match (rpc.role(), http) {
+        (Role::Client, Some(http)) => grpc::code_of_http(http),
+        _ => Code::Unknown,
+    };
+    inferred(rpc, ending, code)
+}
+
+fn from_failure(rpc: &RpcInfo, failure: &Failure<'_>, ending: Ending) -> Outcome {
+    let verdict = failure.verdict();
+    rpc.stats().set_error(&verdict.text);
+    let ending = verdict.ending.unwrap_or(ending);
+    let mut outcome = inferred(rpc, ending, verdict.code.unwrap_or(Code::Unknown));
+    if rpc.protocol() != Protocol::Http {
+        outcome.wire_status = verdict.code.map(Status::Grpc);
+    }
+    outcome
+}
+
+fn dropped(rpc: &RpcInfo) -> Outcome {
+    // A task that unwinds drops its future: the panic was elsewhere in it.
+    inferred(rpc, Ending::Cancelled, Code::Cancelled)
+}
+
+fn told(status: Status) -> Outcome {
+    Outcome {
+        ending: Ending::Response,
+        status: Some(status),
+        wire_status: Some(status),
+    }
+}
+
+/// No peer said it: a code by inference, and for plain HTTP the status of the headers, if they came.
+fn inferred(rpc: &RpcInfo, ending: Ending, code: Code) -> Outcome {
+    let status = match rpc.protocol() {
+        Protocol::Http => rpc.stats().http_status().map(Status::Http),
+        _ => Some(Status::Grpc(code)),
+    };
+    Outcome {
+        ending,
+        status,
+        wire_status: None,
+    }
+}
+
+/// What was cancelled when its time was up was not cancelled by anybody.
+fn by_the_clock(rpc: &RpcInfo, mut outcome: Outcome) -> Outcome {
+    let cancelled = outcome.status == Some(Status::Grpc(Code::Cancelled))
+        || outcome.ending == Ending::Cancelled;
+    let timed_out = outcome.ending == Ending::Deadline;
+    let is_past = || {
+        rpc.deadline()
+            .is_some_and(|deadline| deadline <= Instant::now())
+    };
+    if timed_out || (cancelled && is_past()) {
+        if outcome.status == Some(Status::Grpc(Code::Cancelled)) {
+            outcome.status = Some(Status::Grpc(Code::DeadlineExceeded));
+        }
+        if matches!(outcome.ending, Ending::Cancelled | Ending::Reset) {
+            outcome.ending = Ending::Deadline;
+        }
+    }
+    outcome
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        text
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text
+    } else {
+        ""
+    }
+}

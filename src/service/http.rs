@@ -1,0 +1,144 @@
+//! How HTTP requests and responses are traced.
+
+use std::{any::Any, fmt, mem};
+
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use http_body::Body;
+
+use super::{
+    OpenRpc, ResponseBody, TracedResponse,
+    body::{Counter, RequestBody},
+    ending::Cause,
+};
+use crate::{
+    protocol::grpc,
+    rpc::{Event, MethodPath, Protocol, RpcInfo},
+    tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
+};
+
+impl<B: 'static> TracedRequest for Request<B> {
+    fn path(&self) -> &str {
+        self.uri().path()
+    }
+
+    fn to_path(&self) -> MethodPath {
+        match self.uri().path_and_query() {
+            Some(path) => MethodPath::from(path.clone()),
+            None => MethodPath::from(""),
+        }
+    }
+
+    fn uri(&self) -> Option<&Uri> {
+        Some(Self::uri(self))
+    }
+
+    fn http_method(&self) -> Option<&Method> {
+        Some(self.method())
+    }
+
+    fn headers(&self) -> Option<&HeaderMap> {
+        Some(Self::headers(self))
+    }
+
+    fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        Some(Self::headers_mut(self))
+    }
+
+    fn extensions(&self) -> Option<&Extensions> {
+        Some(Self::extensions(self))
+    }
+
+    fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        Some(Self::extensions_mut(self))
+    }
+
+    /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
+    fn observe(mut self, observer: RequestObserver) -> Self {
+        let body: &mut dyn Any = self.body_mut();
+        #[cfg(feature = "tonic")]
+        if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
+            observe(body, observer, tonic::body::Body::new);
+            return self;
+        }
+        #[cfg(feature = "axum")]
+        if let Some(body) = body.downcast_mut::<axum_core::body::Body>() {
+            observe(body, observer, axum_core::body::Body::new);
+            return self;
+        }
+        let _ = (body, observer);
+        self
+    }
+}
+
+/// Wraps a body and erases it into its own type again.
+#[cfg(any(feature = "tonic", feature = "axum"))]
+fn observe<B: Body + Default>(
+    body: &mut B,
+    mut observer: RequestObserver,
+    erase: fn(RequestBody<B>) -> B,
+) {
+    let Some(rpc) = observer.rpc() else { return };
+    let framed = is_framed(rpc.protocol());
+    let Some(meter) = observer.meter() else {
+        return;
+    };
+    meter.observe(framed);
+    if body.is_end_stream() {
+        observer.complete();
+        return;
+    }
+    let inner = mem::take(body);
+    *body = erase(RequestBody::new(inner, Counter::new(framed), observer));
+}
+
+impl<B> TracedResponse for Response<B>
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+{
+    type Traced<T: Tracer> = Response<ResponseBody<B, T>>;
+
+    fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
+        let mut counter = Counter::default();
+        if let Some(meter) = open.meter() {
+            let headers = self.headers();
+            meter.stats.set_http_status(self.status().as_u16());
+            let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
+            let framed = is_framed(protocol) && speaks_grpc(headers);
+            counter = Counter::new(framed);
+            meter.observe(framed);
+            meter.event(
+                Event::RESPONSE_HEADERS,
+                WireEventKind::ResponseHeaders(headers),
+            );
+            let at_once =
+                protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
+            if self.body().is_end_stream() {
+                meter.complete();
+                open.end(&Cause::Headers(headers));
+            } else if is_framed(protocol) && grpc::status(headers).is_some() {
+                // Trailers-only, as gRPC calls it: nobody will look at the body.
+                open.end(&Cause::Headers(headers));
+            } else if at_once {
+                open.end(&Cause::Told(None));
+            }
+        }
+        self.map(|body| ResponseBody::new(body, counter, open))
+    }
+
+    fn carry(&mut self, rpc: &RpcInfo) {
+        self.extensions_mut().insert(rpc.clone());
+    }
+}
+
+/// Whether a protocol's bodies are messages with prefixes.
+fn is_framed(protocol: Protocol) -> bool {
+    protocol == Protocol::Grpc
+}
+
+/// Whether a response is gRPC's: a proxy's error page is not.
+fn speaks_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

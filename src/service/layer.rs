@@ -1,0 +1,312 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use tower_layer::Layer;
+
+use super::TracerService;
+use crate::{
+    protocol,
+    rpc::{Description, Endpoint, Endpoints, Level, Protocol, Role, RpcInfo},
+    tracer::{RequestParts, TracedRequest},
+};
+
+/// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
+///
+/// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
+/// service whose request and response say how they are traced.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower::ServiceBuilder;
+/// use tower_tracer::TracerLayer;
+///
+/// # let my_tracer = std::sync::Arc::new(());
+/// # let routes = tonic::service::Routes::default();
+/// // A client:
+/// let channel = tonic::transport::Endpoint::from_static("http://[::1]:50051").connect_lazy();
+/// let channel = ServiceBuilder::new()
+///     .layer(TracerLayer::new(my_tracer.clone()))
+///     .service(channel);
+///
+/// // A server:
+/// tonic::transport::Server::builder()
+///     .layer(TracerLayer::new(my_tracer))
+///     .add_routes(routes)
+///     .serve("[::1]:50051".parse()?)
+///     .await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Which side
+///
+/// [`client`](Self::client) and [`server`](Self::server) say it. Without them it is found from each
+/// request: a call made by code that `tonic-build` generated is a client's (it carries a
+/// `tonic::GrpcMethod`), a request that carries the record of an outer layer is of the same side,
+/// and any other is a server's. So say `.client()` for an HTTP client, for a client without
+/// generated code, and in a proxy.
+///
+/// # The order of layers
+///
+/// A layer sees what passes through it. On a tonic server, requests that are shed by tonic's own
+/// limits never reach it, and at a deadline it is dropped. On a tonic client, it stands outside of
+/// connecting, buffering and tonic's timeout, and sees them as part of the call.
+pub struct TracerLayer<T> {
+    tracer: Arc<T>,
+    settings: Settings,
+}
+
+/// What one layer's services share.
+pub(crate) struct Shared<T> {
+    pub(super) tracer: Arc<T>,
+    pub(super) settings: Settings,
+}
+
+type LevelOf = dyn Fn(&RequestParts<'_>) -> Level + Send + Sync;
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    role: Option<Role>,
+    level: Level,
+    level_of: Option<Arc<LevelOf>>,
+    endpoints: Option<Arc<Endpoints>>,
+    server_timeout: Option<Duration>,
+    pub(super) finish_at_response: bool,
+    pub(super) tell_caller: bool,
+}
+
+impl<T> TracerLayer<T> {
+    /// A layer with this tracer, at [`Level::Base`], that finds its [side](Self#which-side) from
+    /// each request.
+    pub fn new(tracer: T) -> Self {
+        Self {
+            tracer: Arc::new(tracer),
+            settings: Settings {
+                role: None,
+                level: Level::Base,
+                level_of: None,
+                endpoints: None,
+                server_timeout: None,
+                finish_at_response: false,
+                tell_caller: false,
+            },
+        }
+    }
+
+    /// The layer stands on a client.
+    #[must_use]
+    pub fn client(mut self) -> Self {
+        self.settings.role = Some(Role::Client);
+        self
+    }
+
+    /// The layer stands on a server.
+    #[must_use]
+    pub fn server(mut self) -> Self {
+        self.settings.role = Some(Role::Server);
+        self
+    }
+
+    /// How much is recorded. A tracer that needs more raises it for the RPCs it takes part in;
+    /// [`Level::Disabled`] is not raised, and asks no tracer.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.settings.level = level;
+        self
+    }
+
+    /// Chooses the level of each request, called first of all; it replaces [`level`](Self::level).
+    ///
+    /// ```
+    /// use tower_tracer::{Level, TracerLayer};
+    ///
+    /// let layer = TracerLayer::new(()).level_of(|request| {
+    ///     match request.path().starts_with("/grpc.health.v1.Health/") {
+    ///         true => Level::Disabled,
+    ///         false => Level::Base,
+    ///     }
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn level_of(
+        mut self,
+        choose: impl Fn(&RequestParts<'_>) -> Level + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.level_of = Some(Arc::new(choose));
+        self
+    }
+
+    /// Tells who calls: on a client, this program.
+    #[must_use]
+    pub fn caller(mut self, caller: Endpoint) -> Self {
+        self.endpoints().caller = caller;
+        self
+    }
+
+    /// Tells who is called: on a server this program, on a client the server it talks to, whose
+    /// address a layer above a channel cannot know.
+    #[must_use]
+    pub fn callee(mut self, callee: Endpoint) -> Self {
+        self.endpoints().callee = callee;
+        self
+    }
+
+    /// Tells the timeout that the server itself sets, `tonic::transport::Server::timeout`, which a
+    /// layer cannot see. The deadline of an RPC is the earlier of it and the request's own.
+    #[must_use]
+    pub fn server_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.server_timeout = Some(timeout);
+        self
+    }
+
+    /// Finishes plain HTTP exchanges at the response's headers instead of the end of its body: for
+    /// HTTP clients whose callers may not read the body. Other protocols are not affected.
+    #[must_use]
+    pub fn finish_at_response(mut self) -> Self {
+        self.settings.finish_at_response = true;
+        self
+    }
+
+    /// Puts the [`RpcInfo`] into the extensions of the response, for the caller to read.
+    ///
+    /// Not done by default, since it costs up to three allocations. Through a tonic client it
+    /// reaches the caller of a call that succeeds; a `tonic::Status` does not carry extensions.
+    #[must_use]
+    pub fn tell_caller(mut self) -> Self {
+        self.settings.tell_caller = true;
+        self
+    }
+
+    fn endpoints(&mut self) -> &mut Endpoints {
+        Arc::make_mut(self.settings.endpoints.get_or_insert_default())
+    }
+}
+
+impl<S, T> Layer<S> for TracerLayer<T> {
+    type Service = TracerService<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TracerService {
+            inner,
+            shared: Arc::new(Shared {
+                tracer: Arc::clone(&self.tracer),
+                settings: self.settings.clone(),
+            }),
+        }
+    }
+}
+
+impl Settings {
+    /// The level of a request.
+    #[inline]
+    pub(super) fn level(&self, request: &mut dyn TracedRequest) -> Level {
+        match &self.level_of {
+            None => self.level,
+            Some(choose) => {
+                let parts = RequestParts::new(request);
+                crate::tracer::contain("level_of", || choose(&parts)).unwrap_or(self.level)
+            }
+        }
+    }
+
+    /// Side and protocol of a request.
+    #[inline]
+    pub(super) fn identify(&self, request: &dyn TracedRequest) -> (Role, Protocol) {
+        let role = self.role.unwrap_or_else(|| guess_role(request));
+        (role, protocol::detect(request.headers()))
+    }
+
+    /// Makes the record of a request.
+    pub(super) fn describe(
+        &self,
+        request: &dyn TracedRequest,
+        role: Role,
+        protocol: Protocol,
+        level: Level,
+    ) -> RpcInfo {
+        let outer = request.carried();
+        let mut attempt = outer.map_or(1, RpcInfo::next_attempt);
+        let mut timeout = None;
+        if let (true, Some(headers)) = (protocol.is_rpc(), request.headers()) {
+            timeout = protocol::grpc::timeout(headers);
+            if role == Role::Server {
+                attempt = protocol::grpc::attempt(headers);
+            }
+        }
+        if let (Role::Server, Some(own)) = (role, self.server_timeout) {
+            timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
+        }
+        let (peer, local) = match role {
+            Role::Server => addresses(request),
+            Role::Client => (None, None),
+        };
+        let description = Description {
+            role,
+            protocol,
+            path: request.to_path(),
+            http_method: request.http_method().cloned(),
+            parent: outer.cloned().or_else(RpcInfo::current),
+            endpoints: self.endpoints.clone(),
+            peer,
+            local,
+            timeout,
+            attempt,
+        };
+        RpcInfo::new(description, level)
+    }
+}
+
+fn guess_role(request: &dyn TracedRequest) -> Role {
+    #[cfg(feature = "tonic")]
+    if let Some(extensions) = request.extensions()
+        && extensions.get::<tonic::GrpcMethod<'static>>().is_some()
+    {
+        return Role::Client;
+    }
+    request.carried().map_or(Role::Server, RpcInfo::role)
+}
+
+type Address = Option<std::net::SocketAddr>;
+
+/// The peer's address and the server's own, of the connection a request came on.
+fn addresses(request: &dyn TracedRequest) -> (Address, Address) {
+    #[cfg(feature = "transport")]
+    if let Some(extensions) = request.extensions()
+        && let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>()
+    {
+        return (tcp.remote_addr(), tcp.local_addr());
+    }
+    let _ = request;
+    (None, None)
+}
+
+impl<T> Clone for TracerLayer<T> {
+    fn clone(&self) -> Self {
+        Self {
+            tracer: Arc::clone(&self.tracer),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for TracerLayer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TracerLayer")
+            .field("tracer", &std::any::type_name::<T>())
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("role", &self.role)
+            .field("level", &self.level)
+            .field("level_of", &self.level_of.is_some())
+            .field("endpoints", &self.endpoints)
+            .field("server_timeout", &self.server_timeout)
+            .field("finish_at_response", &self.finish_at_response)
+            .field("tell_caller", &self.tell_caller)
+            .finish()
+    }
+}

@@ -1,0 +1,149 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    rpc::{Event, RpcInfo},
+    tracer::TracedRequest,
+};
+
+/// Records a pair of events around a service inside of a [`TracerLayer`](crate::TracerLayer): one
+/// when it is called, one when its future resolves or is dropped.
+///
+/// Around a handler, inside of all middleware, that is the handler's own time; below a retry or a
+/// buffer, the time spent there.
+///
+/// ```
+/// use tower::ServiceBuilder;
+/// use tower_tracer::{Event, Level, MarkLayer, TracerLayer};
+///
+/// static STORE_START: Event = Event::new("store_start", Level::Base);
+/// static STORE_FINISH: Event = Event::new("store_finish", Level::Base);
+///
+/// # #[derive(Clone)] struct Store;
+/// let service = ServiceBuilder::new()
+///     .layer(TracerLayer::new(()))
+///     .concurrency_limit(100)
+///     .layer(MarkLayer::new(STORE_START, STORE_FINISH))
+///     .service(Store);
+/// # let _ = service;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MarkLayer {
+    start: Event,
+    finish: Event,
+}
+
+impl MarkLayer {
+    /// Records these events.
+    #[must_use]
+    pub const fn new(start: Event, finish: Event) -> Self {
+        Self { start, finish }
+    }
+
+    /// Records [`Event::SERVER_HANDLE_START`] and [`Event::SERVER_HANDLE_FINISH`].
+    #[must_use]
+    pub const fn server_handle() -> Self {
+        Self::new(Event::SERVER_HANDLE_START, Event::SERVER_HANDLE_FINISH)
+    }
+}
+
+impl<S> Layer<S> for MarkLayer {
+    type Service = MarkService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MarkService { inner, mark: *self }
+    }
+}
+
+/// A service whose time is marked; made by [`MarkLayer`].
+#[derive(Clone, Debug)]
+pub struct MarkService<S> {
+    inner: S,
+    mark: MarkLayer,
+}
+
+impl<S, Req> Service<Req> for MarkService<S>
+where
+    S: Service<Req>,
+    Req: TracedRequest,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = MarkFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let rpc = request.carried().cloned().or_else(RpcInfo::current);
+        if let Some(rpc) = &rpc {
+            rpc.record(self.mark.start);
+        }
+        let finish = Finish {
+            rpc,
+            event: self.mark.finish,
+        };
+        MarkFuture {
+            inner: self.inner.call(request),
+            finish,
+        }
+    }
+}
+
+#[cfg(feature = "tonic")]
+impl<S: tonic::server::NamedService> tonic::server::NamedService for MarkService<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+pin_project! {
+    /// The future of a [`MarkService`].
+    pub struct MarkFuture<F> {
+        #[pin]
+        inner: F,
+        finish: Finish,
+    }
+}
+
+struct Finish {
+    rpc: Option<RpcInfo>,
+    event: Event,
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        if let Some(rpc) = self.rpc.take() {
+            rpc.record(self.event);
+        }
+    }
+}
+
+impl<F: Future> Future for MarkFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let polled = this.inner.poll(cx);
+        if polled.is_ready()
+            && let Some(rpc) = this.finish.rpc.take()
+        {
+            rpc.record(this.finish.event);
+        }
+        polled
+    }
+}
+
+impl<F> fmt::Debug for MarkFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MarkFuture").finish_non_exhaustive()
+    }
+}

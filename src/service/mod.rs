@@ -1,0 +1,148 @@
+//! The layer and what it wraps: service, future, bodies, and the guard that makes `finish` happen.
+
+mod body;
+mod cause;
+mod ending;
+mod future;
+mod http;
+mod layer;
+mod mark;
+mod open;
+mod response;
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+pub use body::ResponseBody;
+pub use future::ResponseFuture;
+use layer::Shared;
+pub use layer::TracerLayer;
+pub use mark::{MarkFuture, MarkLayer, MarkService};
+pub use open::OpenRpc;
+pub use response::TracedResponse;
+use tower_service::Service;
+
+use self::ending::Cause;
+use crate::{
+    rpc::Level,
+    tracer::{Candidate, TracedRequest, Tracer},
+};
+
+/// A service whose RPCs are traced; made by [`TracerLayer`].
+pub struct TracerService<S, T> {
+    inner: S,
+    shared: Arc<Shared<T>>,
+}
+
+impl<S, T> TracerService<S, T> {
+    /// The wrapped service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The wrapped service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The wrapped service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, T, Req, E> Service<Req> for TracerService<S, T>
+where
+    S: Service<Req, Error = E>,
+    S::Response: TracedResponse,
+    E: fmt::Display + 'static,
+    Req: TracedRequest,
+    T: Tracer,
+{
+    type Response = <S::Response as TracedResponse>::Traced<T>;
+    type Error = E;
+    type Future = ResponseFuture<S::Future, T>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let (mut open, observer) = self.shared.open(&mut request);
+        let Some(observer) = observer else {
+            return ResponseFuture::new(self.inner.call(request), open);
+        };
+        let request = request.observe(observer);
+        let inner = &mut self.inner;
+        // Nothing of the layer's is touched by the call; what the service leaves half done is its
+        // own, as it would be without the layer.
+        match catch_unwind(AssertUnwindSafe(|| open.enter(|| inner.call(request)))) {
+            Ok(future) => ResponseFuture::new(future, open),
+            Err(panic) => {
+                open.end(&Cause::Panic(&*panic));
+                resume_unwind(panic)
+            }
+        }
+    }
+}
+
+impl<T: Tracer> Shared<T> {
+    /// Starts the tracers on a request. Without an observer nobody takes part.
+    fn open<Req: TracedRequest>(
+        self: &Arc<Self>,
+        request: &mut Req,
+    ) -> (OpenRpc<T>, Option<crate::tracer::RequestObserver>) {
+        let level = self.settings.level(request);
+        if level == Level::Disabled {
+            return (OpenRpc::closed(), None);
+        }
+        let (role, protocol) = self.settings.identify(request);
+        let describe =
+            |request: &dyn TracedRequest| self.settings.describe(request, role, protocol, level);
+        let mut candidate = Candidate::new(request, role, protocol, &describe);
+        let tracer = &*self.tracer;
+        let state =
+            crate::tracer::contain("try_start", || tracer.try_start(&mut candidate)).flatten();
+        let started = candidate.into_started();
+        let Some(rpc) = started.rpc else {
+            return (OpenRpc::closed(), None);
+        };
+        request.carry(&rpc);
+        let (open, observer) = OpenRpc::new(
+            Arc::clone(self),
+            rpc,
+            state,
+            started.scopes,
+            started.wants_events,
+        );
+        if let (Some(sink), Some(headers)) = (&observer.sink, request.headers()) {
+            let rpc = observer.rpc();
+            let now = rpc.map_or(0, |rpc| rpc.stats().now());
+            sink.emit(crate::tracer::WireEventKind::RequestHeaders(headers), now);
+        }
+        (open, Some(observer))
+    }
+}
+
+impl<S: Clone, T> Clone for TracerService<S, T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<S: fmt::Debug, T> fmt::Debug for TracerService<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TracerService")
+            .field("inner", &self.inner)
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}

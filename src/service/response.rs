@@ -1,0 +1,51 @@
+use super::OpenRpc;
+use crate::{rpc::RpcInfo, tracer::Tracer};
+
+/// Says how a response ends its RPC. One of the two traits that make
+/// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
+/// [`TracedRequest`](crate::TracedRequest).
+///
+/// It is implemented for [`http::Response`], whose body ends the RPC. For a response of one's own
+/// that is all there when it is returned:
+///
+/// ```
+/// use tower_tracer::{OpenRpc, Status, TracedResponse, Tracer};
+///
+/// struct Found(Option<String>);
+///
+/// impl TracedResponse for Found {
+///     type Traced<T: Tracer> = Self;
+///
+///     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self {
+///         if let Found(Some(value)) = &self {
+///             open.message(value.len() as u64, false);
+///         }
+///         open.finish(Status::OK);
+///         self
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`TracerLayer` does not know how a `{Self}` ends its RPC",
+    label = "the response type of the traced service",
+    note = "`http::Response<B>` is traced for every body `B: http_body::Body + 'static` whose error \
+            is `Display + 'static`",
+    note = "for a response type of your own, implement `tower_tracer::TracedResponse`"
+)]
+pub trait TracedResponse: Sized {
+    /// What the caller gets: `Self`, or `Self` with something in it that holds the guard until the
+    /// RPC is over.
+    type Traced<T: Tracer>;
+
+    /// Called once, when the inner service's future resolves to this response.
+    ///
+    /// Here or later, somebody calls [`OpenRpc::finish`]; to drop `open` is to say that the RPC was
+    /// cancelled.
+    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self::Traced<T>;
+
+    /// Hands the record to the response, for the caller; where the layer was told to
+    /// [`tell_caller`](crate::TracerLayer::tell_caller).
+    fn carry(&mut self, rpc: &RpcInfo) {
+        let _ = rpc;
+    }
+}

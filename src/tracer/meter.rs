@@ -1,0 +1,98 @@
+use super::{EventSink, Message, WireEventKind};
+use crate::rpc::{Direction, Event, Stats};
+
+/// Counts one direction of an RPC, and tells those who want to hear.
+pub(crate) struct Meter<'a> {
+    pub(crate) stats: &'a Stats,
+    pub(crate) direction: Direction,
+    pub(crate) sink: Option<&'a dyn EventSink>,
+}
+
+impl Meter<'_> {
+    /// From here on the direction's bytes are known; its messages too where `messages`.
+    pub(crate) fn observe(&self, messages: bool) {
+        self.stats.cell(self.direction).observe(messages);
+    }
+
+    /// Bytes of the body passed.
+    pub(crate) fn bytes(&self, more: u64) {
+        self.stats.cell(self.direction).bytes(more);
+        if self.stats.is_detailed() {
+            let (first, last) = match self.direction {
+                Direction::Request => (Event::REQUEST_FIRST_BYTE, Event::REQUEST_LAST_BYTE),
+                Direction::Response => (Event::RESPONSE_FIRST_BYTE, Event::RESPONSE_LAST_BYTE),
+            };
+            let now = self.stats.now();
+            self.stats.mark_now(first, now);
+            self.stats.mark_latest(last, now);
+        }
+    }
+
+    /// A message is complete.
+    pub(crate) fn message(&self, size: u64, compressed: bool) {
+        let cell = self.stats.cell(self.direction);
+        let sequence = cell.message(size, compressed);
+        let detailed = self.stats.is_detailed();
+        if !detailed && self.sink.is_none() {
+            return;
+        }
+        let now = self.stats.now();
+        if detailed {
+            cell.message_at(now);
+            self.stats.mark_now(
+                match self.direction {
+                    Direction::Request => Event::REQUEST_FIRST_MESSAGE,
+                    Direction::Response => Event::RESPONSE_FIRST_MESSAGE,
+                },
+                now,
+            );
+        }
+        if let Some(sink) = self.sink {
+            let message = Message {
+                sequence,
+                size,
+                compressed,
+            };
+            sink.emit(
+                match self.direction {
+                    Direction::Request => WireEventKind::RequestMessage(message),
+                    Direction::Response => WireEventKind::ResponseMessage(message),
+                },
+                now,
+            );
+        }
+    }
+
+    /// The end of the body was seen.
+    pub(crate) fn complete(&self) {
+        self.stats.cell(self.direction).complete();
+        if self.direction == Direction::Request {
+            self.event(Event::HALF_CLOSE, WireEventKind::HalfClose);
+        }
+    }
+
+    /// Messages can no longer be told from the bytes.
+    pub(crate) fn lose_messages(&self) {
+        self.stats.cell(self.direction).lose_messages();
+    }
+
+    /// The body ended, or was dropped, inside a message.
+    pub(crate) fn truncate(&self) {
+        self.stats.cell(self.direction).truncate();
+    }
+
+    /// Something other than a message passed.
+    pub(crate) fn event(&self, event: Event, kind: WireEventKind<'_>) {
+        let detailed = self.stats.is_detailed();
+        if !detailed && self.sink.is_none() {
+            return;
+        }
+        let now = self.stats.now();
+        if detailed {
+            self.stats.mark_now(event, now);
+        }
+        if let Some(sink) = self.sink {
+            sink.emit(kind, now);
+        }
+    }
+}

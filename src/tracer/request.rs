@@ -1,0 +1,238 @@
+use std::{fmt, sync::Arc};
+
+use http::{Extensions, HeaderMap, Method, Uri};
+
+use super::{EventSink, Meter, Scopes};
+use crate::rpc::{Direction, MethodPath, RpcInfo, Slot};
+
+/// Says how a request carries the record of its RPC. One of the two traits that make
+/// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
+/// [`TracedResponse`](crate::TracedResponse).
+///
+/// It is implemented for [`http::Request`]. For a request of one's own, [`path`](Self::path) is
+/// enough:
+///
+/// ```
+/// use tower_tracer::{RequestObserver, RpcInfo, TracedRequest};
+///
+/// struct Lookup {
+///     key: String,
+///     rpc: Option<RpcInfo>,
+/// }
+///
+/// impl TracedRequest for Lookup {
+///     fn path(&self) -> &str {
+///         "/store.Store/Lookup"
+///     }
+///
+///     // Below: so that the service finds the record, and the request's size is known.
+///     fn carry(&mut self, rpc: &RpcInfo) {
+///         self.rpc = Some(rpc.clone());
+///     }
+///
+///     fn carried(&self) -> Option<&RpcInfo> {
+///         self.rpc.as_ref()
+///     }
+///
+///     fn observe(self, mut observer: RequestObserver) -> Self {
+///         observer.message(self.key.len() as u64, false);
+///         observer.complete();
+///         self
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`TracerLayer` does not know how to trace a `{Self}`",
+    label = "the request type of the traced service",
+    note = "`http::Request<B>` is traced for every `B: 'static`",
+    note = "for a request type of your own, implement `tower_tracer::TracedRequest`"
+)]
+pub trait TracedRequest {
+    /// The path that names the method, `/pkg.Svc/Method`.
+    fn path(&self) -> &str;
+
+    /// The same, for the record to keep. Copies [`path`](Self::path) unless implemented; a
+    /// `&'static str` costs nothing.
+    fn to_path(&self) -> MethodPath {
+        MethodPath::from(Arc::<str>::from(self.path()))
+    }
+
+    /// Hands the record to the request, for the service to find.
+    fn carry(&mut self, rpc: &RpcInfo) {
+        if let Some(extensions) = self.extensions_mut() {
+            extensions.insert(rpc.clone());
+        }
+    }
+
+    /// The record the request carries: that of an outer layer.
+    fn carried(&self) -> Option<&RpcInfo> {
+        self.extensions()?.get()
+    }
+
+    /// The URI, for a request over HTTP.
+    fn uri(&self) -> Option<&Uri> {
+        None
+    }
+
+    /// The HTTP method, for a request over HTTP.
+    fn http_method(&self) -> Option<&Method> {
+        None
+    }
+
+    /// The headers, where there are any.
+    fn headers(&self) -> Option<&HeaderMap> {
+        None
+    }
+
+    /// The headers, for a tracer to change.
+    fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        None
+    }
+
+    /// The extensions, where there are any.
+    fn extensions(&self) -> Option<&Extensions> {
+        None
+    }
+
+    /// The extensions, for a tracer to change.
+    fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        None
+    }
+
+    /// Lets the request's content be counted: called once, after all tracers have started, right
+    /// before the request goes to the service. Unless implemented, the request's figures are
+    /// unknown.
+    #[must_use]
+    fn observe(self, observer: RequestObserver) -> Self
+    where
+        Self: Sized,
+    {
+        drop(observer);
+        self
+    }
+}
+
+/// The request as a tracer sees it in [`start`](crate::Tracer::start).
+///
+/// What a request that is not HTTP does not have is empty when read, and `None` when it is to be
+/// changed.
+pub struct RequestParts<'a> {
+    request: &'a mut dyn TracedRequest,
+}
+
+impl<'a> RequestParts<'a> {
+    pub(crate) fn new(request: &'a mut dyn TracedRequest) -> Self {
+        Self { request }
+    }
+
+    /// The path, a peer's word on a server.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.request.path()
+    }
+
+    /// The headers; empty for a request that has none.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        static NONE: std::sync::LazyLock<HeaderMap> = std::sync::LazyLock::new(HeaderMap::new);
+        self.request.headers().unwrap_or(&NONE)
+    }
+
+    /// The headers, to be changed: a client's tracer injects its context here.
+    pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        self.request.headers_mut()
+    }
+
+    /// The extensions.
+    #[must_use]
+    pub fn extensions(&self) -> Option<&Extensions> {
+        self.request.extensions()
+    }
+
+    /// The extensions, to be changed. The record is put there after all tracers have started.
+    pub fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        self.request.extensions_mut()
+    }
+
+    /// The URI, for a request over HTTP.
+    #[must_use]
+    pub fn uri(&self) -> Option<&Uri> {
+        self.request.uri()
+    }
+
+    /// The HTTP method, for a request over HTTP.
+    #[must_use]
+    pub fn http_method(&self) -> Option<&Method> {
+        self.request.http_method()
+    }
+
+    pub(crate) fn request(&self) -> &dyn TracedRequest {
+        self.request
+    }
+}
+
+impl fmt::Debug for RequestParts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestParts")
+            .field("path", &self.path())
+            .field("http_method", &self.http_method())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts what a request holds; handed to [`TracedRequest::observe`].
+///
+/// The request's figures are unknown until one of the methods is called.
+pub struct RequestObserver {
+    pub(crate) slot: Slot,
+    pub(crate) scopes: Scopes,
+    pub(crate) sink: Option<Arc<dyn EventSink>>,
+}
+
+impl RequestObserver {
+    /// The record this counts for.
+    #[must_use]
+    pub fn rpc(&self) -> Option<&RpcInfo> {
+        self.slot.rpc()
+    }
+
+    /// Counts a message of this size, as it stands on the wire.
+    pub fn message(&mut self, size: u64, compressed: bool) {
+        if let Some(meter) = self.meter() {
+            meter.observe(true);
+            meter.bytes(size);
+            meter.message(size, compressed);
+        }
+    }
+
+    /// The request is all there: the client sends no more.
+    pub fn complete(&mut self) {
+        if let Some(meter) = self.meter() {
+            meter.complete();
+        }
+    }
+
+    /// Runs code of the request's body, with its record and its tracers' scopes current.
+    #[inline]
+    pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let scopes = &self.scopes;
+        self.slot.enter(|| scopes.run(f))
+    }
+
+    #[inline]
+    pub(crate) fn meter(&self) -> Option<Meter<'_>> {
+        self.slot.rpc().map(|rpc| Meter {
+            stats: rpc.stats(),
+            direction: Direction::Request,
+            sink: self.sink.as_deref(),
+        })
+    }
+}
+
+impl fmt::Debug for RequestObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestObserver")
+            .field("rpc", &self.rpc())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
+
+use super::{Tracer, contain};
+use crate::rpc::RpcInfo;
+
+/// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
+/// task-local value.
+///
+/// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
+/// of the inner service, **every** poll of its future, of the response's body and of the request's
+/// body, and around the drop of those that did not come to their end.
+///
+/// ```
+/// use std::{cell::Cell, sync::Arc};
+/// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
+///
+/// thread_local!(static TENANT: Cell<u32> = const { Cell::new(0) });
+///
+/// struct Tenant(u32);
+///
+/// impl Scope for Tenant {
+///     fn run(&self, f: &mut dyn FnMut()) {
+///         let outer = TENANT.replace(self.0);
+///         f();
+///         TENANT.set(outer);
+///     }
+/// }
+///
+/// struct TenantTracer;
+///
+/// impl Tracer for TenantTracer {
+///     type State = u32;
+///     fn start(&self, _: &RpcInfo, request: &mut RequestParts<'_>) -> u32 {
+///         let tenant = request.headers().get("tenant");
+///         tenant.and_then(|t| t.to_str().ok()?.parse().ok()).unwrap_or(0)
+///     }
+///     fn finish(&self, _: u32, _: &RpcInfo) {}
+///     fn scope(&self, tenant: &u32, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+///         Some(Arc::new(Tenant(*tenant)))
+///     }
+/// }
+/// ```
+pub trait Scope: Send + Sync + 'static {
+    /// Calls `f` once, with this scope's thing current.
+    ///
+    /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
+    /// called, it is run without the scope.
+    fn run(&self, f: &mut dyn FnMut());
+}
+
+/// The scopes of an RPC's tracers, outermost first.
+#[derive(Clone, Default)]
+pub(crate) struct Scopes(Option<Arc<dyn Scope>>);
+
+impl Scopes {
+    fn push(&mut self, inner: Arc<dyn Scope>) {
+        self.0 = Some(match self.0.take() {
+            None => inner,
+            Some(outer) => Arc::new(Nested { outer, inner }),
+        });
+    }
+
+    /// Adds the scope of a tracer that has started, if it has one.
+    pub(crate) fn enter_with<T: Tracer + ?Sized>(
+        &mut self,
+        tracer: &T,
+        state: Option<&T::State>,
+        rpc: &RpcInfo,
+    ) {
+        let scope = state.and_then(|state| contain("scope", || tracer.scope(state, rpc)).flatten());
+        if let Some(scope) = scope {
+            self.push(scope);
+        }
+    }
+
+    pub(crate) fn into_scope(self) -> Option<Arc<dyn Scope>> {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.0 {
+            None => f(),
+            Some(scope) => run_in(&**scope, f),
+        }
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Scopes").field(&self.0.is_some()).finish()
+    }
+}
+
+struct Nested {
+    outer: Arc<dyn Scope>,
+    inner: Arc<dyn Scope>,
+}
+
+impl Scope for Nested {
+    fn run(&self, f: &mut dyn FnMut()) {
+        run_in(&*self.outer, || run_in(&*self.inner, f));
+    }
+}
+
+/// Runs `f` once, in the scope if the scope plays along.
+fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> R {
+    let mut waiting = Some(f);
+    let mut result = None;
+    contain("scope", || {
+        scope.run(&mut || {
+            if let Some(f) = waiting.take() {
+                // The service's panic is not the scope's: it is caught here and goes on below.
+                result = Some(catch_unwind(AssertUnwindSafe(f)));
+            }
+        });
+    });
+    match (result, waiting) {
+        (Some(Ok(result)), _) => result,
+        (Some(Err(panic)), _) => resume_unwind(panic),
+        (None, Some(f)) => f(),
+        (None, None) => unreachable!("what was taken has run"),
+    }
+}

@@ -1,0 +1,1 @@
+//! Metrics on the `metrics` facade.

@@ -1,0 +1,1 @@
+//! OpenTelemetry's spans, metrics and propagation.

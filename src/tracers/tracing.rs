@@ -1,0 +1,1 @@
+//! A `tracing` span and an access-log event per RPC.
