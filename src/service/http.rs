@@ -1,6 +1,6 @@
 //! How HTTP requests and responses are traced.
 
-use std::{any::Any, fmt, mem};
+use std::{any::Any, fmt};
 
 use http::{Extensions, HeaderMap, Method, Request, Response, Uri, header::CONTENT_TYPE};
 use http_body::Body;
@@ -71,7 +71,13 @@ impl<B: 'static> TracedRequest for Request<B> {
 }
 
 /// Wraps a body and erases it into its own type again.
-#[cfg(any(feature = "tonic", feature = "axum"))]
+#[cfg_attr(
+    not(any(feature = "tonic", feature = "axum")),
+    expect(
+        dead_code,
+        reason = "no feature brings a body type that can hold any body"
+    )
+)]
 fn observe<B: Body + Default>(
     body: &mut B,
     mut observer: RequestObserver,
@@ -87,7 +93,7 @@ fn observe<B: Body + Default>(
         observer.complete();
         return;
     }
-    let inner = mem::take(body);
+    let inner = std::mem::take(body);
     *body = erase(RequestBody::new(inner, Counter::new(framed), observer));
 }
 

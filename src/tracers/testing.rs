@@ -16,7 +16,10 @@
 //!
 //! service.oneshot(Request::new("hello".to_owned())).await.unwrap();
 //!
-//! assert_eq!(recorder.log(), ["start", "response_headers", "finish headers_only 200"]);
+//! assert_eq!(
+//!     recorder.log(),
+//!     ["start", "request_headers", "response_headers", "finish headers_only 200"],
+//! );
 //! let rpc = recorder.only_finished();
 //! assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
 //! assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
