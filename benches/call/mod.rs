@@ -1,0 +1,119 @@
+//! One RPC in process, as tonic makes it, without a network: the caller's and the handler's part of
+//! the work, which is the same whatever layers stand between them.
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use tonic::body::Body;
+use tower::{Service, service_fn};
+
+/// A body of some equal messages, and trailers if it is a response's.
+struct Messages {
+    left: usize,
+    message: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl HttpBody for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left > 0 {
+            self.left -= 1;
+            return Poll::Ready(Some(Ok(Frame::data(self.message.clone()))));
+        }
+        Poll::Ready(self.trailers.take().map(|t| Ok(Frame::trailers(t))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0 && self.trailers.is_none()
+    }
+}
+
+/// A message of 32 bytes with its prefix.
+fn message() -> Bytes {
+    const MESSAGE: &[u8; 37] = b"\0\0\0\0\x20abcdefghijklmnopqrstuvwxyz012345";
+    Bytes::from_static(MESSAGE)
+}
+
+/// A request as a generated client makes it.
+pub fn request(messages: usize) -> Request<Body> {
+    let mut request = Request::new(Body::new(Messages {
+        left: messages,
+        message: message(),
+        trailers: None,
+    }));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static("/echo.Echo/UnaryEcho");
+    let headers = request.headers_mut();
+    headers.insert("te", HeaderValue::from_static("trailers"));
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    request
+        .extensions_mut()
+        .insert(tonic::GrpcMethod::new("echo.Echo", "UnaryEcho"));
+    request
+}
+
+/// A handler that reads the request and answers with as many messages.
+pub fn handler(
+    messages: usize,
+) -> impl Service<
+    Request<Body>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<Body>, Infallible>>,
+> + Clone {
+    service_fn(move |request: Request<Body>| async move {
+        drain(pin!(request.into_body())).await;
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let mut response = Response::new(Body::new(Messages {
+            left: messages,
+            message: message(),
+            trailers: Some(trailers),
+        }));
+        response
+            .headers_mut()
+            .insert("content-type", HeaderValue::from_static("application/grpc"));
+        Ok(response)
+    })
+}
+
+/// Makes the call, reads the response to its trailers, and drops everything.
+pub fn call<S, B>(service: &mut S, messages: usize)
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    B: HttpBody,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let future = pin!(async {
+        let future = service.call(request(messages));
+        if let Ok(response) = future.await {
+            drain(pin!(response.into_body())).await;
+        }
+    });
+    assert!(future.poll(&mut cx).is_ready(), "nothing here waits");
+}
+
+async fn drain<B: HttpBody>(mut body: Pin<&mut B>) {
+    loop {
+        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        match frame {
+            // As tonic's client and hyper's server do, not asked again after the trailers.
+            Some(Ok(frame)) if frame.is_trailers() => break,
+            Some(Ok(frame)) => drop(black_box(frame)),
+            _ => break,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What layers cost per RPC, side by side in one run: `cargo bench --bench overhead`.
+//!
+//! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
+//! all; look at the ratios. Give the name of one layer to run only its calls, for counting
+//! instructions: `valgrind --tool=callgrind … --only empty`.
+
+#![allow(missing_docs, unreachable_pub, unnameable_types)]
+
+mod call;
+mod hand_written;
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use hand_written::HandWrittenLayer;
+use tower::{Layer, Service};
+use tower_http::trace::TraceLayer;
+use tower_tracer::{Level, RequestParts, RpcInfo, Tracer, TracerLayer};
+
+/// Reads what a metrics tracer reads.
+struct Figures;
+
+impl Tracer for Figures {
+    type State = ();
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+
+    fn finish(&self, (): (), rpc: &RpcInfo) {
+        let stats = rpc.stats();
+        black_box((
+            rpc.full_method(),
+            stats.status(),
+            stats.cost(),
+            stats.sent().wire_bytes(),
+            stats.received().wire_bytes(),
+        ));
+    }
+}
+
+type Runner = Box<dyn FnMut(u32)>;
+
+/// `calls` times one RPC of `messages` messages each way, through `layer`.
+fn runner<L>(layer: &L, messages: usize) -> Runner
+where
+    L: LayerOf,
+{
+    layer.runner(messages)
+}
+
+/// A layer around the handler, whatever its types are.
+trait LayerOf {
+    fn runner(&self, messages: usize) -> Runner;
+}
+
+macro_rules! layer_of {
+    ($($layer:ty)*) => {$(
+        impl LayerOf for $layer {
+            fn runner(&self, messages: usize) -> Runner {
+                let mut service = self.layer(call::handler(messages));
+                Box::new(move |calls| repeat(&mut service, messages, calls))
+            }
+        }
+    )*};
+}
+
+fn repeat<S, B>(service: &mut S, messages: usize, calls: u32)
+where
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    B: http_body::Body,
+{
+    for _ in 0..calls {
+        call::call(black_box(&mut *service), messages);
+    }
+}
+
+type Grpc =
+    TraceLayer<tower_http::classify::SharedClassifier<tower_http::classify::GrpcErrorsAsFailures>>;
+
+layer_of! {
+    tower::layer::util::Identity
+    HandWrittenLayer
+    TracerLayer<()>
+    TracerLayer<Figures>
+    TracerLayer<(Figures, Figures)>
+    tower::layer::util::Stack<TracerLayer<()>, TracerLayer<()>>
+    Grpc
+}
+
+fn report(method: &str, status: u16, cost: Duration, sent: u64, received: u64) {
+    black_box((method, status, cost, sent, received));
+}
+
+fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
+    let empty = || TracerLayer::new(()).client();
+    vec![
+        (
+            "none",
+            runner(&tower::layer::util::Identity::new(), messages),
+        ),
+        ("hand_written", runner(&HandWrittenLayer(report), messages)),
+        ("empty", runner(&empty(), messages)),
+        (
+            "disabled",
+            runner(&empty().level(Level::Disabled), messages),
+        ),
+        (
+            "detailed",
+            runner(&empty().level(Level::Detailed), messages),
+        ),
+        (
+            "figures",
+            runner(&TracerLayer::new(Figures).client(), messages),
+        ),
+        (
+            "two_tracers",
+            runner(&TracerLayer::new((Figures, Figures)).client(), messages),
+        ),
+        (
+            "two_layers",
+            runner(&tower::layer::util::Stack::new(empty(), empty()), messages),
+        ),
+        ("tower_http", runner(&TraceLayer::new_for_grpc(), messages)),
+    ]
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|a| a == "--only") {
+        let wanted = arguments.get(at + 1).expect("--only NAME");
+        let calls = 2_000;
+        for (name, mut run) in variants(1) {
+            if name == wanted {
+                run(calls);
+            }
+        }
+        return;
+    }
+    // `cargo test` runs a benchmark too, only to see that it works.
+    let quick = !arguments.iter().any(|argument| argument == "--bench");
+    let (rounds, calls) = if quick { (2, 100) } else { (400, 2_000) };
+    for (title, messages) in [("unary", 1), ("stream of 100 messages each way", 100)] {
+        let calls = (calls / messages).max(1) as u32;
+        let mut variants = variants(messages);
+        let mut best = vec![Duration::MAX; variants.len()];
+        for _ in 0..rounds {
+            for ((_, run), best) in variants.iter_mut().zip(&mut best) {
+                let start = Instant::now();
+                run(calls);
+                *best = (*best).min(start.elapsed());
+            }
+        }
+        let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(calls);
+        let none = nanos(best[0]);
+        let hand_written = nanos(best[1]) - none;
+        println!("\n{title}: {none:.0} ns per RPC without a layer");
+        println!(
+            "{:<14} {:>9} {:>16}",
+            "layer", "above it", "to hand-written"
+        );
+        for ((name, _), best) in variants.iter().zip(&best).skip(1) {
+            let above = nanos(*best) - none;
+            println!("{name:<14} {above:>6.0} ns {:>16.2}", above / hand_written);
+        }
+    }
+}
