@@ -5,32 +5,30 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
+use super::find;
 use crate::rpc::Code;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(crate) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) static GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// The value of `grpc-status`, the first of several.
 pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(GRPC_STATUS)
+    let [status] = find(headers, [&GRPC_STATUS]);
+    status
 }
 
 /// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.
 pub(crate) fn message(headers: &HeaderMap) -> Option<Cow<'_, str>> {
-    let raw = headers.get(GRPC_MESSAGE)?.as_bytes();
+    let raw = headers.get(&GRPC_MESSAGE)?.as_bytes();
     let head = raw.get(..3 * 1024).unwrap_or(raw);
     Some(percent_decode(head).decode_utf8_lossy())
 }
 
-/// The time a request was given: 1 to 8 digits and a unit, else none.
-pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    parse_timeout(headers.get(GRPC_TIMEOUT)?.as_bytes())
-}
-
-fn parse_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
+/// The time that `grpc-timeout` gives a request: 1 to 8 digits and a unit, else none.
+pub(crate) fn timeout(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
     if !(1..=8).contains(&digits.len()) {
         return None;
     }
@@ -52,10 +50,9 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Which attempt a request is, 1 for the first.
-pub(crate) fn attempt(headers: &HeaderMap) -> u32 {
-    headers
-        .get(GRPC_ATTEMPTS)
+/// Which attempt a request is, 1 for the first, by `grpc-previous-rpc-attempts`.
+pub(crate) fn attempt(previous: Option<&HeaderValue>) -> u32 {
+    previous
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
         .unwrap_or(0)
         .saturating_add(1)
@@ -102,7 +99,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue};
 
-    use super::{attempt, message, parse_timeout};
+    use super::{attempt, message, timeout};
 
     #[test]
     fn timeouts_are_read_as_grpc_defines_them() {
@@ -123,9 +120,11 @@ mod tests {
             (" 1S", None),
             ("1 S", None),
         ] {
-            assert_eq!(parse_timeout(value.as_bytes()), expected, "{value:?}");
+            let value = HeaderValue::from_static(value);
+            assert_eq!(timeout(&value), expected, "{value:?}");
         }
-        assert_eq!(parse_timeout(b"\xff"), None);
+        let value = HeaderValue::from_bytes(b"\xff").unwrap();
+        assert_eq!(timeout(&value), None);
     }
 
     #[test]

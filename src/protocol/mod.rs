@@ -5,16 +5,78 @@ pub(crate) mod grpc;
 
 pub(crate) use framing::Framing;
 
-use http::{HeaderMap, header::CONTENT_TYPE};
+use std::time::Duration;
 
-use crate::rpc::Protocol;
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+
+use crate::rpc::{Protocol, Role};
+
+/// What a request's headers say about its RPC.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) protocol: Protocol,
+    pub(crate) timeout: Option<Duration>,
+    /// Which attempt it is, where the headers say so.
+    pub(crate) attempt: Option<u32>,
+}
+
+/// Reads a request's headers, `None` for a request that has none.
+pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHead {
+    let mut head = RequestHead {
+        protocol: Protocol::Other,
+        timeout: None,
+        attempt: None,
+    };
+    let Some(headers) = headers else {
+        return head;
+    };
+    let [content_type, timeout, attempts] = find(
+        headers,
+        [&CONTENT_TYPE, &grpc::GRPC_TIMEOUT, &grpc::GRPC_ATTEMPTS],
+    );
+    head.protocol = by_content_type(headers, content_type);
+    if head.protocol.is_rpc() {
+        head.timeout = timeout.and_then(grpc::timeout);
+        if role == Role::Server {
+            head.attempt = Some(grpc::attempt(attempts));
+        }
+    }
+    head
+}
 
 /// Tells the protocol of a request by its headers.
 pub(crate) fn detect(headers: Option<&HeaderMap>) -> Protocol {
-    let Some(headers) = headers else {
-        return Protocol::Other;
-    };
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+    headers.map_or(Protocol::Other, |headers| {
+        by_content_type(headers, headers.get(CONTENT_TYPE))
+    })
+}
+
+/// Finds the first value of each of some headers.
+///
+/// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash
+/// of each name; a large map is a peer's doing, and is not walked.
+#[inline]
+pub(crate) fn find<'a, const N: usize>(
+    headers: &'a HeaderMap,
+    names: [&HeaderName; N],
+) -> [Option<&'a HeaderValue>; N] {
+    if headers.len() > 12 {
+        return names.map(|name| headers.get(name));
+    }
+    let mut found = [None; N];
+    for (name, value) in headers {
+        for (found, wanted) in found.iter_mut().zip(names) {
+            if found.is_none() && name == wanted {
+                *found = Some(value);
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn by_content_type(headers: &HeaderMap, content_type: Option<&HeaderValue>) -> Protocol {
+    let Some(content_type) = content_type else {
         return Protocol::Http;
     };
     let content_type = content_type.as_bytes();

@@ -1,22 +1,20 @@
-use std::{cell::Cell, mem};
+use std::{cell::Cell, mem::ManuallyDrop};
 
 use super::RpcInfo;
 
 thread_local! {
-    static CURRENT: Cell<Option<RpcInfo>> = const { Cell::new(None) };
+    // Without a destructor an access is a plain load. What stands here is always taken out again
+    // by the one who put it in, so there is nothing to drop.
+    static CURRENT: Cell<ManuallyDrop<Option<RpcInfo>>> =
+        const { Cell::new(ManuallyDrop::new(None)) };
 }
 
 /// The record that is current on this thread.
 pub(super) fn current() -> Option<RpcInfo> {
-    CURRENT
-        .try_with(|current| {
-            let rpc = current.take();
-            let found = rpc.clone();
-            current.set(rpc);
-            found
-        })
-        .ok()
-        .flatten()
+    let current = replace(None);
+    let found = current.clone();
+    replace(current);
+    found
 }
 
 /// Holds a record and makes it current for the time of a call.
@@ -57,11 +55,7 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Swaps the thread's slot; where the thread is already tearing it down, hands `rpc` back, so that
-/// the second swap of a pair still returns the record.
 #[inline]
 fn replace(rpc: Option<RpcInfo>) -> Option<RpcInfo> {
-    let mut rpc = rpc;
-    let swapped = CURRENT.try_with(|current| current.replace(mem::take(&mut rpc)));
-    swapped.unwrap_or(rpc)
+    CURRENT.with(|current| ManuallyDrop::into_inner(current.replace(ManuallyDrop::new(rpc))))
 }

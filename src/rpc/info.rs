@@ -144,12 +144,14 @@ impl RpcInfo {
 
     /// Which side this record is about.
     #[must_use]
+    #[inline]
     pub fn role(&self) -> Role {
         self.0.description.role
     }
 
     /// What the two sides speak.
     #[must_use]
+    #[inline]
     pub fn protocol(&self) -> Protocol {
         self.0.description.protocol
     }
@@ -261,6 +263,7 @@ impl RpcInfo {
 
     /// What happened to it.
     #[must_use]
+    #[inline]
     pub fn stats(&self) -> &Stats {
         &self.0.stats
     }

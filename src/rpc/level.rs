@@ -23,6 +23,7 @@ pub enum Level {
 }
 
 impl Level {
+    #[inline]
     const fn from_u8(value: u8) -> Self {
         match value {
             0 => Self::Disabled,
@@ -41,6 +42,7 @@ impl AtomicLevel {
         Self(AtomicU8::new(level as u8))
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Level {
         Level::from_u8(self.0.load(Ordering::Relaxed))
     }

@@ -270,6 +270,7 @@ impl Stats {
     /// CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as grpc-go reports it. What the
     /// wire said is [`wire_status`](Self::wire_status).
     #[must_use]
+    #[inline]
     pub fn status(&self) -> Option<Status> {
         Status::unpack(self.status.load(Ordering::Acquire))
     }
@@ -299,6 +300,7 @@ impl Stats {
 
     /// How the RPC ended, `None` while it runs.
     #[must_use]
+    #[inline]
     pub fn ending(&self) -> Option<Ending> {
         Ending::from_u8(self.ending.load(Ordering::Acquire))
     }
@@ -334,6 +336,7 @@ impl Stats {
         earlier.saturating_add(1)
     }
 
+    #[inline]
     pub(crate) fn cell(&self, direction: Direction) -> &TrafficCell {
         match direction {
             Direction::Request => &self.request,
@@ -341,6 +344,7 @@ impl Stats {
         }
     }
 
+    #[inline]
     pub(crate) fn level(&self) -> Level {
         self.level.get()
     }
@@ -350,6 +354,7 @@ impl Stats {
     }
 
     /// Nanoseconds since the start.
+    #[inline]
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
     }
@@ -395,6 +400,7 @@ impl Stats {
     }
 
     /// Records a predefined event at a time that was already read.
+    #[inline]
     pub(crate) fn mark_now(&self, event: Event, now: u64) {
         if let Some(slot) = event.slot() {
             self.mark_at(slot, now);
@@ -408,10 +414,12 @@ impl Stats {
         }
     }
 
+    #[inline]
     pub(crate) fn is_detailed(&self) -> bool {
         self.level() >= Level::Detailed
     }
 
+    #[inline]
     pub(crate) fn set_http_status(&self, status: u16) {
         self.http_status.store(status, Ordering::Relaxed);
     }
@@ -444,7 +452,7 @@ impl Stats {
         self.status.store(Status::pack(status), Ordering::Relaxed);
         self.wire_status
             .store(Status::pack(wire_status), Ordering::Relaxed);
-        self.mark_now(Event::RPC_FINISH, self.now());
+        self.mark_latest(Event::RPC_FINISH, self.now());
         self.ending.store(ending as u8, Ordering::Release);
     }
 

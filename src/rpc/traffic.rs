@@ -137,10 +137,12 @@ impl TrafficCell {
     }
 
     /// From here on bytes are known; messages too where `messages`.
+    #[inline]
     pub(crate) fn observe(&self, messages: bool) {
         self.set(if messages { BYTES | MESSAGES } else { BYTES });
     }
 
+    #[inline]
     pub(crate) fn complete(&self) {
         self.set(COMPLETE);
     }
@@ -155,11 +157,13 @@ impl TrafficCell {
             .store(self.flags.load(Relaxed) & !MESSAGES, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn bytes(&self, more: u64) {
         add(&self.body_bytes, more);
     }
 
     /// Counts a message and returns its number, from 0.
+    #[inline]
     pub(crate) fn message(&self, size: u64, compressed: bool) -> u64 {
         let sequence = self.messages.load(Relaxed);
         add(&self.messages, 1);
@@ -180,11 +184,13 @@ impl TrafficCell {
         self.last_message_at.store(at, Relaxed);
     }
 
+    #[inline]
     fn set(&self, flags: u8) {
         self.flags.store(self.flags.load(Relaxed) | flags, Relaxed);
     }
 }
 
+#[inline]
 fn add(cell: &AtomicU64, more: u64) {
     cell.store(cell.load(Relaxed).saturating_add(more), Relaxed);
 }

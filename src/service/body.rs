@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -9,7 +9,7 @@ use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{OpenRpc, cause::Failure, ending::Cause};
+use super::{OpenRpc, cause::Failure, ending::Cause, unwinding};
 use crate::{
     protocol::Framing,
     rpc::Event,
@@ -113,10 +113,7 @@ where
         if !open.is_open() {
             return inner.poll_frame(cx);
         }
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            open.enter(|| inner.as_mut().poll_frame(cx))
-        }));
-        let polled = match polled {
+        let polled = match unwinding(|| open.enter(|| inner.as_mut().poll_frame(cx))) {
             Ok(polled) => polled,
             Err(panic) => {
                 open.end(&Cause::Panic(&*panic));

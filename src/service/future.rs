@@ -1,14 +1,14 @@
 use std::{
     fmt,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 
-use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause};
+use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause, unwinding};
 use crate::tracer::Tracer;
 
 pin_project! {
@@ -59,9 +59,7 @@ where
             let response = ready!(inner.poll(cx))?;
             return Poll::Ready(Ok(response.traced(OpenRpc::closed())));
         }
-        // The panic goes on; the future is never polled again by the layer.
-        let polled = catch_unwind(AssertUnwindSafe(|| open.enter(|| inner.poll(cx))));
-        match polled {
+        match unwinding(|| open.enter(|| inner.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(Ok(mut response))) => {
                 if let (Some(settings), Some(rpc)) = (open.settings(), open.rpc())

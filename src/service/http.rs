@@ -2,7 +2,9 @@
 
 use std::{any::Any, fmt};
 
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE,
+};
 use http_body::Body;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     ending::Cause,
 };
 use crate::{
-    protocol::grpc,
+    protocol::{find, grpc},
     rpc::{Event, MethodPath, Protocol, RpcInfo},
     tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
 };
@@ -53,20 +55,17 @@ impl<B: 'static> TracedRequest for Request<B> {
     }
 
     /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
-    fn observe(mut self, observer: RequestObserver) -> Self {
+    fn observe(&mut self, observer: RequestObserver) {
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
         if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
-            observe(body, observer, tonic::body::Body::new);
-            return self;
+            return observe(body, observer, tonic::body::Body::new);
         }
         #[cfg(feature = "axum")]
         if let Some(body) = body.downcast_mut::<axum_core::body::Body>() {
-            observe(body, observer, axum_core::body::Body::new);
-            return self;
+            return observe(body, observer, axum_core::body::Body::new);
         }
         let _ = (body, observer);
-        self
     }
 }
 
@@ -110,7 +109,8 @@ where
             let headers = self.headers();
             meter.stats.set_http_status(self.status().as_u16());
             let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
-            let framed = is_framed(protocol) && speaks_grpc(headers);
+            let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
+            let framed = is_framed(protocol) && speaks_grpc(content_type);
             counter = Counter::new(framed);
             meter.observe(framed);
             meter.event(
@@ -122,7 +122,7 @@ where
             if self.body().is_end_stream() {
                 meter.complete();
                 open.end(&Cause::Headers(headers));
-            } else if is_framed(protocol) && grpc::status(headers).is_some() {
+            } else if is_framed(protocol) && status.is_some() {
                 // Trailers-only, as gRPC calls it: nobody will look at the body.
                 open.end(&Cause::Headers(headers));
             } else if at_once {
@@ -143,8 +143,6 @@ fn is_framed(protocol: Protocol) -> bool {
 }
 
 /// Whether a response is gRPC's: a proxy's error page is not.
-fn speaks_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+fn speaks_grpc(content_type: Option<&HeaderValue>) -> bool {
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

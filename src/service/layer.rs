@@ -4,8 +4,8 @@ use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
-    protocol,
-    rpc::{Description, Endpoint, Endpoints, Level, Protocol, Role, RpcInfo},
+    protocol::{self, RequestHead},
+    rpc::{Description, Endpoint, Endpoints, Level, Role, RpcInfo},
     tracer::{RequestParts, TracedRequest},
 };
 
@@ -208,11 +208,10 @@ impl Settings {
         }
     }
 
-    /// Side and protocol of a request.
+    /// The side a request is seen from.
     #[inline]
-    pub(super) fn identify(&self, request: &dyn TracedRequest) -> (Role, Protocol) {
-        let role = self.role.unwrap_or_else(|| guess_role(request));
-        (role, protocol::detect(request.headers()))
+    pub(super) fn role(&self, request: &dyn TracedRequest) -> Role {
+        self.role.unwrap_or_else(|| guess_role(request))
     }
 
     /// Makes the record of a request.
@@ -220,18 +219,14 @@ impl Settings {
         &self,
         request: &dyn TracedRequest,
         role: Role,
-        protocol: Protocol,
         level: Level,
     ) -> RpcInfo {
+        let RequestHead {
+            protocol,
+            mut timeout,
+            attempt,
+        } = protocol::request_head(request.headers(), role);
         let outer = request.carried();
-        let mut attempt = outer.map_or(1, RpcInfo::next_attempt);
-        let mut timeout = None;
-        if let (true, Some(headers)) = (protocol.is_rpc(), request.headers()) {
-            timeout = protocol::grpc::timeout(headers);
-            if role == Role::Server {
-                attempt = protocol::grpc::attempt(headers);
-            }
-        }
         if let (Role::Server, Some(own)) = (role, self.server_timeout) {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }
@@ -249,7 +244,7 @@ impl Settings {
             peer,
             local,
             timeout,
-            attempt,
+            attempt: attempt.unwrap_or_else(|| outer.map_or(1, RpcInfo::next_attempt)),
         };
         RpcInfo::new(description, level)
     }

@@ -11,6 +11,7 @@ mod open;
 mod response;
 
 use std::{
+    any::Any,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
@@ -73,15 +74,12 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let (mut open, observer) = self.shared.open(&mut request);
-        let Some(observer) = observer else {
+        let mut open = self.shared.open(&mut request);
+        if !open.is_open() {
             return ResponseFuture::new(self.inner.call(request), open);
-        };
-        let request = request.observe(observer);
+        }
         let inner = &mut self.inner;
-        // Nothing of the layer's is touched by the call; what the service leaves half done is its
-        // own, as it would be without the layer.
-        match catch_unwind(AssertUnwindSafe(|| open.enter(|| inner.call(request)))) {
+        match unwinding(|| open.enter(|| inner.call(request))) {
             Ok(future) => ResponseFuture::new(future, open),
             Err(panic) => {
                 open.end(&Cause::Panic(&*panic));
@@ -91,26 +89,36 @@ where
     }
 }
 
+/// Runs code of the inner service, and catches its panic for the record; the caller lets it go on.
+#[inline]
+fn unwinding<R>(f: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+    let mut result = None;
+    // Nothing of the layer's is touched by the code; what the service leaves half done is its own,
+    // as it would be without the layer.
+    let caught = catch_unwind(AssertUnwindSafe(|| result = Some(f())));
+    match (caught, result) {
+        (Ok(()), Some(result)) => Ok(result),
+        (Ok(()), None) => unreachable!("what did not panic has returned"),
+        (Err(panic), _) => Err(panic),
+    }
+}
+
 impl<T: Tracer> Shared<T> {
-    /// Starts the tracers on a request. Without an observer nobody takes part.
-    fn open<Req: TracedRequest>(
-        self: &Arc<Self>,
-        request: &mut Req,
-    ) -> (OpenRpc<T>, Option<crate::tracer::RequestObserver>) {
+    /// Starts the tracers on a request, and has it observed.
+    fn open<Req: TracedRequest>(self: &Arc<Self>, request: &mut Req) -> OpenRpc<T> {
         let level = self.settings.level(request);
         if level == Level::Disabled {
-            return (OpenRpc::closed(), None);
+            return OpenRpc::closed();
         }
-        let (role, protocol) = self.settings.identify(request);
-        let describe =
-            |request: &dyn TracedRequest| self.settings.describe(request, role, protocol, level);
-        let mut candidate = Candidate::new(request, role, protocol, &describe);
+        let role = self.settings.role(request);
+        let describe = |request: &dyn TracedRequest| self.settings.describe(request, role, level);
+        let mut candidate = Candidate::new(request, role, &describe);
         let tracer = &*self.tracer;
         let state =
             crate::tracer::contain("try_start", || tracer.try_start(&mut candidate)).flatten();
         let started = candidate.into_started();
         let Some(rpc) = started.rpc else {
-            return (OpenRpc::closed(), None);
+            return OpenRpc::closed();
         };
         request.carry(&rpc);
         let (open, observer) = OpenRpc::new(
@@ -125,7 +133,8 @@ impl<T: Tracer> Shared<T> {
             let now = rpc.map_or(0, |rpc| rpc.stats().now());
             sink.emit(crate::tracer::WireEventKind::RequestHeaders(headers), now);
         }
-        (open, Some(observer))
+        request.observe(observer);
+        open
     }
 }
 

@@ -3,7 +3,10 @@ use std::fmt;
 use http::{Extensions, HeaderMap, Method};
 
 use super::{RequestParts, Scopes, Tracer, contain, request::TracedRequest};
-use crate::rpc::{Protocol, Role, RpcInfo};
+use crate::{
+    protocol,
+    rpc::{Protocol, Role, RpcInfo},
+};
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
 ///
@@ -12,7 +15,6 @@ use crate::rpc::{Protocol, Role, RpcInfo};
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
     role: Role,
-    protocol: Protocol,
     describe: &'a dyn Fn(&dyn TracedRequest) -> RpcInfo,
     started: Started,
 }
@@ -29,13 +31,11 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(
         request: &'a mut dyn TracedRequest,
         role: Role,
-        protocol: Protocol,
         describe: &'a dyn Fn(&dyn TracedRequest) -> RpcInfo,
     ) -> Self {
         Self {
             parts: RequestParts::new(request),
             role,
-            protocol,
             describe,
             started: Started::default(),
         }
@@ -71,7 +71,7 @@ impl<'a> Candidate<'a> {
     /// What the request speaks.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        self.protocol
+        protocol::detect(self.parts.request().headers())
     }
 
     /// The request's path, a peer's word on a server.
@@ -107,7 +107,7 @@ impl fmt::Debug for Candidate<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Candidate")
             .field("role", &self.role)
-            .field("protocol", &self.protocol)
+            .field("protocol", &self.protocol())
             .field("path", &self.path())
             .finish_non_exhaustive()
     }

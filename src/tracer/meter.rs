@@ -10,11 +10,13 @@ pub(crate) struct Meter<'a> {
 
 impl Meter<'_> {
     /// From here on the direction's bytes are known; its messages too where `messages`.
+    #[inline]
     pub(crate) fn observe(&self, messages: bool) {
         self.stats.cell(self.direction).observe(messages);
     }
 
     /// Bytes of the body passed.
+    #[inline]
     pub(crate) fn bytes(&self, more: u64) {
         self.stats.cell(self.direction).bytes(more);
         if self.stats.is_detailed() {
@@ -29,6 +31,7 @@ impl Meter<'_> {
     }
 
     /// A message is complete.
+    #[inline]
     pub(crate) fn message(&self, size: u64, compressed: bool) {
         let cell = self.stats.cell(self.direction);
         let sequence = cell.message(size, compressed);
@@ -64,6 +67,7 @@ impl Meter<'_> {
     }
 
     /// The end of the body was seen.
+    #[inline]
     pub(crate) fn complete(&self) {
         self.stats.cell(self.direction).complete();
         if self.direction == Direction::Request {
@@ -82,6 +86,7 @@ impl Meter<'_> {
     }
 
     /// Something other than a message passed.
+    #[inline]
     pub(crate) fn event(&self, event: Event, kind: WireEventKind<'_>) {
         let detailed = self.stats.is_detailed();
         if !detailed && self.sink.is_none() {

@@ -34,10 +34,9 @@ use crate::rpc::{Direction, MethodPath, RpcInfo, Slot};
 ///         self.rpc.as_ref()
 ///     }
 ///
-///     fn observe(self, mut observer: RequestObserver) -> Self {
+///     fn observe(&mut self, mut observer: RequestObserver) {
 ///         observer.message(self.key.len() as u64, false);
 ///         observer.complete();
-///         self
 ///     }
 /// }
 /// ```
@@ -102,13 +101,8 @@ pub trait TracedRequest {
     /// Lets the request's content be counted: called once, after all tracers have started, right
     /// before the request goes to the service. Unless implemented, the request's figures are
     /// unknown.
-    #[must_use]
-    fn observe(self, observer: RequestObserver) -> Self
-    where
-        Self: Sized,
-    {
+    fn observe(&mut self, observer: RequestObserver) {
         drop(observer);
-        self
     }
 }
 
