@@ -2,7 +2,7 @@ use std::{
     borrow::Cow,
     fmt,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -110,6 +110,8 @@ pub struct RpcInfo(Arc<Record>);
 
 struct Record {
     description: Description,
+    /// Known once the request carries this record and has given the one it had.
+    above: OnceLock<Above>,
     stats: Stats,
 }
 
@@ -120,19 +122,45 @@ pub(crate) struct Description {
     pub(crate) protocol: Protocol,
     pub(crate) path: MethodPath,
     pub(crate) http_method: Option<http::Method>,
-    pub(crate) parent: Option<RpcInfo>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     /// The connection's two addresses, on a server.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) attempt: u32,
+    /// Which attempt it is, where the request says so.
+    pub(crate) attempt: Option<u32>,
+}
+
+/// The record an RPC stands under, and which attempt of that it is.
+struct Above {
+    rpc: RpcInfo,
+    attempt: u32,
 }
 
 impl RpcInfo {
     pub(crate) fn new(description: Description, level: Level) -> Self {
         let stats = Stats::new(description.role, level);
-        Self(Arc::new(Record { description, stats }))
+        Self(Arc::new(Record {
+            description,
+            above: OnceLock::new(),
+            stats,
+        }))
+    }
+
+    /// Links this record to the one above it: that of an outer layer, else the current one. Called
+    /// once, before anybody else sees this record.
+    pub(crate) fn stand_under(&self, outer: Option<Self>) {
+        let above = match outer {
+            Some(rpc) => Above {
+                attempt: rpc.stats().next_attempt(),
+                rpc,
+            },
+            None => match Self::current() {
+                Some(rpc) => Above { rpc, attempt: 1 },
+                None => return,
+            },
+        };
+        let _ = self.0.above.set(above);
     }
 
     /// The record of the RPC that is being served, or called, where this runs: set around every
@@ -244,7 +272,8 @@ impl RpcInfo {
     /// tracer layers makes.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.description.attempt
+        let above = self.0.above.get().map_or(1, |above| above.attempt);
+        self.0.description.attempt.unwrap_or(above)
     }
 
     /// The record this one stands under: that of an outer layer on the same request (the call of
@@ -252,7 +281,7 @@ impl RpcInfo {
     /// served when a handler calls a client).
     #[must_use]
     pub fn parent(&self) -> Option<&Self> {
-        self.0.description.parent.as_ref()
+        self.0.above.get().map(|above| &above.rpc)
     }
 
     /// How much is recorded.
@@ -321,11 +350,6 @@ impl RpcInfo {
             .extra_if_any()
             .map(|extra| extra.tags().clone())
             .unwrap_or_default()
-    }
-
-    /// The number of the next attempt of the call this is the record of.
-    pub(crate) fn next_attempt(&self) -> u32 {
-        self.stats().next_attempt()
     }
 
     /// Whether two handles are of the same record.

@@ -113,13 +113,11 @@ where
         if !open.is_open() {
             return inner.poll_frame(cx);
         }
-        let polled = match unwinding(|| open.enter(|| inner.as_mut().poll_frame(cx))) {
-            Ok(polled) => polled,
-            Err(panic) => {
-                open.end(&Cause::Panic(&*panic));
-                resume_unwind(panic)
-            }
-        };
+        let mut polled = Poll::Pending;
+        if let Err(panic) = unwinding(|| polled = open.enter(|| inner.as_mut().poll_frame(cx))) {
+            open.end(&Cause::Panic(&*panic));
+            resume_unwind(panic)
+        }
         let Some(meter) = open.meter() else {
             return polled;
         };

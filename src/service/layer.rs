@@ -226,7 +226,6 @@ impl Settings {
             mut timeout,
             attempt,
         } = protocol::request_head(request.headers(), role);
-        let outer = request.carried();
         if let (Role::Server, Some(own)) = (role, self.server_timeout) {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }
@@ -239,12 +238,11 @@ impl Settings {
             protocol,
             path: request.to_path(),
             http_method: request.http_method().cloned(),
-            parent: outer.cloned().or_else(RpcInfo::current),
             endpoints: self.endpoints.clone(),
             peer,
             local,
             timeout,
-            attempt: attempt.unwrap_or_else(|| outer.map_or(1, RpcInfo::next_attempt)),
+            attempt,
         };
         RpcInfo::new(description, level)
     }

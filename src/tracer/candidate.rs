@@ -52,7 +52,12 @@ impl<'a> Candidate<'a> {
             started,
             ..
         } = self;
-        let rpc = started.rpc.get_or_insert_with(|| describe(parts.request()));
+        let rpc = started.rpc.get_or_insert_with(|| {
+            let rpc = describe(parts.request());
+            let outer = parts.request_mut().carry(rpc.clone());
+            rpc.stand_under(outer);
+            rpc
+        });
         let state = contain("start", || {
             rpc.stats().raise_level(tracer.level());
             started.wants_events |= tracer.wants_events();
