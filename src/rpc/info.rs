@@ -72,6 +72,12 @@ impl Protocol {
         }
     }
 
+    /// Whether this is gRPC, or gRPC-Web.
+    #[must_use]
+    pub const fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcWeb | Self::GrpcWebText)
+    }
+
     /// Whether this is an RPC protocol over HTTP: gRPC, gRPC-Web or Connect.
     #[must_use]
     pub const fn is_rpc(self) -> bool {

@@ -2,6 +2,7 @@
 
 mod body;
 mod cause;
+mod counter;
 mod ending;
 mod future;
 mod http;
