@@ -80,14 +80,13 @@ impl TracedRequest for StoreRequest {
         self.rpc.as_ref()
     }
 
-    fn observe(self, mut observer: RequestObserver) -> Self {
+    fn observe(&mut self, mut observer: RequestObserver) {
         let size = match &self.operation {
             Operation::Get { key } => key.len(),
             Operation::Put { key, value } => key.len() + value.len(),
         };
         observer.message(size as u64, false);
         observer.complete();
-        self
     }
 }
 
