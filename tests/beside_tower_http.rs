@@ -37,7 +37,7 @@ where
         .layer(trace)
         .service_fn(async move |_: Request<String>| {
             let response = Response::builder().header("content-type", "application/grpc");
-            Ok::<_, http::Error>(response.body(StreamBody::new(frames(grpc_status)))?)
+            response.body(StreamBody::new(frames(grpc_status)))
         });
 
     let request = Request::post("/echo.Echo/UnaryEcho")
