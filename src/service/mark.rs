@@ -132,11 +132,14 @@ impl<F: Future> Future for MarkFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        // Here while it is polled: a panic ends the RPC before the future is dropped.
+        let mut finish = Finish {
+            rpc: this.finish.rpc.take(),
+            event: this.finish.event,
+        };
         let polled = this.inner.poll(cx);
-        if polled.is_ready()
-            && let Some(rpc) = this.finish.rpc.take()
-        {
-            rpc.record(this.finish.event);
+        if polled.is_pending() {
+            this.finish.rpc = finish.rpc.take();
         }
         polled
     }
