@@ -44,6 +44,12 @@ use crate::{
 /// and any other is a server's. So say `.client()` for an HTTP client, for a client without
 /// generated code, and in a proxy.
 ///
+/// # Several tracers
+///
+/// A tuple is one tracer: `TracerLayer::new((a, b))`. They share a record, start in order, and finish
+/// in reverse order. Two layers have a record each, and the inner one's
+/// [`parent`](RpcInfo::parent) is the outer one.
+///
 /// # The order of layers
 ///
 /// A layer sees what passes through it. On a tonic server, requests that are shed by tonic's own
