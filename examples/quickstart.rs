@@ -10,7 +10,7 @@
 
 mod echo;
 
-use std::{error::Error, panic, time::Duration};
+use std::{error::Error, fmt::Display, panic, time::Duration};
 
 use echo::{EchoClient, EchoServer, EchoService, listen, say};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -34,14 +34,12 @@ impl Tracer for Metrics {
     fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
 
     fn finish(&self, (): (), rpc: &RpcInfo) {
-        let stats = rpc.stats();
+        let (stats, side) = (rpc.stats(), rpc.role().as_str());
         let method = rpc.full_method().unwrap_or("unknown");
-        let status = stats.status().map_or("-".into(), |s| s.to_string());
-        let ended = stats.ending().map_or("-", |ending| ending.as_str());
+        let (status, ended) = (name(stats.status()), name(stats.ending()));
         let cost = millis(stats.cost().unwrap_or_default());
         let (sent, received) = (figures(stats.sent()), figures(stats.received()));
-        let side = rpc.role().as_str();
-        let line = row([method, side, &status, ended, &cost, &sent, &received]);
+        let line = row([method, side, &status, &ended, &cost, &sent, &received]);
         let _ = self.0.send((rpc.clone(), line));
     }
 }
@@ -54,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     leave_out_the_panic_we_ask_for();
     let (sender, mut finished) = unbounded_channel();
 
-    // The server. Its layer records every event; unless told so it keeps figures, not moments.
+    // The server. Its layer keeps the time of every event; unless told so, of start and finish only.
     let (incoming, uri) = listen().await?;
     let handler = MarkLayer::server_handle().layer(EchoServer::new(EchoService));
     let server = Server::builder()
@@ -73,12 +71,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "Each RPC as its two sides saw it. Cost: milliseconds. Sent, received: messages / bytes.\n"
     );
-    println!(
-        "{}",
-        row([
-            "method", "side", "status", "ended", "cost", "sent", "received"
-        ])
-    );
+    let heading = [
+        "method", "side", "status", "ended", "cost", "sent", "received",
+    ];
+    println!("{}", row(heading));
 
     client.unary_echo(say("hello")).await?;
     print_both_sides(&mut finished).await;
@@ -166,6 +162,10 @@ fn print_timeline(rpc: &RpcInfo) {
 fn row([method, side, status, ended, cost, sent, received]: [&str; 7]) -> String {
     let what = format!("{method:<36} {side:<6} {status:<17} {ended:<12}");
     format!("{what} {cost:>7} {sent:>8} {received:>8}")
+}
+
+fn name(what: Option<impl Display>) -> String {
+    what.map_or_else(|| "-".to_owned(), |what| what.to_string())
 }
 
 /// Messages and their bytes. What is not known is not zero.

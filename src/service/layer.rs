@@ -12,7 +12,9 @@ use crate::{
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
 ///
 /// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
-/// service whose request and response say how they are traced.
+/// service whose request and response say how they are traced: [`TracedRequest`] and
+/// [`TracedResponse`](crate::TracedResponse). HTTP's do, whatever their bodies are. The service's
+/// errors pass unchanged; they have to be `Display + 'static`.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

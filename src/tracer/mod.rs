@@ -29,7 +29,6 @@ use crate::rpc::{Level, RpcInfo};
 /// happens: a response, an error, a cancelled call, a panic.
 ///
 /// ```
-/// use std::time::Instant;
 /// use tower_tracer::{RequestParts, RpcInfo, Tracer};
 ///
 /// struct Print;
