@@ -72,8 +72,8 @@ impl TracedRequest for StoreRequest {
         self.method().into()
     }
 
-    fn carry(&mut self, rpc: &RpcInfo) {
-        self.rpc = Some(rpc.clone());
+    fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+        self.rpc.replace(rpc)
     }
 
     fn carried(&self) -> Option<&RpcInfo> {
