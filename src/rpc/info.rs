@@ -99,17 +99,36 @@ impl fmt::Display for Protocol {
 /// after the RPC is over.
 ///
 /// ```
-/// # use tower_tracer::{Event, Level, RpcInfo};
+/// use http::{Request, Response};
+/// use tower::{ServiceBuilder, ServiceExt as _};
+/// use tower_tracer::{Event, Level, RpcInfo, TracerLayer};
+///
 /// static CACHE_MISS: Event = Event::new("cache_miss", Level::Base);
 ///
+/// async fn handler(request: Request<String>) -> Result<Response<String>, std::io::Error> {
+///     let rpc = request.extensions().get::<RpcInfo>().unwrap();
+///     rpc.set_tag("tenant", "blue");
+///     look_up();
+///     Ok(Response::default())
+/// }
+///
+/// // Somewhere below the handler, where there is no request at hand.
 /// fn look_up() {
-///     // Somewhere below the handler.
 ///     if let Some(rpc) = RpcInfo::current() {
 ///         rpc.record(CACHE_MISS);
-///         rpc.set_tag("tenant", "blue");
 ///     }
 /// }
-/// # look_up();
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let layer = TracerLayer::new(()).tell_caller();
+/// let service = ServiceBuilder::new().layer(layer).service_fn(handler);
+/// let response = service.oneshot(Request::default()).await.unwrap();
+///
+/// let rpc = response.extensions().get::<RpcInfo>().unwrap();
+/// assert_eq!(rpc.tag("tenant").as_deref(), Some("blue"));
+/// assert!(rpc.stats().at(CACHE_MISS).is_some());
+/// assert!(RpcInfo::current().is_none());
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct RpcInfo(Arc<Record>);

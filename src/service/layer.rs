@@ -12,7 +12,9 @@ use crate::{
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
 ///
 /// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
-/// service whose request and response say how they are traced.
+/// service whose request and response say how they are traced: [`TracedRequest`] and
+/// [`TracedResponse`](crate::TracedResponse). HTTP's do, whatever their bodies are. The service's
+/// errors pass unchanged; they have to be `Display + 'static`.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,6 +45,12 @@ use crate::{
 /// `tonic::GrpcMethod`), a request that carries the record of an outer layer is of the same side,
 /// and any other is a server's. So say `.client()` for an HTTP client, for a client without
 /// generated code, and in a proxy.
+///
+/// # Several tracers
+///
+/// A tuple is one tracer: `TracerLayer::new((a, b))`. They share a record, start in order, and finish
+/// in reverse order. Two layers have a record each, and the inner one's
+/// [`parent`](RpcInfo::parent) is the outer one.
 ///
 /// # The order of layers
 ///

@@ -79,7 +79,7 @@ impl<'a> Candidate<'a> {
         protocol::detect(self.parts.request().headers())
     }
 
-    /// The request's path, a peer's word on a server.
+    /// The request's path. On a server it is what the caller sent.
     #[must_use]
     pub fn path(&self) -> &str {
         self.parts.path()

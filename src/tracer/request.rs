@@ -118,7 +118,7 @@ impl<'a> RequestParts<'a> {
         Self { request }
     }
 
-    /// The path, a peer's word on a server.
+    /// The path. On a server it is what the caller sent: fit for a log, not for a label.
     #[must_use]
     pub fn path(&self) -> &str {
         self.request.path()
