@@ -73,9 +73,8 @@ impl TracedRequest for Named {
         &self.0
     }
 
-    fn observe(self, mut observer: RequestObserver) -> Self {
+    fn observe(&mut self, mut observer: RequestObserver) {
         observer.message(3, false);
-        self
     }
 }
 
