@@ -14,9 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use proptest::{collection::vec, prelude::*, sample::select};
-use scripted::{Scripted, Step, poll_body, quiet, run, show};
+use scripted::{Polled, Scripted, Step, poll_body, quiet, run, show};
 use tower::{BoxError, Layer as _, Service as _, service_fn};
 use tower_tracer::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, TracerLayer, Traffic,
@@ -155,10 +155,8 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-type Polled<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
-
 /// All that can be seen of a body by one more poll; `None` for the poll where it panicked.
-fn look<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> (String, Option<Polled<B::Error>>)
+fn look<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> (String, Option<Polled<Bytes, B::Error>>)
 where
     B::Error: std::fmt::Display,
 {
@@ -335,7 +333,7 @@ enum Last {
 fn pass(
     figures: &mut Figures,
     bare: &impl Body,
-    polled: Option<Polled<Option<Code>>>,
+    polled: Option<Polled<Bytes, Option<Code>>>,
 ) -> Option<Last> {
     if figures.over {
         return None;

@@ -110,10 +110,10 @@ async fn a_panic_of_the_handler_is_recorded_and_goes_on() {
             () => Ok::<_, BoxError>(response([])),
         });
     let joined = tokio::spawn(service.oneshot(bare_request())).await;
-    let panic = joined
-        .err()
-        .expect("the panic reached the task")
-        .into_panic();
+    let Err(joined) = joined else {
+        panic!("the panic did not reach the task")
+    };
+    let panic = joined.into_panic();
     assert_eq!(panic.downcast_ref::<String>().unwrap(), "on purpose");
     assert_log(&recorder, &["finish panic UNKNOWN"]);
     let rpc = recorder.only_finished();

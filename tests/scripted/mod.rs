@@ -139,8 +139,11 @@ pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
+/// What a poll of a body gives.
+pub type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
+
 /// Polls a body once, with a waker that wakes nobody.
-pub fn poll_body<B: Body + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+pub fn poll_body<B: Body + Unpin>(body: &mut B) -> Polled<B::Data, B::Error> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -156,7 +159,7 @@ pub fn run<F: Future>(future: F) -> F::Output {
 }
 
 /// One line for what a poll of a body gave.
-pub fn show<E: Display>(polled: &Poll<Option<Result<Frame<Bytes>, E>>>) -> String {
+pub fn show<E: Display>(polled: &Polled<Bytes, E>) -> String {
     match polled {
         Poll::Pending => "pending".to_owned(),
         Poll::Ready(None) => "end".to_owned(),
