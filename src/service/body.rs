@@ -76,6 +76,9 @@ where
         }
         let mut polled = Poll::Pending;
         if let Err(panic) = unwinding(|| polled = open.enter(|| inner.as_mut().poll_frame(cx))) {
+            if let Some(meter) = open.meter() {
+                counter.end(&meter, false);
+            }
             open.end(&Cause::Panic(&*panic));
             resume_unwind(panic)
         }

@@ -1,8 +1,15 @@
 //! Looks into errors of types the layer does not choose.
 
-use std::{any::Any, error::Error, fmt};
+use std::{
+    any::Any,
+    error::Error,
+    fmt::{self, Write as _},
+};
 
-use crate::rpc::{Code, Ending};
+use crate::{
+    rpc::{Code, Ending},
+    tracer::contain,
+};
 
 /// An error as the layer sees it: what it displays, and its causes where its type is known to have
 /// some.
@@ -31,28 +38,34 @@ impl<'a> Failure<'a> {
     /// Walks the causes, outermost first; the first that means a code decides.
     pub(super) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
+        // What an error displays nobody may have asked for before: where it panics, what it has
+        // said until then counts.
+        contain("error", || self.ask(&mut verdict));
+        verdict
+    }
+
+    fn ask(&self, verdict: &mut Verdict) {
         let mut next = self.error;
         // Causes come from libraries, but a chain that bites its tail must not hold us up.
         for _ in 0..32 {
             let Some(error) = next else { break };
-            look(error, &mut verdict);
+            look(error, verdict);
             next = error.source();
         }
         if verdict.text.is_empty() {
             verdict.text = self.full_text();
         }
-        verdict
     }
 
-    /// What the error and its causes display.
+    /// What the error and its causes display, the first kilobyte or so.
     fn full_text(&self) -> String {
-        let mut text = self.text.to_string();
+        let mut text = head_of(self.text);
         let mut next = self.error.and_then(Error::source);
         while let Some(cause) = next {
-            if text.len() > 1024 {
+            if text.len() > LONGEST {
                 break;
             }
-            let cause_text = cause.to_string();
+            let cause_text = head_of(cause);
             if !text.contains(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);
@@ -60,6 +73,30 @@ impl<'a> Failure<'a> {
             next = cause.source();
         }
         text
+    }
+}
+
+/// No more than the first kilobyte of an error's text is kept.
+const LONGEST: usize = 1024;
+
+/// The beginning of what something displays.
+fn head_of(shown: &(impl fmt::Display + ?Sized)) -> String {
+    let mut head = Head(String::new());
+    // It fails where the text is longer than is asked for.
+    let _ = write!(head, "{shown}");
+    head.0
+}
+
+/// Takes text until it has enough.
+struct Head(String);
+
+impl fmt::Write for Head {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.extend(more.chars().take(LONGEST));
+        if self.0.len() > LONGEST {
+            return Err(fmt::Error);
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,25 @@ macro_rules! pointer {
 
 pointer! { Arc Box }
 
+/// The level of one of several.
+fn level_of<T: Tracer>(tracer: &T) -> Level {
+    contain("level", || tracer.level()).unwrap_or(Level::Disabled)
+}
+
+/// Whether one of several wants events.
+fn wants_events<T: Tracer>(tracer: &T) -> bool {
+    contain("wants_events", || tracer.wants_events()).unwrap_or(false)
+}
+
+/// Reports an event to one of several, if it wants to hear.
+fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
+    contain("event", || {
+        if tracer.wants_events() {
+            tracer.event(state, rpc, event);
+        }
+    });
+}
+
 /// All start in order and finish in reverse order; each hook of each is contained.
 impl<T: Tracer> Tracer for Vec<T> {
     type State = Vec<Option<T::State>>;
@@ -109,22 +128,18 @@ impl<T: Tracer> Tracer for Vec<T> {
     }
 
     fn level(&self) -> Level {
-        self.iter()
-            .map(Tracer::level)
-            .max()
-            .unwrap_or(Level::Disabled)
+        let levels = self.iter().map(level_of);
+        levels.max().unwrap_or(Level::Disabled)
     }
 
     fn wants_events(&self) -> bool {
-        self.iter().any(Tracer::wants_events)
+        self.iter().any(wants_events)
     }
 
     fn event(&self, states: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
         for (tracer, state) in self.iter().zip(states) {
-            if let Some(state) = state
-                && tracer.wants_events()
-            {
-                contain("event", || tracer.event(state, rpc, event));
+            if let Some(state) = state {
+                report(tracer, state, rpc, event);
             }
         }
     }
@@ -175,18 +190,18 @@ macro_rules! tuple {
 
             fn level(&self) -> Level {
                 let level = Level::Disabled;
-                $(let level = level.max(self.$index.level());)+
+                $(let level = level.max(level_of(&self.$index));)+
                 level
             }
 
             fn wants_events(&self) -> bool {
-                $(self.$index.wants_events())||+
+                $(wants_events(&self.$index))||+
             }
 
             fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
                 $(
-                    if let Some(state) = &mut state.$index && self.$index.wants_events() {
-                        contain("event", || self.$index.event(state, rpc, event));
+                    if let Some(state) = &mut state.$index {
+                        report(&self.$index, state, rpc, event);
                     }
                 )+
             }
