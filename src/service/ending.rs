@@ -111,7 +111,12 @@ fn from_failure(rpc: &RpcInfo, failure: &Failure<'_>, ending: Ending) -> Outcome
 
 fn dropped(rpc: &RpcInfo) -> Outcome {
     // A task that unwinds drops its future: the panic was elsewhere in it.
-    inferred(rpc, Ending::Cancelled, Code::Cancelled)
+    let code = match (rpc.role(), rpc.stats().http_status()) {
+        // A gRPC client gives up on the page that comes with an HTTP error.
+        (Role::Client, Some(http)) if http != 200 => grpc::code_of_http(http),
+        _ => Code::Cancelled,
+    };
+    inferred(rpc, Ending::Cancelled, code)
 }
 
 fn told(status: Status) -> Outcome {
