@@ -1,6 +1,6 @@
 //! Looks into errors of types the layer does not choose.
 
-use std::{any::Any, error::Error, fmt};
+use std::{any::Any, error::Error, fmt, iter};
 
 use crate::rpc::{Code, Ending};
 
@@ -31,17 +31,24 @@ impl<'a> Failure<'a> {
     /// Walks the causes, outermost first; the first that means a code decides.
     pub(super) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
-        let mut next = self.error;
-        // Causes come from libraries, but a chain that bites its tail must not hold us up.
-        for _ in 0..32 {
-            let Some(error) = next else { break };
+        for error in self.chain() {
             look(error, &mut verdict);
-            next = error.source();
         }
         if verdict.text.is_empty() {
             verdict.text = self.full_text();
         }
         verdict
+    }
+
+    /// Whether the HTTP/2 stream or its connection failed, as opposed to what was sent on it.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.chain().any(is_of_stream)
+    }
+
+    /// The error and its causes, outermost first.
+    fn chain(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+        // Causes come from libraries, but a chain that bites its tail must not hold us up.
+        iter::successors(self.error, |&error| error.source()).take(32)
     }
 
     /// What the error and its causes display.
@@ -91,6 +98,15 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     let _ = (error, verdict);
+}
+
+fn is_of_stream(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "transport")]
+    if error.is::<h2::Error>() {
+        return true;
+    }
+    let _ = error;
+    false
 }
 
 /// A type parameter does not tell whether it is an error; these are the ones that matter.

@@ -34,6 +34,9 @@ pub(super) enum Cause<'a> {
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let outcome = match cause {
+        Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd if has_lost_caller(rpc) => {
+            dropped(rpc)
+        }
         Cause::Headers(headers) => from_headers(rpc, headers, Ending::HeadersOnly),
         Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
         Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
@@ -117,6 +120,11 @@ fn dropped(rpc: &RpcInfo) -> Outcome {
         _ => Code::Cancelled,
     };
     inferred(rpc, Ending::Cancelled, code)
+}
+
+/// The stream failed while a server read the request: what its handler answers goes nowhere.
+fn has_lost_caller(rpc: &RpcInfo) -> bool {
+    rpc.role() == Role::Server && rpc.stats().request().is_lost()
 }
 
 fn told(status: Status) -> Outcome {

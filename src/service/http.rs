@@ -77,11 +77,11 @@ impl<B: 'static> TracedRequest for Request<B> {
         reason = "no feature brings a body type that can hold any body"
     )
 )]
-fn observe<B: Body + Default>(
-    body: &mut B,
-    mut observer: RequestObserver,
-    erase: fn(RequestBody<B>) -> B,
-) {
+fn observe<B>(body: &mut B, mut observer: RequestObserver, erase: fn(RequestBody<B>) -> B)
+where
+    B: Body + Default,
+    B::Error: fmt::Display + 'static,
+{
     let Some(rpc) = observer.rpc() else { return };
     let framed = is_framed(rpc.protocol());
     let Some(meter) = observer.meter() else {
