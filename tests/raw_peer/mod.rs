@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use h2::{
     Reason, RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
@@ -26,7 +29,7 @@ use http_body_util::StreamBody;
 use prost::Message as _;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::JoinHandle,
 };
 use tonic::{
@@ -58,12 +61,14 @@ pub enum Step {
     Trailers(HeaderMap),
     /// RST_STREAM.
     Reset(Reason),
-    /// GOAWAY on the connection, which is then closed.
+    /// GOAWAY on the connection: with NO_ERROR it is closed when its streams are over, else at once.
     GoAway(Reason),
     /// Closes the TCP connection without a word.
     HangUp,
     /// Waits until the test allows the rest.
     Wait(Arc<Notify>),
+    /// Leaves the stream open, where a script's end would end it.
+    Forever,
 }
 
 /// Response headers as a gRPC server sends them.
@@ -165,12 +170,15 @@ impl RawServer {
             return;
         };
         let mut scripts = FuturesUnordered::new();
+        let (ask, mut asked) = mpsc::unbounded_channel();
         // One task polls the scripts, then the connection: what a script gave to the connection is
         // written before the script goes on.
         poll_fn(|cx| {
             loop {
-                while let Poll::Ready(Some(asked)) = scripts.poll_next_unpin(cx) {
+                let _ = scripts.poll_next_unpin(cx);
+                while let Poll::Ready(Some(asked)) = asked.poll_recv(cx) {
                     match asked {
+                        Asked::GoAway(Reason::NO_ERROR) => connection.graceful_shutdown(),
                         Asked::GoAway(reason) => connection.abrupt_shutdown(reason),
                         Asked::HangUp => return Poll::Ready(()),
                     }
@@ -179,7 +187,8 @@ impl RawServer {
                     Poll::Ready(Some(Ok((request, reply)))) => {
                         let (head, body) = request.into_parts();
                         seen.lock().unwrap().push(Request::from_parts(head, ()));
-                        scripts.push(Self::play(Arc::clone(&script), reply, body));
+                        let ask = ask.clone();
+                        scripts.push(Self::play(Arc::clone(&script), reply, body, ask));
                     }
                     Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
                     Poll::Pending => return Poll::Pending,
@@ -190,7 +199,12 @@ impl RawServer {
     }
 
     /// The request's body is held, not read: to drop it would reset the stream.
-    async fn play(script: Arc<[Step]>, mut reply: SendResponse<Bytes>, _body: RecvStream) -> Asked {
+    async fn play(
+        script: Arc<[Step]>,
+        mut reply: SendResponse<Bytes>,
+        _body: RecvStream,
+        ask: mpsc::UnboundedSender<Asked>,
+    ) {
         let mut stream: Option<SendStream<Bytes>> = None;
         for step in script.iter().cloned() {
             match (step, &mut stream) {
@@ -206,14 +220,15 @@ impl RawServer {
                 (Step::Trailers(trailers), Some(stream)) => drop(stream.send_trailers(trailers)),
                 (Step::Reset(reason), Some(stream)) => stream.send_reset(reason),
                 (Step::Reset(reason), None) => reply.send_reset(reason),
-                (Step::GoAway(reason), _) => return Asked::GoAway(reason),
-                (Step::HangUp, _) => return Asked::HangUp,
+                (Step::GoAway(reason), _) => ask.send(Asked::GoAway(reason)).unwrap(),
+                (Step::HangUp, _) => ask.send(Asked::HangUp).unwrap(),
                 (Step::Wait(go_on), _) => go_on.notified().await,
+                (Step::Forever, _) => break,
                 (step, None) => panic!("{step:?} before headers"),
             }
             tokio::task::yield_now().await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -434,13 +449,27 @@ impl RawClient {
 
     /// Opens a stream with a gRPC request to a path.
     pub async fn open(&mut self, path: &str, more: &[(&str, &str)]) -> RawCall {
+        self.try_open(path, more).await.unwrap()
+    }
+
+    /// As [`open`](Self::open), on a connection that the server may have closed.
+    pub async fn try_open(
+        &mut self,
+        path: &str,
+        more: &[(&str, &str)],
+    ) -> Result<RawCall, h2::Error> {
         let mut headers = map(&[("content-type", "application/grpc"), ("te", "trailers")]);
         headers.extend(map(more));
         self.open_with(Method::POST, path, headers).await
     }
 
     /// Opens a stream with these request headers and no others.
-    pub async fn open_with(&mut self, method: Method, path: &str, headers: HeaderMap) -> RawCall {
+    pub async fn open_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<RawCall, h2::Error> {
         let mut request = Request::new(());
         *request.method_mut() = method;
         *request.uri_mut() = http::Uri::builder()
@@ -450,9 +479,9 @@ impl RawClient {
             .build()
             .unwrap();
         *request.headers_mut() = headers;
-        poll_fn(|cx| self.requests.poll_ready(cx)).await.unwrap();
-        let (response, stream) = self.requests.send_request(request, false).unwrap();
-        RawCall { response, stream }
+        poll_fn(|cx| self.requests.poll_ready(cx)).await?;
+        let (response, stream) = self.requests.send_request(request, false)?;
+        Ok(RawCall { response, stream })
     }
 
     /// A whole unary request, and what comes back.
@@ -527,7 +556,7 @@ impl Answer {
 /// Starts a tonic server whose handler answers every request with a script; it reads the request to
 /// its end first. Traced where there is a recorder.
 ///
-/// Of the steps, those of a stream are played: headers, data, trailers.
+/// Of the steps, those a handler can take are played: headers, data, trailers, and to stop there.
 pub async fn serve_script(recorder: Option<&Recorder>, script: impl Into<Arc<[Step]>>) -> String {
     let script: Arc<[Step]> = script.into();
     let answer = move |request: axum::extract::Request| {
@@ -559,6 +588,7 @@ pub async fn serve_script(recorder: Option<&Recorder>, script: impl Into<Arc<[St
 /// A script as the response of a handler.
 fn answer(script: &[Step]) -> Response<axum::body::Body> {
     let (mut status, mut headers, mut frames) = (200, HeaderMap::new(), Vec::new());
+    let mut forever = false;
     for step in script {
         match step.clone() {
             Step::Headers(code, map) => (status, headers) = (code, map),
@@ -568,11 +598,16 @@ fn answer(script: &[Step]) -> Response<axum::body::Body> {
             Step::Data(data) => frames.push(Ok::<_, std::convert::Infallible>(Frame::data(data))),
             Step::Trailers(trailers) => frames.push(Ok(Frame::trailers(trailers))),
             Step::End => {}
+            Step::Forever => forever = true,
             step => panic!("a handler cannot play {step:?}"),
         }
     }
-    let body = StreamBody::new(tokio_stream::iter(frames));
-    head(status, headers).map(|()| axum::body::Body::new(body))
+    let frames = tokio_stream::iter(frames);
+    let body = match forever {
+        true => axum::body::Body::new(StreamBody::new(frames.chain(stream::pending()))),
+        false => axum::body::Body::new(StreamBody::new(frames)),
+    };
+    head(status, headers).map(|()| body)
 }
 
 /// What became of one request to a traced server.
