@@ -4,12 +4,13 @@
 mod common;
 mod raw_peer;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use common::{
     echo::{EchoClient, EchoRequest, EchoServer, EchoService, listen, say},
     serve, soon,
 };
+use futures_util::StreamExt as _;
 use h2::Reason;
 use prost::Message as _;
 use raw_peer::{
@@ -175,6 +176,39 @@ async fn a_cancel_when_the_deadline_has_passed_is_a_deadline() {
         Code::DeadlineExceeded,
         Some(Code::Cancelled),
     );
+}
+
+// Ending 7.
+#[tokio::test]
+async fn a_caller_that_drops_the_response_cancels_and_the_half_message_is_not_counted() {
+    let half = framed(0, &encoded("two")).slice(..7);
+    let server = RawServer::start([ok(), message("one"), Step::Data(half), Step::Forever]).await;
+    let channel = Endpoint::from_shared(server.uri).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let recorder = Recorder::new();
+    let mut client = EchoClient::new(traced(channel, &recorder));
+    let call = client.server_streaming_echo(say("hello"));
+    let mut responses = soon(call).await.unwrap().into_inner();
+    soon(responses.message()).await.unwrap().unwrap();
+    let rpc = recorder.started().remove(0);
+    // The next message never comes, but half of it does.
+    soon(poll_fn(|cx| {
+        assert!(responses.poll_next_unpin(cx).is_pending());
+        match rpc.stats().response().wire_bytes() {
+            Some(17) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }))
+    .await;
+    assert_eq!(rpc.stats().ending(), None);
+    drop(responses);
+
+    assert!(recorder.only_finished().same(&rpc));
+    reports(&rpc, Ending::Cancelled, Code::Cancelled, None);
+    let response = rpc.stats().response();
+    assert_eq!(response.messages(), Some(1));
+    assert!(response.truncated());
+    assert!(!response.is_complete());
 }
 
 // Ending 17.

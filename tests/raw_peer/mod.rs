@@ -353,13 +353,23 @@ pub async fn meet_with(
     script: impl Into<Arc<[Step]>>,
     set_up: impl Fn(Endpoint) -> Endpoint,
 ) -> Met {
+    let request = || tonic::Request::new(say("hello"));
+    meet_asking(kind, script, set_up, request).await
+}
+
+/// As [`meet_with`], with another request.
+pub async fn meet_asking(
+    kind: Kind,
+    script: impl Into<Arc<[Step]>>,
+    set_up: impl Fn(Endpoint) -> Endpoint,
+    request: impl Fn() -> tonic::Request<EchoRequest>,
+) -> Met {
     let server = RawServer::start(script).await;
     // A connection each: a peer may well spoil it.
     let connect = || async {
         let endpoint = Endpoint::from_shared(server.uri.clone()).unwrap();
         set_up(endpoint).connect().await.unwrap()
     };
-    let request = || tonic::Request::new(say("hello"));
 
     let plain = EchoClient::new(connect().await);
     let plain = tokio::spawn(ask(plain, kind, request()));
@@ -374,6 +384,11 @@ pub async fn meet_with(
         got, expected,
         "what the caller gets, with and without the layer"
     );
+    let [plain, traced] = &server.requests()[..] else {
+        panic!("two requests in {:?}", server.requests());
+    };
+    assert_eq!(traced.headers(), plain.headers());
+    assert_eq!(traced.uri(), plain.uri());
     assert_eq!(recorder.started().len(), 1);
     Met {
         rpc: recorder.only_finished(),
@@ -566,17 +581,30 @@ pub async fn serve_script(recorder: Option<&Recorder>, script: impl Into<Arc<[St
             answer(&script)
         }
     };
-    let routes = Routes::from(axum::Router::new().fallback(answer));
+    serve_routes(
+        recorder.map(|recorder| TracerLayer::new(recorder.clone())),
+        Server::builder(),
+        Routes::from(axum::Router::new().fallback(answer)),
+    )
+    .await
+}
+
+/// Starts a tonic server, with this layer where there is one.
+pub async fn serve_routes(
+    layer: Option<TracerLayer<Recorder>>,
+    server: Server,
+    routes: Routes,
+) -> String {
     let (incoming, uri) = crate::common::echo::listen().await.unwrap();
-    let mut server = Server::builder().http2_max_header_list_size(4 << 20);
-    match recorder {
+    let mut server = server.http2_max_header_list_size(4 << 20);
+    match layer {
         None => {
             let server = server.add_routes(routes).serve_with_incoming(incoming);
             tokio::spawn(server);
         }
-        Some(recorder) => {
+        Some(layer) => {
             let server = server
-                .layer(TracerLayer::new(recorder.clone()))
+                .layer(layer)
                 .add_routes(routes)
                 .serve_with_incoming(incoming);
             tokio::spawn(server);
