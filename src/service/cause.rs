@@ -87,6 +87,14 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     #[cfg(feature = "transport")]
+    if error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_timeout)
+    {
+        // The peer answers no ping.
+        verdict.code.get_or_insert(Code::Unavailable);
+    }
+    #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
         if let Some(reason) = h2.reason() {
             verdict
