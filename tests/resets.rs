@@ -15,8 +15,8 @@ use h2::Reason;
 use prost::Message as _;
 use raw_peer::{
     Kind::{ServerStreaming, Unary},
-    Met, RawCall, RawClient, RawServer, Step, data, encoded, framed, meet, message, ok, saw,
-    serve_script, traced, trailers,
+    Met, RawCall, RawClient, RawServer, Step, data, encoded, framed, meet, meet_with, message, ok,
+    saw, serve_script, traced, trailers,
 };
 use tokio::sync::Notify;
 use tonic::transport::{Endpoint, Server};
@@ -245,6 +245,22 @@ fn is_lost(met: &Met, messages: Option<u64>) {
     assert_eq!(met.got.code(), Some(tonic::Code::Unknown));
     assert!(stats.error().is_some_and(|error| !error.is_empty()));
     assert_eq!(stats.response().messages(), messages);
+}
+
+// Ending 17.
+#[tokio::test]
+async fn a_connection_that_answers_no_ping_is_lost() {
+    let impatient = |endpoint: Endpoint| {
+        endpoint
+            .http2_keep_alive_interval(Duration::from_millis(400))
+            .keep_alive_timeout(Duration::from_millis(400))
+    };
+    let met = meet_with(ServerStreaming, [Step::Freeze], impatient).await;
+    agrees(&met, Ending::ServiceError, Code::Unavailable);
+    // Within a response hyper tells what it tells of any lost connection.
+    let script = [ok(), message("one"), Step::Freeze];
+    let met = meet_with(ServerStreaming, script, impatient).await;
+    is_lost(&met, Some(1));
 }
 
 // Ending 17.

@@ -65,6 +65,8 @@ pub enum Step {
     GoAway(Reason),
     /// Closes the TCP connection without a word.
     HangUp,
+    /// Neither reads nor writes from here on, and keeps the connection.
+    Freeze,
     /// Waits until the test allows the rest.
     Wait(Arc<Notify>),
     /// Leaves the stream open, where a script's end would end it.
@@ -139,6 +141,7 @@ pub struct RawServer {
 enum Asked {
     GoAway(Reason),
     HangUp,
+    Freeze,
 }
 
 impl RawServer {
@@ -173,14 +176,14 @@ impl RawServer {
         let (ask, mut asked) = mpsc::unbounded_channel();
         // One task polls the scripts, then the connection: what a script gave to the connection is
         // written before the script goes on.
-        poll_fn(|cx| {
+        let last = poll_fn(|cx| {
             loop {
                 let _ = scripts.poll_next_unpin(cx);
                 while let Poll::Ready(Some(asked)) = asked.poll_recv(cx) {
                     match asked {
                         Asked::GoAway(Reason::NO_ERROR) => connection.graceful_shutdown(),
                         Asked::GoAway(reason) => connection.abrupt_shutdown(reason),
-                        Asked::HangUp => return Poll::Ready(()),
+                        asked => return Poll::Ready(Some(asked)),
                     }
                 }
                 match connection.poll_accept(cx) {
@@ -190,12 +193,15 @@ impl RawServer {
                         let ask = ask.clone();
                         scripts.push(Self::play(Arc::clone(&script), reply, body, ask));
                     }
-                    Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
+                    Poll::Ready(None | Some(Err(_))) => return Poll::Ready(None),
                     Poll::Pending => return Poll::Pending,
                 }
             }
         })
         .await;
+        if let Some(Asked::Freeze) = last {
+            std::future::pending().await
+        }
     }
 
     /// The request's body is held, not read: to drop it would reset the stream.
@@ -222,6 +228,7 @@ impl RawServer {
                 (Step::Reset(reason), None) => reply.send_reset(reason),
                 (Step::GoAway(reason), _) => ask.send(Asked::GoAway(reason)).unwrap(),
                 (Step::HangUp, _) => ask.send(Asked::HangUp).unwrap(),
+                (Step::Freeze, _) => ask.send(Asked::Freeze).unwrap(),
                 (Step::Wait(go_on), _) => go_on.notified().await,
                 (Step::Forever, _) => break,
                 (step, None) => panic!("{step:?} before headers"),
