@@ -296,9 +296,9 @@ impl Stats {
     ///
     /// For gRPC it comes from the trailers, else the headers, else the causes of an error, else from
     /// gRPC's [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
-    /// (on a client). A missing or garbled one is UNKNOWN, a dropped RPC is CANCELLED, and what was
-    /// CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as grpc-go reports it. What the
-    /// wire said is [`wire_status`](Self::wire_status).
+    /// (on a client). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
+    /// CANCELLED, and what was CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as
+    /// grpc-go reports it. What the wire said is [`wire_status`](Self::wire_status).
     #[must_use]
     #[inline]
     pub fn status(&self) -> Option<Status> {

@@ -214,7 +214,11 @@ impl<B> RequestBody<B> {
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -245,7 +249,12 @@ impl<B: Body> Body for RequestBody<B> {
                 }
                 true
             }
-            Poll::Ready(Some(Err(_))) => false,
+            Poll::Ready(Some(Err(error))) => {
+                if Failure::new(error).is_of_stream() {
+                    meter.lose();
+                }
+                false
+            }
             Poll::Ready(None) => true,
         };
         counter.end(&meter, complete);

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     error::Error,
     fmt::{self, Write as _},
+    iter,
 };
 
 use crate::{
@@ -45,16 +46,23 @@ impl<'a> Failure<'a> {
     }
 
     fn ask(&self, verdict: &mut Verdict) {
-        let mut next = self.error;
-        // Causes come from libraries, but a chain that bites its tail must not hold us up.
-        for _ in 0..32 {
-            let Some(error) = next else { break };
+        for error in self.chain() {
             look(error, verdict);
-            next = error.source();
         }
         if verdict.text.is_empty() {
             verdict.text = self.full_text();
         }
+    }
+
+    /// Whether the HTTP/2 stream or its connection failed, as opposed to what was sent on it.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.chain().any(is_of_stream)
+    }
+
+    /// The error and its causes, outermost first.
+    fn chain(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+        // Causes come from libraries, but a chain that bites its tail must not hold us up.
+        iter::successors(self.error, |&error| error.source()).take(32)
     }
 
     /// What the error and its causes display, the first kilobyte or so.
@@ -117,6 +125,14 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     #[cfg(feature = "transport")]
+    if error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_timeout)
+    {
+        // The peer answers no ping.
+        verdict.code.get_or_insert(Code::Unavailable);
+    }
+    #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
         if let Some(reason) = h2.reason() {
             verdict
@@ -128,6 +144,15 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     let _ = (error, verdict);
+}
+
+fn is_of_stream(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "transport")]
+    if error.is::<h2::Error>() {
+        return true;
+    }
+    let _ = error;
+    false
 }
 
 /// A type parameter does not tell whether it is an error; these are the ones that matter.

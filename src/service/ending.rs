@@ -37,6 +37,9 @@ pub(super) enum Cause<'a> {
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let outcome = match cause {
+        Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd if has_lost_caller(rpc) => {
+            dropped(rpc)
+        }
         Cause::Headers(headers) => from_headers(rpc, headers, Ending::HeadersOnly),
         Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
         Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
@@ -140,7 +143,17 @@ fn from_failure(rpc: &RpcInfo, failure: &Failure<'_>, ending: Ending) -> Outcome
 
 fn dropped(rpc: &RpcInfo) -> Outcome {
     // A task that unwinds drops its future: the panic was elsewhere in it.
-    inferred(rpc, Ending::Cancelled, Code::Cancelled)
+    let code = match (rpc.role(), rpc.stats().http_status()) {
+        // A gRPC client gives up on the page that comes with an HTTP error.
+        (Role::Client, Some(http)) if http != 200 => grpc::code_of_http(http),
+        _ => Code::Cancelled,
+    };
+    inferred(rpc, Ending::Cancelled, code)
+}
+
+/// The stream failed while a server read the request: what its handler answers goes nowhere.
+fn has_lost_caller(rpc: &RpcInfo) -> bool {
+    rpc.role() == Role::Server && rpc.stats().request().is_lost()
 }
 
 fn told(ending: Ending, status: Status) -> Outcome {

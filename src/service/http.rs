@@ -77,12 +77,15 @@ impl<B: 'static> TracedRequest for Request<B> {
         reason = "no feature brings a body type that can hold any body"
     )
 )]
-fn observe<B: Body + Default>(
+fn observe<B>(
     body: &mut B,
     counter: Counter,
     mut observer: RequestObserver,
     erase: fn(RequestBody<B>) -> B,
-) {
+) where
+    B: Body + Default,
+    B::Error: fmt::Display + 'static,
+{
     let Some(meter) = observer.meter() else {
         return;
     };
