@@ -26,7 +26,21 @@ pub(crate) trait Frames {
 impl Framing {
     /// Takes the next bytes and tells of the frames that they complete.
     #[inline]
-    pub(crate) fn scan(&mut self, mut bytes: &[u8], frames: &mut impl Frames) {
+    pub(crate) fn scan(&mut self, bytes: &[u8], frames: &mut impl Frames) {
+        // The common case: one whole message.
+        if self.seen == 0
+            && let Some((&[flags, a, b, c, d], content)) = bytes.split_first_chunk::<5>()
+            && content.len() == u32::from_be_bytes([a, b, c, d]) as usize
+        {
+            if !content.is_empty() {
+                frames.content(flags, content);
+            }
+            return frames.frame(flags, u32::from_be_bytes([a, b, c, d]));
+        }
+        self.scan_pieces(bytes, frames);
+    }
+
+    fn scan_pieces(&mut self, mut bytes: &[u8], frames: &mut impl Frames) {
         while !bytes.is_empty() {
             if self.seen < 5 {
                 if let (0, Some((prefix, rest))) = (self.seen, bytes.split_first_chunk::<5>()) {

@@ -75,8 +75,9 @@ pub(crate) fn find<'a, const N: usize>(
     let mut found = [None; N];
     for (name, value) in headers {
         for (found, wanted) in found.iter_mut().zip(names) {
-            if found.is_none() && name == wanted {
-                *found = Some(value);
+            if name == wanted {
+                // A header with several values is met once for each, the first one first.
+                found.get_or_insert(value);
                 break;
             }
         }
