@@ -203,7 +203,8 @@ impl Settings {
             None => self.level,
             Some(choose) => {
                 let parts = RequestParts::new(request);
-                crate::tracer::contain("level_of", || choose(&parts)).unwrap_or(self.level)
+                crate::tracer::contain::<LevelOf, _>("level_of", || choose(&parts))
+                    .unwrap_or(self.level)
             }
         }
     }

@@ -115,7 +115,8 @@ impl<T: Tracer> Shared<T> {
         let mut candidate = Candidate::new(request, role, &describe);
         let tracer = &*self.tracer;
         let state =
-            crate::tracer::contain("try_start", || tracer.try_start(&mut candidate)).flatten();
+            crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))
+                .flatten();
         let started = candidate.into_started();
         let Some(rpc) = started.rpc else {
             return OpenRpc::closed();

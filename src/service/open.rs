@@ -165,7 +165,7 @@ impl<T: Tracer> Open<T> {
         };
         if let Some(state) = state {
             let tracer = &*self.shared.tracer;
-            contain("finish", || tracer.finish(state, rpc));
+            contain::<T, _>("finish", || tracer.finish(state, rpc));
         }
     }
 }
@@ -191,7 +191,7 @@ impl<T: Tracer> EventSink for Watched<T> {
         if let Some(state) = &mut *state {
             let at = Duration::from_nanos(at);
             let event = WireEvent { at, kind };
-            contain("event", || {
+            contain::<T, _>("event", || {
                 self.shared.tracer.event(state, &self.rpc, &event)
             });
         }

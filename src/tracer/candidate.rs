@@ -53,7 +53,7 @@ impl<'a> Candidate<'a> {
             ..
         } = self;
         let rpc = started.rpc.get_or_insert_with(|| describe(parts.request()));
-        let state = contain("start", || {
+        let state = contain::<T, _>("start", || {
             rpc.stats().raise_level(tracer.level());
             started.wants_events |= tracer.wants_events();
             tracer.start(rpc, parts)

@@ -96,35 +96,38 @@ impl<T: Tracer> Tracer for Vec<T> {
     type State = Vec<Option<T::State>>;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State {
-        let start = |tracer: &T| contain("start", || tracer.start(rpc, request));
+        let start = |tracer: &T| contain::<T, _>("start", || tracer.start(rpc, request));
         self.iter().map(start).collect()
     }
 
     fn finish(&self, mut states: Self::State, rpc: &RpcInfo) {
         for tracer in self.iter().take(states.len()).rev() {
             if let Some(state) = states.pop().flatten() {
-                contain("finish", || tracer.finish(state, rpc));
+                contain::<T, _>("finish", || tracer.finish(state, rpc));
             }
         }
     }
 
     fn level(&self) -> Level {
         self.iter()
-            .map(Tracer::level)
+            .filter_map(|tracer| contain::<T, _>("level", || tracer.level()))
             .max()
             .unwrap_or(Level::Disabled)
     }
 
     fn wants_events(&self) -> bool {
-        self.iter().any(Tracer::wants_events)
+        let wants = |tracer: &T| contain::<T, _>("wants_events", || tracer.wants_events());
+        self.iter().any(|tracer| wants(tracer).unwrap_or_default())
     }
 
     fn event(&self, states: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
         for (tracer, state) in self.iter().zip(states) {
-            if let Some(state) = state
-                && tracer.wants_events()
-            {
-                contain("event", || tracer.event(state, rpc, event));
+            if let Some(state) = state {
+                contain::<T, _>("event", || {
+                    if tracer.wants_events() {
+                        tracer.event(state, rpc, event);
+                    }
+                });
             }
         }
     }
@@ -140,7 +143,7 @@ impl<T: Tracer> Tracer for Vec<T> {
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         let mut states = Vec::new();
         for (index, tracer) in self.iter().enumerate() {
-            let state = contain("try_start", || tracer.try_start(candidate)).flatten();
+            let state = contain::<T, _>("try_start", || tracer.try_start(candidate)).flatten();
             if state.is_some() && states.is_empty() {
                 // Nothing is allocated until one takes part.
                 states.reserve_exact(self.len());
@@ -161,32 +164,40 @@ macro_rules! tuple {
             type State = ($(Option<$tracer::State>,)+);
 
             fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State {
-                ($(contain("start", || self.$index.start(rpc, request)),)+)
+                ($(contain::<$tracer, _>("start", || self.$index.start(rpc, request)),)+)
             }
 
             #[inline]
             fn finish(&self, mut state: Self::State, rpc: &RpcInfo) {
                 $(
                     if let Some(state) = state.$reversed.take() {
-                        contain("finish", || self.$reversed.finish(state, rpc));
+                        contain::<$tracer, _>("finish", || self.$reversed.finish(state, rpc));
                     }
                 )+
             }
 
             fn level(&self) -> Level {
                 let level = Level::Disabled;
-                $(let level = level.max(self.$index.level());)+
+                $(
+                    let wanted = contain::<$tracer, _>("level", || self.$index.level());
+                    let level = level.max(wanted.unwrap_or(Level::Disabled));
+                )+
                 level
             }
 
             fn wants_events(&self) -> bool {
-                $(self.$index.wants_events())||+
+                let wants = |wanted: Option<bool>| wanted.unwrap_or_default();
+                $(wants(contain::<$tracer, _>("wants_events", || self.$index.wants_events())))||+
             }
 
             fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
                 $(
-                    if let Some(state) = &mut state.$index && self.$index.wants_events() {
-                        contain("event", || self.$index.event(state, rpc, event));
+                    if let Some(state) = &mut state.$index {
+                        contain::<$tracer, _>("event", || {
+                            if self.$index.wants_events() {
+                                self.$index.event(state, rpc, event);
+                            }
+                        });
                     }
                 )+
             }
@@ -200,7 +211,7 @@ macro_rules! tuple {
             #[inline]
             fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
                 let state =
-                    ($(contain("try_start", || self.$index.try_start(candidate)).flatten(),)+);
+                    ($(contain::<$tracer, _>("try_start", || self.$index.try_start(candidate)).flatten(),)+);
                 let any = $(state.$index.is_some())||+;
                 any.then_some(state)
             }
