@@ -17,6 +17,6 @@ pub use service::{
     TracerLayer, TracerService,
 };
 pub use tracer::{
-    Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer, WireEvent,
-    WireEventKind, contained_panics,
+    BoxTracer, Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer,
+    WireEvent, WireEventKind, combine, contained_panics, on_finish,
 };

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current, extra::Extra,
+    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current,
+    draw::LazyDraw, extra::Extra,
 };
 
 /// Which side of the RPC a layer stands on.
@@ -111,6 +112,7 @@ pub struct RpcInfo(Arc<Record>);
 struct Record {
     description: Description,
     stats: Stats,
+    draw: LazyDraw,
 }
 
 /// What is known of an RPC when it starts.
@@ -132,7 +134,11 @@ pub(crate) struct Description {
 impl RpcInfo {
     pub(crate) fn new(description: Description, level: Level) -> Self {
         let stats = Stats::new(description.role, level);
-        Self(Arc::new(Record { description, stats }))
+        Self(Arc::new(Record {
+            description,
+            stats,
+            draw: LazyDraw::default(),
+        }))
     }
 
     /// The record of the RPC that is being served, or called, where this runs: set around every
@@ -326,6 +332,17 @@ impl RpcInfo {
     /// The number of the next attempt of the call this is the record of.
     pub(crate) fn next_attempt(&self) -> u32 {
         self.stats().next_attempt()
+    }
+
+    /// The random number it shares with the RPCs it stands under and with those under it.
+    pub(crate) fn draw(&self) -> Draw {
+        let inherit = || self.parent().map_or_else(Draw::new, Self::draw);
+        self.0.draw.get_or_init(inherit)
+    }
+
+    /// Gives it a draw that was made before the record was.
+    pub(crate) fn set_draw(&self, draw: Draw) {
+        self.0.draw.get_or_init(|| draw);
     }
 
     /// Whether two handles are of the same record.

@@ -111,7 +111,7 @@ where
             return Poll::Ready(None);
         };
         if !open.is_open() {
-            return inner.poll_frame(cx);
+            return open.enter(|| inner.poll_frame(cx));
         }
         let polled = match unwinding(|| open.enter(|| inner.as_mut().poll_frame(cx))) {
             Ok(polled) => polled,

@@ -76,7 +76,8 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let mut open = self.shared.open(&mut request);
         if !open.is_open() {
-            return ResponseFuture::new(self.inner.call(request), open);
+            let future = open.enter(|| self.inner.call(request));
+            return ResponseFuture::new(future, open);
         }
         let inner = &mut self.inner;
         match unwinding(|| open.enter(|| inner.call(request))) {
@@ -119,7 +120,7 @@ impl<T: Tracer> Shared<T> {
                 .flatten();
         let started = candidate.into_started();
         let Some(rpc) = started.rpc else {
-            return OpenRpc::closed();
+            return OpenRpc::declined(started.draw.get());
         };
         request.carry(&rpc);
         let (open, observer) = OpenRpc::new(
