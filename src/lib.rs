@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 //! draft
 
+pub mod guide;
 mod protocol;
 mod rpc;
 mod service;

@@ -47,23 +47,18 @@ macro_rules! inner {
 ///
 /// ```
 /// use std::sync::mpsc;
-/// use tower_tracer::{TracerLayer, on_finish};
-/// # use http::{Request, Response};
-/// # use tower::{ServiceBuilder, ServiceExt as _};
+/// use tower_tracer::on_finish;
 ///
-/// let (slow, all_slow) = mpsc::channel();
-/// let layer = TracerLayer::new(on_finish(move |rpc| {
-///     let _ = slow.send((rpc.path().to_owned(), rpc.stats().cost()));
-/// }));
-/// # let service = ServiceBuilder::new().layer(layer.server()).service_fn(async |_: Request<String>| {
-/// #     Ok::<_, std::convert::Infallible>(Response::new(String::new()))
-/// # });
-/// # let request = Request::get("/hello").body(String::new()).unwrap();
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(service.oneshot(request)).unwrap();
+/// let (costs, all_costs) = mpsc::channel();
+/// let tracer = on_finish(move |rpc| {
+///     let _ = costs.send((rpc.path().to_owned(), rpc.stats().cost()));
+/// });
+/// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+/// # doc::call(tracer, ["/shop.Cart/Add"]);
 ///
-/// // A request to /hello later:
-/// let (path, cost) = all_slow.try_recv().unwrap();
-/// assert_eq!(path, "/hello");
+/// // A call of the cart later:
+/// let (path, cost) = all_costs.recv().unwrap();
+/// assert_eq!(path, "/shop.Cart/Add");
 /// assert!(cost.is_some());
 /// ```
 pub fn on_finish<F>(finish: F) -> OnFinish<F>
