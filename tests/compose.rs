@@ -647,9 +647,13 @@ fn the_tracer_an_rpc_started_with_decides_about_its_events() {
         .layer(Exchange::new([1], Ends::Trailers(0)));
     let response = now(service.call(request())).unwrap();
     tracer.set(on_finish(|_| {}).boxed());
-    let seen = old.log().len();
     drop(now(response.into_body().collect()));
-    assert!(old.log().len() > seen, "{:?}", old.log());
+    old.assert_in_order([
+        "response_headers",
+        "response_message #0 1B",
+        "trailers",
+        "finish",
+    ]);
 
     let response = now(service.call(request())).unwrap();
     tracer.set(new.clone().boxed());
@@ -684,7 +688,25 @@ fn a_tracer_is_replaced_under_load_and_none_is_lost() {
     assert_eq!(all, 1000);
 }
 
-// --- Filters, boxes ---
+// --- Filters, boxes, the recorder ---
+
+#[test]
+fn the_recorder_tells_which_line_is_missing_in_the_order() {
+    let recorder = Recorder::new();
+    Exchange::new([], Ends::Trailers(0)).run(recorder.clone());
+    recorder.assert_in_order(["start", "trailers", "finish"]);
+    for wrong in [
+        ["finish", "start"],
+        ["start", "start"],
+        ["start", "response_message"],
+    ] {
+        let caught = std::panic::catch_unwind(|| recorder.assert_in_order(wrong));
+        let said = *caught.unwrap_err().downcast::<String>().unwrap();
+        assert!(said.starts_with(&format!("no {:?}", wrong[1])), "{said}");
+    }
+    assert_eq!(recorder.started_of(METHOD).len(), 1);
+    assert_eq!(recorder.started_of("test.Script/Other").len(), 0);
+}
 
 #[test]
 fn ready_made_filters_know_health_checks_and_reflection_by_their_services() {

@@ -321,7 +321,7 @@ fn panics_of_all_at_once_are_contained() {
 #[cfg(feature = "tracing")]
 #[test]
 fn the_first_panic_of_each_hook_is_reported_with_both_names() {
-    use std::fmt;
+    use std::{any::type_name, fmt};
 
     use tracing::{
         Event, Metadata, Subscriber,
@@ -368,9 +368,10 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
         }
     }
 
-    struct Careless(Hook);
+    /// A type for each place.
+    struct Careless<const PLACE: u8>(Hook);
 
-    impl Tracer for Careless {
+    impl<const PLACE: u8> Tracer for Careless<PLACE> {
         type State = ();
 
         fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {
@@ -391,16 +392,21 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
     tracing::subscriber::with_default(reports.clone(), || {
         for hook in [Hook::Start, Hook::Finish] {
             for ends in [Ends::Trailers(0), Ends::BodyEnd] {
-                // One in a box, one at the top of the layer, one within another tracer.
                 let exchange = Exchange::new([], ends);
-                exchange.run(vec![Careless(hook).boxed()]);
-                exchange.run(Careless(hook));
-                exchange.run((Careless(hook), ()));
+                exchange.run(vec![Careless::<0>(hook).boxed()]);
+                exchange.run(Careless::<1>(hook));
+                exchange.run((Careless::<2>(hook), ()));
             }
         }
     });
     let reports = reports.0.lock().unwrap();
-    let name = std::any::type_name::<Careless>();
-    let expected = ["start", "finish"].map(|hook| format!("ERROR hook={hook:?} tracer={name:?}"));
-    assert_eq!(*reports, expected);
+    let names = [
+        type_name::<Careless<0>>(),
+        type_name::<Careless<1>>(),
+        type_name::<Careless<2>>(),
+    ];
+    let expected = ["start", "finish"]
+        .into_iter()
+        .flat_map(|hook| names.map(|tracer| format!("ERROR hook={hook:?} tracer={tracer:?}")));
+    assert_eq!(*reports, expected.collect::<Vec<_>>());
 }

@@ -103,7 +103,7 @@ impl<T: Tracer> Tracer for Vec<T> {
     fn finish(&self, mut states: Self::State, rpc: &RpcInfo) {
         for tracer in self.iter().take(states.len()).rev() {
             if let Some(state) = states.pop().flatten() {
-                contain::<T, _>("finish", || tracer.finish(state, rpc));
+                finish(tracer, state, rpc);
             }
         }
     }
@@ -157,6 +157,10 @@ impl<T: Tracer> Tracer for Vec<T> {
     }
 }
 
+fn finish<T: Tracer>(tracer: &T, state: T::State, rpc: &RpcInfo) {
+    contain::<T, _>("finish", || tracer.finish(state, rpc));
+}
+
 macro_rules! tuple {
     ($(($($tracer:ident $index:tt),+ ; $($reversed:tt),+))*) => {$(
         /// All start in order and finish in reverse order; each hook of each is contained.
@@ -171,7 +175,7 @@ macro_rules! tuple {
             fn finish(&self, mut state: Self::State, rpc: &RpcInfo) {
                 $(
                     if let Some(state) = state.$reversed.take() {
-                        contain::<$tracer, _>("finish", || self.$reversed.finish(state, rpc));
+                        finish(&self.$reversed, state, rpc);
                     }
                 )+
             }
