@@ -2,12 +2,18 @@
 //!
 //! `generated.rs` is made from `echo.proto`; the test `generated_code` makes it again and compares.
 
-#![allow(dead_code, missing_docs, unreachable_pub, unnameable_types)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    unnameable_types,
+    unused_imports
+)]
 
-use std::{pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
-use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status, Streaming, transport::server::TcpIncoming};
 
 #[rustfmt::skip]
 #[allow(clippy::all, rust_2018_idioms)]
@@ -116,9 +122,79 @@ pub fn say(message: impl Into<String>) -> EchoRequest {
     }
 }
 
+impl EchoRequest {
+    /// Asks for so many messages in a server stream.
+    pub fn times(self, count: u32) -> Self {
+        Self { count, ..self }
+    }
+
+    /// Asks to wait before each message of the response.
+    pub fn after(self, delay: Duration) -> Self {
+        let delay_ms = delay.as_millis().try_into().unwrap_or(u32::MAX);
+        Self { delay_ms, ..self }
+    }
+
+    /// Asks to end with this code.
+    pub fn failing(self, code: Code) -> Self {
+        let code = code as u32;
+        Self { code, ..self }
+    }
+
+    /// Asks the handler to panic.
+    pub fn panicking(self) -> Self {
+        Self {
+            panic: true,
+            ..self
+        }
+    }
+}
+
+/// An Echo service of which only `UnaryEcho` does something: what the closure does.
+#[derive(Clone, Debug)]
+pub struct Unary<F>(pub F);
+
+#[tonic::async_trait]
+impl<F, Answer> Echo for Unary<F>
+where
+    F: Fn(Request<EchoRequest>) -> Answer + Send + Sync + 'static,
+    Answer: Future<Output = Result<Response<EchoResponse>, Status>> + Send,
+{
+    async fn unary_echo(
+        &self,
+        request: Request<EchoRequest>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        (self.0)(request).await
+    }
+
+    type ServerStreamingEchoStream = Responses;
+
+    async fn server_streaming_echo(
+        &self,
+        _: Request<EchoRequest>,
+    ) -> Result<Response<Responses>, Status> {
+        Err(Status::unimplemented("only unary"))
+    }
+
+    async fn client_streaming_echo(
+        &self,
+        _: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        Err(Status::unimplemented("only unary"))
+    }
+
+    type BidirectionalStreamingEchoStream = Responses;
+
+    async fn bidirectional_streaming_echo(
+        &self,
+        _: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        Err(Status::unimplemented("only unary"))
+    }
+}
+
 /// A listener on a free port of the loopback address, and its URI.
-pub async fn listen() -> std::io::Result<(TcpListenerStream, String)> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let uri = format!("http://{}", listener.local_addr()?);
-    Ok((TcpListenerStream::new(listener), uri))
+pub async fn listen() -> std::io::Result<(TcpIncoming, String)> {
+    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into())?.with_nodelay(Some(true));
+    let uri = format!("http://{}", incoming.local_addr()?);
+    Ok((incoming, uri))
 }

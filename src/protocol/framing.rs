@@ -11,18 +11,22 @@ pub(crate) struct Framing {
     missing: u32,
 }
 
-/// A frame that is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Scan {
-    pub(crate) flags: u8,
-    pub(crate) length: u32,
+/// Takes what [`Framing`] finds.
+pub(crate) trait Frames {
+    /// Bytes of a frame with these flags.
+    #[inline]
+    fn content(&mut self, flags: u8, bytes: &[u8]) {
+        let _ = (flags, bytes);
+    }
+
+    /// A frame is complete.
+    fn frame(&mut self, flags: u8, length: u32);
 }
 
 impl Framing {
-    /// Takes the next bytes and calls `found` for each frame that they complete.
+    /// Takes the next bytes and tells of the frames that they complete.
     #[inline]
-    pub(crate) fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Scan)) {
-        // The common case: a whole prefix at hand.
+    pub(crate) fn scan(&mut self, mut bytes: &[u8], frames: &mut impl Frames) {
         while !bytes.is_empty() {
             if self.seen < 5 {
                 if let (0, Some((prefix, rest))) = (self.seen, bytes.split_first_chunk::<5>()) {
@@ -44,14 +48,15 @@ impl Framing {
             let here = usize::try_from(self.missing)
                 .unwrap_or(usize::MAX)
                 .min(bytes.len());
-            bytes = bytes.get(here..).unwrap_or_default();
+            let (content, rest) = bytes.split_at_checked(here).unwrap_or((bytes, &[]));
+            if !content.is_empty() {
+                frames.content(self.prefix[0], content);
+            }
+            bytes = rest;
             self.missing -= u32::try_from(here).unwrap_or(self.missing);
             if self.missing == 0 {
                 self.seen = 0;
-                found(Scan {
-                    flags: self.prefix[0],
-                    length: self.length(),
-                });
+                frames.frame(self.prefix[0], self.length());
             }
         }
     }
@@ -69,11 +74,23 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Framing, Scan};
+    use super::{Frames, Framing};
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Scan {
+        flags: u8,
+        length: u32,
+    }
+
+    impl Frames for Vec<Scan> {
+        fn frame(&mut self, flags: u8, length: u32) {
+            self.push(Scan { flags, length });
+        }
+    }
 
     fn scan(framing: &mut Framing, bytes: &[u8]) -> Vec<Scan> {
         let mut found = Vec::new();
-        framing.scan(bytes, |scan| found.push(scan));
+        framing.scan(bytes, &mut found);
         found
     }
 

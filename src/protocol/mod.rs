@@ -1,9 +1,14 @@
 //! What stands on the wire: which protocol, where its messages begin and end, what its status is.
 
+mod base64;
+#[cfg(feature = "connect")]
+pub(crate) mod connect;
 mod framing;
 pub(crate) mod grpc;
+pub(crate) mod grpc_web;
 
-pub(crate) use framing::Framing;
+pub(crate) use base64::Base64;
+pub(crate) use framing::{Frames, Framing};
 
 use std::time::Duration;
 
@@ -37,6 +42,10 @@ pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHe
     head.protocol = by_content_type(headers, content_type);
     if head.protocol.is_rpc() {
         head.timeout = timeout.and_then(grpc::timeout);
+        #[cfg(feature = "connect")]
+        if !head.protocol.is_grpc() {
+            head.timeout = headers.get(&connect::TIMEOUT).and_then(connect::timeout);
+        }
         if role == Role::Server {
             head.attempt = Some(grpc::attempt(attempts));
         }
@@ -88,6 +97,9 @@ fn by_content_type(headers: &HeaderMap, content_type: Option<&HeaderValue>) -> P
             _ => Protocol::Http,
         };
     }
+    if !cfg!(feature = "connect") {
+        return Protocol::Http;
+    }
     if content_type.starts_with(b"application/connect+") {
         return Protocol::ConnectStreaming;
     }
@@ -114,6 +126,7 @@ mod tests {
     use crate::rpc::Protocol;
 
     #[test]
+    #[cfg(feature = "connect")]
     fn protocols_are_told_apart_by_content_type_and_version_header() {
         let connect = ("connect-protocol-version", "1");
         for (content_type, other, protocol) in [

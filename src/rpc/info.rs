@@ -2,7 +2,7 @@ use std::{
     borrow::Cow,
     fmt,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -73,6 +73,12 @@ impl Protocol {
         }
     }
 
+    /// Whether this is gRPC, or gRPC-Web.
+    #[must_use]
+    pub const fn is_grpc(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcWeb | Self::GrpcWebText)
+    }
+
     /// Whether this is an RPC protocol over HTTP: gRPC, gRPC-Web or Connect.
     #[must_use]
     pub const fn is_rpc(self) -> bool {
@@ -94,23 +100,44 @@ impl fmt::Display for Protocol {
 /// after the RPC is over.
 ///
 /// ```
-/// # use tower_tracer::{Event, Level, RpcInfo};
+/// use http::{Request, Response};
+/// use tower::{ServiceBuilder, ServiceExt as _};
+/// use tower_tracer::{Event, Level, RpcInfo, TracerLayer};
+///
 /// static CACHE_MISS: Event = Event::new("cache_miss", Level::Base);
 ///
+/// async fn handler(request: Request<String>) -> Result<Response<String>, std::io::Error> {
+///     let rpc = request.extensions().get::<RpcInfo>().unwrap();
+///     rpc.set_tag("tenant", "blue");
+///     look_up();
+///     Ok(Response::default())
+/// }
+///
+/// // Somewhere below the handler, where there is no request at hand.
 /// fn look_up() {
-///     // Somewhere below the handler.
 ///     if let Some(rpc) = RpcInfo::current() {
 ///         rpc.record(CACHE_MISS);
-///         rpc.set_tag("tenant", "blue");
 ///     }
 /// }
-/// # look_up();
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let layer = TracerLayer::new(()).tell_caller();
+/// let service = ServiceBuilder::new().layer(layer).service_fn(handler);
+/// let response = service.oneshot(Request::default()).await.unwrap();
+///
+/// let rpc = response.extensions().get::<RpcInfo>().unwrap();
+/// assert_eq!(rpc.tag("tenant").as_deref(), Some("blue"));
+/// assert!(rpc.stats().at(CACHE_MISS).is_some());
+/// assert!(RpcInfo::current().is_none());
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct RpcInfo(Arc<Record>);
 
 struct Record {
     description: Description,
+    /// Known once the request carries this record and has given the one it had.
+    above: OnceLock<Above>,
     stats: Stats,
     draw: LazyDraw,
 }
@@ -122,13 +149,19 @@ pub(crate) struct Description {
     pub(crate) protocol: Protocol,
     pub(crate) path: MethodPath,
     pub(crate) http_method: Option<http::Method>,
-    pub(crate) parent: Option<RpcInfo>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     /// The connection's two addresses, on a server.
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) attempt: u32,
+    /// Which attempt it is, where the request says so.
+    pub(crate) attempt: Option<u32>,
+}
+
+/// The record an RPC stands under, and which attempt of that it is.
+struct Above {
+    rpc: RpcInfo,
+    attempt: u32,
 }
 
 impl RpcInfo {
@@ -136,9 +169,26 @@ impl RpcInfo {
         let stats = Stats::new(description.role, level);
         Self(Arc::new(Record {
             description,
+            above: OnceLock::new(),
             stats,
             draw: LazyDraw::default(),
         }))
+    }
+
+    /// Links this record to the one above it: that of an outer layer, else the current one. Called
+    /// once, before anybody else sees this record.
+    pub(crate) fn stand_under(&self, outer: Option<Self>) {
+        let above = match outer {
+            Some(rpc) => Above {
+                attempt: rpc.stats().next_attempt(),
+                rpc,
+            },
+            None => match Self::current() {
+                Some(rpc) => Above { rpc, attempt: 1 },
+                None => return,
+            },
+        };
+        let _ = self.0.above.set(above);
     }
 
     /// The record of the RPC that is being served, or called, where this runs: set around every
@@ -250,7 +300,8 @@ impl RpcInfo {
     /// tracer layers makes.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.description.attempt
+        let above = self.0.above.get().map_or(1, |above| above.attempt);
+        self.0.description.attempt.unwrap_or(above)
     }
 
     /// The record this one stands under: that of an outer layer on the same request (the call of
@@ -258,7 +309,7 @@ impl RpcInfo {
     /// served when a handler calls a client).
     #[must_use]
     pub fn parent(&self) -> Option<&Self> {
-        self.0.description.parent.as_ref()
+        self.0.above.get().map(|above| &above.rpc)
     }
 
     /// How much is recorded.
@@ -327,11 +378,6 @@ impl RpcInfo {
             .extra_if_any()
             .map(|extra| extra.tags().clone())
             .unwrap_or_default()
-    }
-
-    /// The number of the next attempt of the call this is the record of.
-    pub(crate) fn next_attempt(&self) -> u32 {
-        self.stats().next_attempt()
     }
 
     /// The random number it shares with the RPCs it stands under and with those under it.

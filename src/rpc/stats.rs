@@ -19,6 +19,36 @@ use super::{
 /// All of it can be read at any time, live while the RPC runs, and after it for as long as somebody
 /// holds the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from
 /// the start of the RPC.
+///
+/// ```
+/// # use {http::{Request, Response}, tower::{ServiceBuilder, ServiceExt as _}};
+/// use tower_tracer::{Code, Ending, Event, Level, RpcInfo, Status, TracerLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), http::Error> {
+/// // A gRPC handler that finds nothing.
+/// let service = ServiceBuilder::new()
+///     .layer(TracerLayer::new(()).level(Level::Detailed).tell_caller())
+///     .service_fn(async |_: Request<String>| {
+///         Response::builder().header("grpc-status", "5").body(String::new())
+///     });
+/// let request = Request::post("/echo.Echo/UnaryEcho").header("content-type", "application/grpc");
+/// let response = service.oneshot(request.body(String::new())?).await?;
+///
+/// let stats = response.extensions().get::<RpcInfo>().unwrap().stats();
+/// assert_eq!(stats.status(), Some(Status::Grpc(Code::NotFound)));
+/// assert_eq!(stats.ending(), Some(Ending::HeadersOnly));
+/// assert_eq!(stats.http_status(), Some(200));
+/// assert!(stats.failed() && stats.error().is_none());
+///
+/// assert_eq!(stats.cost(), stats.duration(Event::RPC_START, Event::RPC_FINISH));
+/// assert!(stats.at(Event::RESPONSE_HEADERS) <= stats.cost());
+/// assert_eq!(stats.at(Event::TRAILERS), None);
+///
+/// // This layer does not know the type of the request's body; unknown is not zero.
+/// assert_eq!(stats.request().wire_bytes(), None);
+/// assert_eq!(stats.response().wire_bytes(), Some(0));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Stats {
     role: Role,
@@ -266,9 +296,9 @@ impl Stats {
     ///
     /// For gRPC it comes from the trailers, else the headers, else the causes of an error, else from
     /// gRPC's [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
-    /// (on a client). A missing or garbled one is UNKNOWN, a dropped RPC is CANCELLED, and what was
-    /// CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as grpc-go reports it. What the
-    /// wire said is [`wire_status`](Self::wire_status).
+    /// (on a client). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
+    /// CANCELLED, and what was CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as
+    /// grpc-go reports it. What the wire said is [`wire_status`](Self::wire_status).
     #[must_use]
     #[inline]
     pub fn status(&self) -> Option<Status> {

@@ -29,6 +29,7 @@ const BYTES: u8 = 1;
 const MESSAGES: u8 = 1 << 1;
 const COMPLETE: u8 = 1 << 2;
 const TRUNCATED: u8 = 1 << 3;
+const LOST: u8 = 1 << 4;
 
 impl Traffic {
     /// How many messages passed, whole ones only.
@@ -97,6 +98,11 @@ impl Traffic {
         self.flags & TRUNCATED != 0
     }
 
+    /// Whether the stream failed under the body, so that nothing more can pass either way.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.flags & LOST != 0
+    }
+
     fn counts_messages(&self) -> bool {
         self.flags & MESSAGES != 0
     }
@@ -149,6 +155,10 @@ impl TrafficCell {
 
     pub(crate) fn truncate(&self) {
         self.set(TRUNCATED);
+    }
+
+    pub(crate) fn lose(&self) {
+        self.set(LOST);
     }
 
     /// Messages can no longer be told from the bytes.

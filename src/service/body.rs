@@ -5,59 +5,20 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{OpenRpc, cause::Failure, ending::Cause, unwinding};
-use crate::{
-    protocol::Framing,
-    rpc::Event,
-    tracer::{Meter, RequestObserver, Tracer, WireEventKind},
+use super::{
+    OpenRpc,
+    cause::Failure,
+    counter::{Counter, LastWord},
+    ending::Cause,
+    unwinding,
 };
-
-/// Counts the data of one body.
-#[derive(Debug, Default)]
-pub(super) struct Counter {
-    /// Finds the messages, where the protocol has some.
-    framing: Option<Framing>,
-}
-
-impl Counter {
-    pub(super) fn new(framed: bool) -> Self {
-        Self {
-            framing: framed.then(Framing::default),
-        }
-    }
-
-    #[inline]
-    fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
-        let length = data.remaining();
-        meter.bytes(length as u64);
-        let Some(framing) = &mut self.framing else {
-            return;
-        };
-        let bytes = data.chunk();
-        if bytes.len() == length {
-            framing.scan(bytes, |frame| {
-                meter.message(frame.length.into(), frame.flags & 1 != 0);
-            });
-        } else {
-            // Data in pieces cannot be looked at without taking it.
-            self.framing = None;
-            meter.lose_messages();
-        }
-    }
-
-    fn end(&self, meter: &Meter<'_>, complete: bool) {
-        if self.framing.as_ref().is_some_and(Framing::is_inside) {
-            meter.truncate();
-        }
-        if complete {
-            meter.complete();
-        }
-    }
-}
+use crate::{
+    rpc::Event,
+    tracer::{RequestObserver, Tracer, WireEventKind},
+};
 
 pin_project! {
     /// The body of a traced response: when it ends, or is dropped, its RPC is over.
@@ -113,13 +74,14 @@ where
         if !open.is_open() {
             return open.enter(|| inner.poll_frame(cx));
         }
-        let polled = match unwinding(|| open.enter(|| inner.as_mut().poll_frame(cx))) {
-            Ok(polled) => polled,
-            Err(panic) => {
-                open.end(&Cause::Panic(&*panic));
-                resume_unwind(panic)
+        let mut polled = Poll::Pending;
+        if let Err(panic) = unwinding(|| polled = open.enter(|| inner.as_mut().poll_frame(cx))) {
+            if let Some(meter) = open.meter() {
+                counter.end(&meter, false);
             }
-        };
+            open.end(&Cause::Panic(&*panic));
+            resume_unwind(panic)
+        }
         let Some(meter) = open.meter() else {
             return polled;
         };
@@ -128,12 +90,17 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     counter.data(&meter, data);
+                    if let Some(word) = counter.last_word() {
+                        counter.end(&meter, true);
+                        end_by_word(open, word);
+                        return polled;
+                    }
                     // The peer may not poll again.
                     if !inner.is_end_stream() {
                         return polled;
                     }
                     counter.end(&meter, true);
-                    Cause::BodyEnd
+                    body_end(counter)
                 } else if let Some(trailers) = frame.trailers_ref() {
                     counter.end(&meter, true);
                     meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
@@ -148,7 +115,7 @@ where
             }
             Poll::Ready(None) => {
                 counter.end(&meter, true);
-                Cause::BodyEnd
+                body_end(counter)
             }
         };
         open.end(&cause);
@@ -165,6 +132,35 @@ where
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The end of a body without trailers.
+fn body_end(counter: &Counter) -> Cause<'static> {
+    #[cfg(feature = "connect")]
+    if let Some(error) = counter.error() {
+        return Cause::Connect(crate::rpc::Ending::BodyEnd, Some(error));
+    }
+    let _ = counter;
+    Cause::BodyEnd
+}
+
+/// The body itself has said how the RPC ended.
+fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord) {
+    match word {
+        LastWord::Trailers(trailers) => {
+            if let Some(meter) = open.meter() {
+                meter.event(Event::TRAILERS, WireEventKind::Trailers(&trailers));
+            }
+            open.end(&Cause::Trailers(&trailers));
+        }
+        #[cfg(feature = "connect")]
+        LastWord::Connect(Ok(error)) => {
+            open.end(&Cause::Connect(crate::rpc::Ending::Trailers, error));
+        }
+        // Garbage is no status.
+        #[cfg(feature = "connect")]
+        LastWord::Connect(Err(())) => open.end(&Cause::BodyEnd),
     }
 }
 
@@ -218,7 +214,11 @@ impl<B> RequestBody<B> {
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -249,7 +249,12 @@ impl<B: Body> Body for RequestBody<B> {
                 }
                 true
             }
-            Poll::Ready(Some(Err(_))) => false,
+            Poll::Ready(Some(Err(error))) => {
+                if Failure::new(error).is_of_stream() {
+                    meter.lose();
+                }
+                false
+            }
             Poll::Ready(None) => true,
         };
         counter.end(&meter, complete);

@@ -1,8 +1,16 @@
 //! Looks into errors of types the layer does not choose.
 
-use std::{any::Any, error::Error, fmt};
+use std::{
+    any::Any,
+    error::Error,
+    fmt::{self, Write as _},
+    iter,
+};
 
-use crate::rpc::{Code, Ending};
+use crate::{
+    rpc::{Code, Ending},
+    tracer::contain,
+};
 
 /// An error as the layer sees it: what it displays, and its causes where its type is known to have
 /// some.
@@ -31,28 +39,41 @@ impl<'a> Failure<'a> {
     /// Walks the causes, outermost first; the first that means a code decides.
     pub(super) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
-        let mut next = self.error;
-        // Causes come from libraries, but a chain that bites its tail must not hold us up.
-        for _ in 0..32 {
-            let Some(error) = next else { break };
-            look(error, &mut verdict);
-            next = error.source();
+        // What an error displays nobody may have asked for before: where it panics, what it has
+        // said until then counts.
+        contain::<dyn fmt::Display, _>("error", || self.ask(&mut verdict));
+        verdict
+    }
+
+    fn ask(&self, verdict: &mut Verdict) {
+        for error in self.chain() {
+            look(error, verdict);
         }
         if verdict.text.is_empty() {
             verdict.text = self.full_text();
         }
-        verdict
     }
 
-    /// What the error and its causes display.
+    /// Whether the HTTP/2 stream or its connection failed, as opposed to what was sent on it.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.chain().any(is_of_stream)
+    }
+
+    /// The error and its causes, outermost first.
+    fn chain(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+        // Causes come from libraries, but a chain that bites its tail must not hold us up.
+        iter::successors(self.error, |&error| error.source()).take(32)
+    }
+
+    /// What the error and its causes display, the first kilobyte or so.
     fn full_text(&self) -> String {
-        let mut text = self.text.to_string();
+        let mut text = head_of(self.text);
         let mut next = self.error.and_then(Error::source);
         while let Some(cause) = next {
-            if text.len() > 1024 {
+            if text.len() > LONGEST {
                 break;
             }
-            let cause_text = cause.to_string();
+            let cause_text = head_of(cause);
             if !text.contains(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);
@@ -60,6 +81,30 @@ impl<'a> Failure<'a> {
             next = cause.source();
         }
         text
+    }
+}
+
+/// No more than the first kilobyte of an error's text is kept.
+const LONGEST: usize = 1024;
+
+/// The beginning of what something displays.
+fn head_of(shown: &(impl fmt::Display + ?Sized)) -> String {
+    let mut head = Head(String::new());
+    // It fails where the text is longer than is asked for.
+    let _ = write!(head, "{shown}");
+    head.0
+}
+
+/// Takes text until it has enough.
+struct Head(String);
+
+impl fmt::Write for Head {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.extend(more.chars().take(LONGEST));
+        if self.0.len() > LONGEST {
+            return Err(fmt::Error);
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +125,14 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     #[cfg(feature = "transport")]
+    if error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_timeout)
+    {
+        // The peer answers no ping.
+        verdict.code.get_or_insert(Code::Unavailable);
+    }
+    #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
         if let Some(reason) = h2.reason() {
             verdict
@@ -91,6 +144,15 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     let _ = (error, verdict);
+}
+
+fn is_of_stream(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "transport")]
+    if error.is::<h2::Error>() {
+        return true;
+    }
+    let _ = error;
+    false
 }
 
 /// A type parameter does not tell whether it is an error; these are the ones that matter.

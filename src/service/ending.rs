@@ -18,6 +18,9 @@ pub(super) enum Cause<'a> {
     Trailers(&'a HeaderMap),
     /// The end of the body, without trailers.
     BodyEnd,
+    /// Connect's own word, in the body: an error, or none.
+    #[cfg(feature = "connect")]
+    Connect(Ending, Option<crate::protocol::connect::Error>),
     /// The layer was told so, and maybe with which status.
     Told(Option<Status>),
     /// The inner service's error.
@@ -34,10 +37,15 @@ pub(super) enum Cause<'a> {
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let outcome = match cause {
+        Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd if has_lost_caller(rpc) => {
+            dropped(rpc)
+        }
         Cause::Headers(headers) => from_headers(rpc, headers, Ending::HeadersOnly),
         Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
         Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
-        Cause::Told(Some(status)) => told(*status),
+        #[cfg(feature = "connect")]
+        Cause::Connect(ending, error) => from_connect(rpc, *ending, error.as_ref()),
+        Cause::Told(Some(status)) => told(Ending::Response, *status),
         Cause::Told(None) => without_status(rpc, Ending::Response),
         Cause::Service(failure) => from_failure(rpc, failure, Ending::ServiceError),
         Cause::Body(failure) => from_failure(rpc, failure, Ending::BodyError),
@@ -53,11 +61,7 @@ pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
 
 /// From headers or trailers, which for gRPC hold the status.
 fn from_headers(rpc: &RpcInfo, headers: &HeaderMap, ending: Ending) -> Outcome {
-    let speaks_grpc = matches!(
-        rpc.protocol(),
-        Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText
-    );
-    if !speaks_grpc {
+    if !rpc.protocol().is_grpc() {
         return without_status(rpc, ending);
     }
     let Some(raw) = grpc::status(headers) else {
@@ -80,6 +84,30 @@ fn from_headers(rpc: &RpcInfo, headers: &HeaderMap, ending: Ending) -> Outcome {
     }
 }
 
+/// What Connect says in a body.
+#[cfg(feature = "connect")]
+fn from_connect(
+    rpc: &RpcInfo,
+    ending: Ending,
+    error: Option<&crate::protocol::connect::Error>,
+) -> Outcome {
+    let code = match error {
+        None => Some(Code::Ok),
+        Some(error) => {
+            rpc.stats().set_error(&error.message);
+            if error.code.is_none() {
+                rpc.stats().set_raw_status(error.raw_code.as_bytes());
+            }
+            error.code
+        }
+    };
+    Outcome {
+        ending,
+        status: Some(Status::Grpc(code.unwrap_or(Code::Unknown))),
+        wire_status: code.map(Status::Grpc),
+    }
+}
+
 /// The peer said no status of its own: the HTTP status has to do.
 fn without_status(rpc: &RpcInfo, ending: Ending) -> Outcome {
     let http = rpc.stats().http_status();
@@ -91,8 +119,12 @@ fn without_status(rpc: &RpcInfo, ending: Ending) -> Outcome {
             wire_status: status,
         };
     }
-    let code = match (rpc.role(), http) {
-        (Role::Client, Some(http)) => grpc::code_of_http(http),
+    let code = match (rpc.protocol(), rpc.role(), http) {
+        // Connect's unary calls have no status but HTTP's when they succeed.
+        (Protocol::ConnectUnary, _, Some(200..=299)) => return told(ending, Status::OK),
+        (Protocol::ConnectUnary, _, Some(http)) | (_, Role::Client, Some(http)) => {
+            grpc::code_of_http(http)
+        }
         _ => Code::Unknown,
     };
     inferred(rpc, ending, code)
@@ -111,12 +143,22 @@ fn from_failure(rpc: &RpcInfo, failure: &Failure<'_>, ending: Ending) -> Outcome
 
 fn dropped(rpc: &RpcInfo) -> Outcome {
     // A task that unwinds drops its future: the panic was elsewhere in it.
-    inferred(rpc, Ending::Cancelled, Code::Cancelled)
+    let code = match (rpc.role(), rpc.stats().http_status()) {
+        // A gRPC client gives up on the page that comes with an HTTP error.
+        (Role::Client, Some(http)) if http != 200 => grpc::code_of_http(http),
+        _ => Code::Cancelled,
+    };
+    inferred(rpc, Ending::Cancelled, code)
 }
 
-fn told(status: Status) -> Outcome {
+/// The stream failed while a server read the request: what its handler answers goes nowhere.
+fn has_lost_caller(rpc: &RpcInfo) -> bool {
+    rpc.role() == Role::Server && rpc.stats().request().is_lost()
+}
+
+fn told(ending: Ending, status: Status) -> Outcome {
     Outcome {
-        ending: Ending::Response,
+        ending,
         status: Some(status),
         wire_status: Some(status),
     }

@@ -59,9 +59,14 @@ where
             let response = ready!(open.enter(|| inner.poll(cx)))?;
             return Poll::Ready(Ok(response.traced(open.take())));
         }
-        match unwinding(|| open.enter(|| inner.poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(mut response))) => {
+        let mut polled = Poll::Pending;
+        if let Err(panic) = unwinding(|| polled = open.enter(|| inner.poll(cx))) {
+            open.end(&Cause::Panic(&*panic));
+            resume_unwind(panic)
+        }
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(mut response)) => {
                 if let (Some(settings), Some(rpc)) = (open.settings(), open.rpc())
                     && settings.tell_caller
                 {
@@ -69,13 +74,9 @@ where
                 }
                 Poll::Ready(Ok(response.traced(open.take())))
             }
-            Ok(Poll::Ready(Err(error))) => {
+            Poll::Ready(Err(error)) => {
                 open.end(&Cause::Service(Failure::new(&error)));
                 Poll::Ready(Err(error))
-            }
-            Err(panic) => {
-                open.end(&Cause::Panic(&*panic));
-                resume_unwind(panic)
             }
         }
     }

@@ -8,9 +8,7 @@ use http::{
 use http_body::Body;
 
 use super::{
-    OpenRpc, ResponseBody, TracedResponse,
-    body::{Counter, RequestBody},
-    ending::Cause,
+    OpenRpc, ResponseBody, TracedResponse, body::RequestBody, counter::Counter, ending::Cause,
 };
 use crate::{
     protocol::{find, grpc},
@@ -56,16 +54,18 @@ impl<B: 'static> TracedRequest for Request<B> {
 
     /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
     fn observe(&mut self, observer: RequestObserver) {
+        let Some(rpc) = observer.rpc() else { return };
+        let counter = Counter::request(rpc.protocol(), Self::headers(self));
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
         if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
-            return observe(body, observer, tonic::body::Body::new);
+            return observe(body, counter, observer, tonic::body::Body::new);
         }
         #[cfg(feature = "axum")]
         if let Some(body) = body.downcast_mut::<axum_core::body::Body>() {
-            return observe(body, observer, axum_core::body::Body::new);
+            return observe(body, counter, observer, axum_core::body::Body::new);
         }
-        let _ = (body, observer);
+        let _ = (body, counter, observer);
     }
 }
 
@@ -77,23 +77,25 @@ impl<B: 'static> TracedRequest for Request<B> {
         reason = "no feature brings a body type that can hold any body"
     )
 )]
-fn observe<B: Body + Default>(
+fn observe<B>(
     body: &mut B,
+    counter: Counter,
     mut observer: RequestObserver,
     erase: fn(RequestBody<B>) -> B,
-) {
-    let Some(rpc) = observer.rpc() else { return };
-    let framed = is_framed(rpc.protocol());
+) where
+    B: Body + Default,
+    B::Error: fmt::Display + 'static,
+{
     let Some(meter) = observer.meter() else {
         return;
     };
-    meter.observe(framed);
+    meter.observe(counter.counts_messages());
     if body.is_end_stream() {
         observer.complete();
         return;
     }
     let inner = std::mem::take(body);
-    *body = erase(RequestBody::new(inner, Counter::new(framed), observer));
+    *body = erase(RequestBody::new(inner, counter, observer));
 }
 
 impl<B> TracedResponse for Response<B>
@@ -107,12 +109,17 @@ where
         let mut counter = Counter::default();
         if let Some(meter) = open.meter() {
             let headers = self.headers();
-            meter.stats.set_http_status(self.status().as_u16());
             let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
             let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
-            let framed = is_framed(protocol) && speaks_grpc(content_type);
-            counter = Counter::new(framed);
-            meter.observe(framed);
+            meter.stats.set_http_status(self.status().as_u16());
+            if is_of(protocol, content_type) {
+                counter = Counter::response(protocol, headers);
+            }
+            #[cfg(feature = "connect")]
+            if protocol == Protocol::ConnectUnary && !self.status().is_success() {
+                counter.keep_error();
+            }
+            meter.observe(counter.counts_messages());
             meter.event(
                 Event::RESPONSE_HEADERS,
                 WireEventKind::ResponseHeaders(headers),
@@ -122,7 +129,7 @@ where
             if self.body().is_end_stream() {
                 meter.complete();
                 open.end(&Cause::Headers(headers));
-            } else if is_framed(protocol) && status.is_some() {
+            } else if protocol.is_grpc() && status.is_some() {
                 // Trailers-only, as gRPC calls it: nobody will look at the body.
                 open.end(&Cause::Headers(headers));
             } else if at_once {
@@ -137,12 +144,8 @@ where
     }
 }
 
-/// Whether a protocol's bodies are messages with prefixes.
-fn is_framed(protocol: Protocol) -> bool {
-    protocol == Protocol::Grpc
-}
-
-/// Whether a response is gRPC's: a proxy's error page is not.
-fn speaks_grpc(content_type: Option<&HeaderValue>) -> bool {
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+/// Whether a response speaks the protocol of its request: a proxy's error page does not.
+fn is_of(protocol: Protocol, content_type: Option<&HeaderValue>) -> bool {
+    !protocol.is_grpc()
+        || content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

@@ -12,7 +12,9 @@ use crate::{
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
 ///
 /// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
-/// service whose request and response say how they are traced.
+/// service whose request and response say how they are traced: [`TracedRequest`] and
+/// [`TracedResponse`](crate::TracedResponse). HTTP's do, whatever their bodies are. The service's
+/// errors pass unchanged; they have to be `Display + 'static`.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,6 +45,12 @@ use crate::{
 /// `tonic::GrpcMethod`), a request that carries the record of an outer layer is of the same side,
 /// and any other is a server's. So say `.client()` for an HTTP client, for a client without
 /// generated code, and in a proxy.
+///
+/// # Several tracers
+///
+/// A tuple is one tracer: `TracerLayer::new((a, b))`. They share a record, start in order, and finish
+/// in reverse order. Two layers have a record each, and the inner one's
+/// [`parent`](RpcInfo::parent) is the outer one.
 ///
 /// # The order of layers
 ///
@@ -227,7 +235,6 @@ impl Settings {
             mut timeout,
             attempt,
         } = protocol::request_head(request.headers(), role);
-        let outer = request.carried();
         if let (Role::Server, Some(own)) = (role, self.server_timeout) {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }
@@ -240,12 +247,11 @@ impl Settings {
             protocol,
             path: request.to_path(),
             http_method: request.http_method().cloned(),
-            parent: outer.cloned().or_else(RpcInfo::current),
             endpoints: self.endpoints.clone(),
             peer,
             local,
             timeout,
-            attempt: attempt.unwrap_or_else(|| outer.map_or(1, RpcInfo::next_attempt)),
+            attempt,
         };
         RpcInfo::new(description, level)
     }

@@ -17,8 +17,9 @@ use crate::{
 /// Records a pair of events around a service inside of a [`TracerLayer`](crate::TracerLayer): one
 /// when it is called, one when its future resolves or is dropped.
 ///
-/// Around a handler, inside of all middleware, that is the handler's own time; below a retry or a
-/// buffer, the time spent there.
+/// Around a handler, inside of all middleware, the time between them is the handler's own; around a
+/// buffer or a pool, what it makes a request wait. For a handler that streams its answer it is the
+/// time until the stream is there, not until it ends.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -27,14 +28,26 @@ use crate::{
 /// static STORE_START: Event = Event::new("store_start", Level::Base);
 /// static STORE_FINISH: Event = Event::new("store_finish", Level::Base);
 ///
-/// # #[derive(Clone)] struct Store;
+/// # use {http::{Request, Response}, tower::ServiceExt as _, tower_tracer::RpcInfo};
+/// # async fn store(_: Request<String>) -> Result<Response<String>, std::io::Error> {
+/// #     Ok(Response::default())
+/// # }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let service = ServiceBuilder::new()
-///     .layer(TracerLayer::new(()))
+///     .layer(TracerLayer::new(()).tell_caller())
 ///     .concurrency_limit(100)
 ///     .layer(MarkLayer::new(STORE_START, STORE_FINISH))
-///     .service(Store);
-/// # let _ = service;
+///     .service_fn(store);
+///
+/// let response = service.oneshot(Request::default()).await.unwrap();
+/// let stats = response.extensions().get::<RpcInfo>().unwrap().stats();
+/// assert!(stats.duration(STORE_START, STORE_FINISH) <= stats.cost());
+/// assert!(stats.at(STORE_FINISH).is_some());
+/// # }
 /// ```
+///
+/// On a tonic server it goes around the generated service:
+/// `.add_service(MarkLayer::server_handle().layer(EchoServer::new(handler)))`.
 #[derive(Clone, Copy, Debug)]
 pub struct MarkLayer {
     start: Event,
@@ -132,11 +145,14 @@ impl<F: Future> Future for MarkFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        // Here while it is polled: a panic ends the RPC before the future is dropped.
+        let mut finish = Finish {
+            rpc: this.finish.rpc.take(),
+            event: this.finish.event,
+        };
         let polled = this.inner.poll(cx);
-        if polled.is_ready()
-            && let Some(rpc) = this.finish.rpc.take()
-        {
-            rpc.record(this.finish.event);
+        if polled.is_pending() {
+            this.finish.rpc = finish.rpc.take();
         }
         polled
     }

@@ -2,6 +2,7 @@
 
 mod body;
 mod cause;
+mod counter;
 mod ending;
 mod future;
 mod http;
@@ -80,9 +81,12 @@ where
             return ResponseFuture::new(future, open);
         }
         let inner = &mut self.inner;
-        match unwinding(|| open.enter(|| inner.call(request))) {
-            Ok(future) => ResponseFuture::new(future, open),
-            Err(panic) => {
+        let mut future = None;
+        let called = unwinding(|| future = Some(open.enter(|| inner.call(request))));
+        match (called, future) {
+            (Ok(()), Some(future)) => ResponseFuture::new(future, open),
+            (Ok(()), None) => unreachable!("a call that does not panic returns"),
+            (Err(panic), _) => {
                 open.end(&Cause::Panic(&*panic));
                 resume_unwind(panic)
             }
@@ -90,18 +94,14 @@ where
     }
 }
 
-/// Runs code of the inner service, and catches its panic for the record; the caller lets it go on.
+/// Runs code of the inner service and catches its panic for the record; the caller lets it go on.
+///
+/// What the code gives is put where it belongs by `f` itself: a result would be moved once more.
 #[inline]
-fn unwinding<R>(f: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
-    let mut result = None;
+fn unwinding(f: impl FnOnce()) -> Result<(), Box<dyn Any + Send>> {
     // Nothing of the layer's is touched by the code; what the service leaves half done is its own,
     // as it would be without the layer.
-    let caught = catch_unwind(AssertUnwindSafe(|| result = Some(f())));
-    match (caught, result) {
-        (Ok(()), Some(result)) => Ok(result),
-        (Ok(()), None) => unreachable!("what did not panic has returned"),
-        (Err(panic), _) => Err(panic),
-    }
+    catch_unwind(AssertUnwindSafe(f))
 }
 
 impl<T: Tracer> Shared<T> {
@@ -122,7 +122,6 @@ impl<T: Tracer> Shared<T> {
         let Some(rpc) = started.rpc else {
             return OpenRpc::declined(started.draw.get());
         };
-        request.carry(&rpc);
         let (open, observer) = OpenRpc::new(
             Arc::clone(self),
             rpc,

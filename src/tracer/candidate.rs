@@ -56,6 +56,8 @@ impl<'a> Candidate<'a> {
         } = self;
         let rpc = started.rpc.get_or_insert_with(|| {
             let rpc = describe(parts.request());
+            let outer = parts.request_mut().carry(rpc.clone());
+            rpc.stand_under(outer);
             let drawn = started.draw.get();
             if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
                 rpc.set_draw(draw);
@@ -83,7 +85,7 @@ impl<'a> Candidate<'a> {
         protocol::detect(self.parts.request().headers())
     }
 
-    /// The request's path, a peer's word on a server.
+    /// The request's path. On a server it is what the caller sent.
     #[must_use]
     pub fn path(&self) -> &str {
         self.parts.path()

@@ -91,6 +91,25 @@ macro_rules! pointer {
 
 pointer! { Arc Box }
 
+/// The level of one of several.
+fn level_of<T: Tracer>(tracer: &T) -> Level {
+    contain::<T, _>("level", || tracer.level()).unwrap_or(Level::Disabled)
+}
+
+/// Whether one of several wants events.
+fn wants_events<T: Tracer>(tracer: &T) -> bool {
+    contain::<T, _>("wants_events", || tracer.wants_events()).unwrap_or(false)
+}
+
+/// Reports an event to one of several, if it wants to hear.
+fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
+    contain::<T, _>("event", || {
+        if tracer.wants_events() {
+            tracer.event(state, rpc, event);
+        }
+    });
+}
+
 /// All start in order and finish in reverse order; each hook of each is contained.
 impl<T: Tracer> Tracer for Vec<T> {
     type State = Vec<Option<T::State>>;
@@ -109,25 +128,18 @@ impl<T: Tracer> Tracer for Vec<T> {
     }
 
     fn level(&self) -> Level {
-        self.iter()
-            .filter_map(|tracer| contain::<T, _>("level", || tracer.level()))
-            .max()
-            .unwrap_or(Level::Disabled)
+        let levels = self.iter().map(level_of);
+        levels.max().unwrap_or(Level::Disabled)
     }
 
     fn wants_events(&self) -> bool {
-        let wants = |tracer: &T| contain::<T, _>("wants_events", || tracer.wants_events());
-        self.iter().any(|tracer| wants(tracer).unwrap_or_default())
+        self.iter().any(wants_events)
     }
 
     fn event(&self, states: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
         for (tracer, state) in self.iter().zip(states) {
             if let Some(state) = state {
-                contain::<T, _>("event", || {
-                    if tracer.wants_events() {
-                        tracer.event(state, rpc, event);
-                    }
-                });
+                report(tracer, state, rpc, event);
             }
         }
     }
@@ -182,26 +194,18 @@ macro_rules! tuple {
 
             fn level(&self) -> Level {
                 let level = Level::Disabled;
-                $(
-                    let wanted = contain::<$tracer, _>("level", || self.$index.level());
-                    let level = level.max(wanted.unwrap_or(Level::Disabled));
-                )+
+                $(let level = level.max(level_of(&self.$index));)+
                 level
             }
 
             fn wants_events(&self) -> bool {
-                let wants = |wanted: Option<bool>| wanted.unwrap_or_default();
-                $(wants(contain::<$tracer, _>("wants_events", || self.$index.wants_events())))||+
+                $(wants_events(&self.$index))||+
             }
 
             fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
                 $(
                     if let Some(state) = &mut state.$index {
-                        contain::<$tracer, _>("event", || {
-                            if self.$index.wants_events() {
-                                self.$index.event(state, rpc, event);
-                            }
-                        });
+                        report(&self.$index, state, rpc, event);
                     }
                 )+
             }

@@ -10,7 +10,8 @@ use std::{
 
 static CONTAINED: AtomicU64 = AtomicU64::new(0);
 
-/// How many panics of tracers were contained in this process.
+/// How many panics were contained in this process: of tracers, and of other code that runs only
+/// because of the layer, such as what an error displays.
 ///
 /// It stays 0 while all tracers behave; watch it. With feature `tracing`, the first one in each hook
 /// of each type of tracer is also reported as a `tracing` event, with the names of both.
@@ -19,7 +20,7 @@ pub fn contained_panics() -> u64 {
     CONTAINED.load(Ordering::Relaxed)
 }
 
-/// Runs one hook of one tracer, a `T`; `None` where it panicked.
+/// Runs one hook of one tracer, a `T`, or other code of a stranger; `None` where it panicked.
 ///
 /// Also safe in a drop while the thread unwinds: the panic does not leave this function.
 #[inline]

@@ -80,6 +80,11 @@ impl Meter<'_> {
         self.stats.cell(self.direction).lose_messages();
     }
 
+    /// The stream failed under the body.
+    pub(crate) fn lose(&self) {
+        self.stats.cell(self.direction).lose();
+    }
+
     /// The body ended, or was dropped, inside a message.
     pub(crate) fn truncate(&self) {
         self.stats.cell(self.direction).truncate();

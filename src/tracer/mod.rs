@@ -34,7 +34,6 @@ use crate::rpc::{Level, RpcInfo};
 /// happens: a response, an error, a cancelled call, a panic.
 ///
 /// ```
-/// use std::time::Instant;
 /// use tower_tracer::{RequestParts, RpcInfo, Tracer};
 ///
 /// struct Print;
@@ -76,7 +75,8 @@ use crate::rpc::{Level, RpcInfo};
     note = "several tracers go into one layer as a tuple: `TracerLayer::new((a, b))`"
 )]
 pub trait Tracer: Send + Sync + 'static {
-    /// What a tracer carries from `start` to `finish`; `()` where nothing is needed.
+    /// What a tracer carries from `start` to `finish`, such as a span or a header's value; `()` where
+    /// nothing is needed. What the record knows, such as the time of the start, need not be carried.
     type State: Send + 'static;
 
     /// Called once, before the request is dispatched to the inner service.
@@ -106,6 +106,37 @@ pub trait Tracer: Send + Sync + 'static {
     /// between `start` and `finish`; only where [`wants_events`](Self::wants_events).
     ///
     /// Request and response can be on different threads; calls for one RPC never overlap.
+    ///
+    /// ```
+    /// use tower_tracer::{RequestParts, RpcInfo, Tracer, WireEvent, WireEventKind};
+    ///
+    /// /// Reports the RPCs that received a message of more than a mebibyte.
+    /// struct Largest;
+    ///
+    /// impl Tracer for Largest {
+    ///     type State = u64;
+    ///
+    ///     fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) -> u64 {
+    ///         0
+    ///     }
+    ///
+    ///     fn wants_events(&self) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     fn event(&self, largest: &mut u64, _: &RpcInfo, event: &WireEvent<'_>) {
+    ///         if let WireEventKind::RequestMessage(message) = event.kind {
+    ///             *largest = message.size.max(*largest);
+    ///         }
+    ///     }
+    ///
+    ///     fn finish(&self, largest: u64, rpc: &RpcInfo) {
+    ///         if largest > 1 << 20 {
+    ///             println!("{:?} received a message of {largest} bytes", rpc.full_method());
+    ///         }
+    ///     }
+    /// }
+    /// ```
     fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
         let _ = (state, rpc, event);
     }

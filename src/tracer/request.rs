@@ -26,8 +26,8 @@ use crate::rpc::{Direction, MethodPath, RpcInfo, Slot};
 ///     }
 ///
 ///     // Below: so that the service finds the record, and the request's size is known.
-///     fn carry(&mut self, rpc: &RpcInfo) {
-///         self.rpc = Some(rpc.clone());
+///     fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+///         self.rpc.replace(rpc)
 ///     }
 ///
 ///     fn carried(&self) -> Option<&RpcInfo> {
@@ -56,11 +56,10 @@ pub trait TracedRequest {
         MethodPath::from(Arc::<str>::from(self.path()))
     }
 
-    /// Hands the record to the request, for the service to find.
-    fn carry(&mut self, rpc: &RpcInfo) {
-        if let Some(extensions) = self.extensions_mut() {
-            extensions.insert(rpc.clone());
-        }
+    /// Hands the record to the request, for the service to find, and returns the one it had: that
+    /// of an outer layer.
+    fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+        self.extensions_mut()?.insert(rpc)
     }
 
     /// The record the request carries: that of an outer layer.
@@ -119,7 +118,7 @@ impl<'a> RequestParts<'a> {
         Self { request }
     }
 
-    /// The path, a peer's word on a server.
+    /// The path. On a server it is what the caller sent: fit for a log, not for a label.
     #[must_use]
     pub fn path(&self) -> &str {
         self.request.path()
@@ -143,7 +142,7 @@ impl<'a> RequestParts<'a> {
         self.request.extensions()
     }
 
-    /// The extensions, to be changed. The record is put there after all tracers have started.
+    /// The extensions, to be changed. The record stands there already.
     pub fn extensions_mut(&mut self) -> Option<&mut Extensions> {
         self.request.extensions_mut()
     }
@@ -161,6 +160,10 @@ impl<'a> RequestParts<'a> {
     }
 
     pub(crate) fn request(&self) -> &dyn TracedRequest {
+        self.request
+    }
+
+    pub(crate) fn request_mut(&mut self) -> &mut dyn TracedRequest {
         self.request
     }
 }

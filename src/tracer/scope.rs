@@ -60,7 +60,10 @@ impl Scopes {
     fn push(&mut self, inner: Arc<dyn Scope>) {
         self.0 = Some(match self.0.take() {
             None => inner,
-            Some(outer) => Arc::new(Nested { outer, inner }),
+            Some(outer) => Arc::new(Nested {
+                outer: Self(Some(outer)),
+                inner: Self(Some(inner)),
+            }),
         });
     }
 
@@ -78,8 +81,8 @@ impl Scopes {
         }
     }
 
-    pub(crate) fn into_scope(self) -> Option<Arc<dyn Scope>> {
-        self.0
+    pub(crate) fn into_scope(mut self) -> Option<Arc<dyn Scope>> {
+        self.0.take()
     }
 
     #[inline]
@@ -91,6 +94,16 @@ impl Scopes {
     }
 }
 
+impl Drop for Scopes {
+    #[inline]
+    fn drop(&mut self) {
+        // The drop of a scope is its tracer's code too.
+        if let Some(scope) = self.0.take() {
+            contain::<dyn Scope, _>("scope", || drop(scope));
+        }
+    }
+}
+
 impl fmt::Debug for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Scopes").field(&self.0.is_some()).finish()
@@ -98,13 +111,13 @@ impl fmt::Debug for Scopes {
 }
 
 struct Nested {
-    outer: Arc<dyn Scope>,
-    inner: Arc<dyn Scope>,
+    outer: Scopes,
+    inner: Scopes,
 }
 
 impl Scope for Nested {
     fn run(&self, f: &mut dyn FnMut()) {
-        run_in(&*self.outer, || run_in(&*self.inner, f));
+        self.outer.run(|| self.inner.run(f));
     }
 }
 

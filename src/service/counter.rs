@@ -1,0 +1,230 @@
+//! Counts the data of one body, by the framing of its protocol.
+
+use bytes::Buf;
+use http::HeaderMap;
+
+use crate::{
+    protocol::{Base64, Frames, Framing, grpc_web},
+    rpc::Protocol,
+    tracer::Meter,
+};
+
+/// Counts the data of one body.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    messages: Messages,
+    /// What says the status at the end of a body, where that is in the body.
+    last: Option<Box<Last>>,
+}
+
+/// Where the messages of a body are.
+#[derive(Debug, Default)]
+enum Messages {
+    /// Nowhere: the protocol has none, or they cannot be told from the bytes.
+    #[default]
+    None,
+    /// Behind prefixes.
+    Framed(Framing),
+    /// Behind prefixes, all in base64.
+    Text(Base64, Framing),
+    /// The body is one message.
+    #[cfg(feature = "connect")]
+    Whole { size: u64, compressed: bool },
+}
+
+/// The end of a body that says how the RPC ended.
+#[derive(Debug)]
+struct Last {
+    /// The flag of the frame it stands in; 0 where it is the whole body.
+    flag: u8,
+    /// Its first bytes.
+    bytes: Vec<u8>,
+    complete: bool,
+}
+
+/// How much of the end is kept: a status and a message are in there.
+const MOST: usize = 8 * 1024;
+
+/// A body's own word on how the RPC ended.
+pub(super) enum LastWord {
+    /// The trailers of gRPC-Web.
+    Trailers(HeaderMap),
+    /// The last frame of a stream of Connect: an error, or none, or garbage.
+    #[cfg(feature = "connect")]
+    Connect(Result<Option<crate::protocol::connect::Error>, ()>),
+}
+
+impl Counter {
+    /// For the request of an RPC.
+    pub(super) fn request(protocol: Protocol, headers: &HeaderMap) -> Self {
+        Self::new(protocol, headers)
+    }
+
+    /// For the response to it.
+    pub(super) fn response(protocol: Protocol, headers: &HeaderMap) -> Self {
+        let mut counter = Self::new(protocol, headers);
+        let flag = match protocol {
+            Protocol::GrpcWeb | Protocol::GrpcWebText => grpc_web::TRAILERS,
+            #[cfg(feature = "connect")]
+            Protocol::ConnectStreaming => crate::protocol::connect::END_OF_STREAM,
+            _ => return counter,
+        };
+        counter.last = Some(Box::new(Last::new(flag)));
+        counter
+    }
+
+    fn new(protocol: Protocol, headers: &HeaderMap) -> Self {
+        let messages = match protocol {
+            Protocol::Grpc | Protocol::GrpcWeb | Protocol::ConnectStreaming => {
+                Messages::Framed(Framing::default())
+            }
+            Protocol::GrpcWebText => Messages::Text(Base64::default(), Framing::default()),
+            #[cfg(feature = "connect")]
+            Protocol::ConnectUnary => Messages::Whole {
+                size: 0,
+                compressed: headers
+                    .get(http::header::CONTENT_ENCODING)
+                    .is_some_and(|encoding| encoding != "identity"),
+            },
+            _ => Messages::None,
+        };
+        let _ = headers;
+        Self {
+            messages,
+            last: None,
+        }
+    }
+
+    /// Whether messages can be counted.
+    pub(super) fn counts_messages(&self) -> bool {
+        !matches!(self.messages, Messages::None)
+    }
+
+    /// Keeps the body itself, which holds the error.
+    #[cfg(feature = "connect")]
+    pub(super) fn keep_error(&mut self) {
+        self.messages = Messages::None;
+        self.last = Some(Box::new(Last::new(0)));
+    }
+
+    /// The error of a unary call of Connect, whose body is at its end.
+    #[cfg(feature = "connect")]
+    pub(super) fn error(&self) -> Option<crate::protocol::connect::Error> {
+        let last = self.last.as_ref().filter(|last| last.flag == 0)?;
+        crate::protocol::connect::unary_error(&last.bytes)
+    }
+
+    #[inline]
+    pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
+        let length = data.remaining();
+        meter.bytes(length as u64);
+        let bytes = data.chunk();
+        let whole = bytes.len() == length;
+        let mut found = Found {
+            meter,
+            last: self.last.as_deref_mut(),
+        };
+        match &mut self.messages {
+            Messages::Framed(framing) if whole => framing.scan(bytes, &mut found),
+            Messages::Text(base64, framing) if whole => {
+                let decoded = base64.decode(bytes, |bytes| framing.scan(bytes, &mut found));
+                if decoded.is_err() {
+                    self.lose_messages(meter);
+                }
+            }
+            #[cfg(feature = "connect")]
+            Messages::Whole { size, .. } => *size = size.saturating_add(length as u64),
+            Messages::None => {
+                if let Some(last) = self.last.as_deref_mut().filter(|last| last.flag == 0) {
+                    last.keep(bytes);
+                }
+            }
+            // Data in pieces cannot be looked at without taking it.
+            Messages::Framed(_) | Messages::Text(..) => self.lose_messages(meter),
+        }
+    }
+
+    /// The body is at its end, or dropped.
+    pub(super) fn end(&self, meter: &Meter<'_>, complete: bool) {
+        let truncated = match &self.messages {
+            Messages::Framed(framing) => framing.is_inside(),
+            Messages::Text(base64, framing) => base64.is_inside() || framing.is_inside(),
+            #[cfg(feature = "connect")]
+            Messages::Whole { size, compressed } => {
+                if complete {
+                    meter.message(*size, *compressed);
+                }
+                false
+            }
+            Messages::None => false,
+        };
+        if truncated {
+            meter.truncate();
+        }
+        if complete {
+            meter.complete();
+        }
+    }
+
+    /// The body's own word on how the RPC ended, once it was there.
+    #[inline]
+    pub(super) fn last_word(&self) -> Option<LastWord> {
+        let last = self.last.as_ref().filter(|last| last.complete)?;
+        #[cfg(feature = "connect")]
+        if last.flag == crate::protocol::connect::END_OF_STREAM {
+            let end = crate::protocol::connect::end_of_stream(&last.bytes);
+            return Some(LastWord::Connect(end.map_err(drop)));
+        }
+        Some(LastWord::Trailers(grpc_web::trailers(&last.bytes)))
+    }
+
+    #[cold]
+    fn lose_messages(&mut self, meter: &Meter<'_>) {
+        self.messages = Messages::None;
+        meter.lose_messages();
+    }
+}
+
+impl Last {
+    fn new(flag: u8) -> Self {
+        Self {
+            flag,
+            bytes: Vec::new(),
+            complete: false,
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MOST.saturating_sub(self.bytes.len());
+        let head = bytes.get(..room).unwrap_or(bytes);
+        self.bytes.extend_from_slice(head);
+    }
+}
+
+struct Found<'a, 'm> {
+    meter: &'a Meter<'m>,
+    last: Option<&'a mut Last>,
+}
+
+impl Frames for Found<'_, '_> {
+    #[inline]
+    fn content(&mut self, flags: u8, bytes: &[u8]) {
+        if let Some(last) = &mut self.last
+            && flags & last.flag != 0
+            && !last.complete
+        {
+            last.keep(bytes);
+        }
+    }
+
+    #[inline]
+    fn frame(&mut self, flags: u8, length: u32) {
+        if let Some(last) = &mut self.last
+            && flags & last.flag != 0
+        {
+            last.complete = true;
+        } else {
+            self.meter.message(length.into(), flags & 1 != 0);
+        }
+    }
+}

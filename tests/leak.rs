@@ -1,0 +1,198 @@
+//! Nothing is left over: as many finishes as starts, and no memory, whatever way RPCs end.
+
+mod scripted;
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use http::Request;
+use scripted::{Course, Handler, Scripted, drive, quiet, run};
+use tower::{Layer as _, Service as _, ServiceBuilder};
+use tower_tracer::{
+    Event, Level, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent, WireEventKind,
+};
+
+/// Counts starts and finishes, and uses all that a tracer can use.
+#[derive(Clone, Default)]
+struct Count(Arc<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    started: AtomicU64,
+    finished: AtomicU64,
+    messages: AtomicU64,
+    /// The latest record; the one before it goes.
+    latest: Mutex<Option<RpcInfo>>,
+}
+
+impl Count {
+    fn started(&self) -> u64 {
+        self.0.started.load(Relaxed)
+    }
+
+    fn finished(&self) -> u64 {
+        self.0.finished.load(Relaxed)
+    }
+}
+
+impl Tracer for Count {
+    type State = Vec<u64>;
+
+    fn start(&self, rpc: &RpcInfo, _: &mut RequestParts<'_>) -> Vec<u64> {
+        let number = self.0.started.fetch_add(1, Relaxed);
+        rpc.set_tag("number", number.to_string());
+        rpc.record(Event::new("begun", Level::Base));
+        vec![number]
+    }
+
+    fn finish(&self, _: Vec<u64>, rpc: &RpcInfo) {
+        self.0.finished.fetch_add(1, Relaxed);
+        let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = Some(rpc.clone());
+    }
+
+    fn level(&self) -> Level {
+        Level::Detailed
+    }
+
+    fn wants_events(&self) -> bool {
+        true
+    }
+
+    fn event(&self, state: &mut Vec<u64>, _: &RpcInfo, event: &WireEvent<'_>) {
+        if let WireEventKind::RequestMessage(message) | WireEventKind::ResponseMessage(message) =
+            event.kind
+        {
+            state.push(message.size);
+            self.0.messages.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn scope(&self, _: &Vec<u64>, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        Some(Arc::new(Empty))
+    }
+}
+
+struct Empty;
+
+impl Scope for Empty {
+    fn run(&self, f: &mut dyn FnMut()) {
+        f();
+    }
+}
+
+/// The numbers of splitmix64, the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % limit as u64).unwrap()
+    }
+
+    /// Every third RPC does not come to its own end.
+    fn course(&mut self) -> Course {
+        const ENDS: [Course; 3] = [Course::Trailers, Course::HeadersOnly, Course::BodyEnd];
+        const BREAKS: [Course; 8] = [
+            Course::ServiceError,
+            Course::BodyError,
+            Course::DropUnpolled,
+            Course::DropPending,
+            Course::DropBody,
+            Course::PanicInCall,
+            Course::PanicInFuture,
+            Course::PanicInBody,
+        ];
+        match self.below(3) {
+            0 => BREAKS[self.below(BREAKS.len())],
+            _ => ENDS[self.below(ENDS.len())],
+        }
+    }
+}
+
+/// Two layers with two tracers each around one handler.
+fn rpcs(count: u64, random: &mut Random, tracers: &[Count; 4]) {
+    let [a, b, c, d] = tracers.clone();
+    let layers = ServiceBuilder::new()
+        .layer(TracerLayer::new((a, b)).client())
+        .layer(TracerLayer::new(vec![c, d]))
+        .into_inner();
+    for _ in 0..count {
+        let course = random.course();
+        drive(&mut layers.layer(Handler(course)), course);
+    }
+}
+
+// Ending 28.
+#[test]
+fn after_100_000_rpcs_with_a_third_broken_off_nothing_is_left() {
+    quiet();
+    let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
+    let random = &mut Random(20);
+    // What is allocated once and kept, such as thread-locals, is there after these.
+    rpcs(1_000, random, &tracers);
+
+    let memory = allocation_counter::measure(|| rpcs(99_000, random, &tracers));
+    for tracer in &tracers {
+        assert_eq!(tracer.started(), 100_000);
+        assert_eq!(tracer.finished(), 100_000);
+        let messages = tracer.0.messages.load(Relaxed);
+        assert!(
+            messages > 200_000,
+            "they had something to count: {messages}"
+        );
+    }
+    assert!(
+        memory.count_total > 1_000_000,
+        "memory was counted: {memory:?}"
+    );
+    assert!(memory.count_current.abs() < 10, "{memory:?}");
+    assert!(memory.bytes_current.abs() < 10_000, "{memory:?}");
+    assert!(memory.bytes_max < 100_000, "nor in between: {memory:?}");
+    assert!(RpcInfo::current().is_none());
+}
+
+// Ending 24: what does not grow in the first hundred thousand does not grow in a million.
+#[test]
+fn a_hundred_thousand_distinct_paths_leave_nothing() {
+    let tracer = Count::default();
+    let mut service =
+        TracerLayer::new(tracer.clone()).layer(tower::service_fn(|request: Request<Scripted>| {
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+                request.into_body(),
+            )))
+        }));
+    let mut call = |number: u32| {
+        let request = Request::post(format!("/pkg.Service{number}/Method{number}"))
+            .header("content-type", "application/grpc")
+            .body(Scripted::default().telling())
+            .unwrap();
+        assert!(run(service.call(request)).is_ok());
+    };
+    (0..1_000).for_each(&mut call);
+    let memory = allocation_counter::measure(|| (1_000..100_000).for_each(&mut call));
+    assert_eq!(tracer.finished(), 100_000);
+    assert!(memory.count_current.abs() < 10, "{memory:?}");
+    assert!(memory.bytes_max < 100_000, "{memory:?}");
+}
+
+#[test]
+fn a_record_goes_with_its_last_holder_and_takes_its_parent_with_it() {
+    let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
+    rpcs(1, &mut Random(1), &tracers);
+    let held = allocation_counter::measure(|| {
+        rpcs(1, &mut Random(1), &tracers);
+        for tracer in &tracers {
+            tracer.0.latest.lock().unwrap().take();
+        }
+    });
+    assert!(
+        held.count_current < 0,
+        "the first record went too: {held:?}"
+    );
+}

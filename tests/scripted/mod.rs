@@ -1,0 +1,357 @@
+//! Bodies and handlers that do as they are told, and a caller that writes down what it sees.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    collections::VecDeque,
+    fmt::Display,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Once,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tower::{BoxError, Service};
+
+/// What a [`Scripted`] body does in one poll.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// Fails: with a code as a `tonic::Status`, without as some other error.
+    Error(Option<tonic::Code>),
+    /// Not yet; asks to be polled again.
+    Pending,
+    Panic,
+}
+
+/// A body that does one step of its script in each poll, and is at its end after the last.
+#[derive(Clone, Debug, Default)]
+pub struct Scripted {
+    steps: VecDeque<Step>,
+    tells: bool,
+}
+
+impl Scripted {
+    pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self {
+            steps: steps.into_iter().collect(),
+            tells: false,
+        }
+    }
+
+    /// Tells its size, and its end before it is polled for it.
+    pub fn telling(mut self) -> Self {
+        self.tells = true;
+        self
+    }
+}
+
+impl Body for Scripted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(match self.steps.pop_front() {
+            None => None,
+            Some(Step::Data(data)) => Some(Ok(Frame::data(data))),
+            Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Some(Step::Error(code)) => Some(Err(match code {
+                Some(code) => tonic::Status::new(code, "scripted").into(),
+                None => "scripted".into(),
+            })),
+            Some(Step::Pending) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Step::Panic) => panic_on_purpose(),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tells && self.steps.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if !self.tells {
+            return SizeHint::default();
+        }
+        let sizes = self.steps.iter().map(|step| match step {
+            Step::Data(data) => data.len() as u64,
+            _ => 0,
+        });
+        SizeHint::with_exact(sizes.sum())
+    }
+}
+
+/// A gRPC message of this size, with its prefix.
+pub fn message(size: u8) -> Bytes {
+    let mut message = vec![0, 0, 0, 0, size];
+    message.resize(5 + usize::from(size), 0xaa);
+    message.into()
+}
+
+pub fn data(size: u8) -> Step {
+    Step::Data(message(size))
+}
+
+pub fn grpc_status(value: &'static str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", HeaderValue::from_static(value));
+    headers
+}
+
+pub fn trailers(status: &'static str) -> Step {
+    Step::Trailers(grpc_status(status))
+}
+
+/// A gRPC request with this body.
+pub fn request(body: Scripted) -> Request<tonic::body::Body> {
+    Request::post("/echo.Echo/UnaryEcho")
+        .header("content-type", "application/grpc")
+        .body(tonic::body::Body::new(body))
+        .unwrap()
+}
+
+/// A gRPC request without a message.
+pub fn bare_request() -> Request<tonic::body::Body> {
+    request(Scripted::default().telling())
+}
+
+/// A gRPC response with this body.
+pub fn response(steps: impl IntoIterator<Item = Step>) -> Response<Scripted> {
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .body(Scripted::new(steps))
+        .unwrap()
+}
+
+/// Polls once, with a waker that wakes nobody.
+pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What a poll of a body gives.
+pub type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
+
+/// Polls a body once, with a waker that wakes nobody.
+pub fn poll_body<B: Body + Unpin>(body: &mut B) -> Polled<B::Data, B::Error> {
+    Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Polls until it is done; for futures that wait for nothing but to be polled again.
+pub fn run<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..10_000 {
+        if let Poll::Ready(output) = poll_once(&mut future) {
+            return output;
+        }
+    }
+    panic!("it waits for something else");
+}
+
+/// One line for what a poll of a body gave.
+pub fn show<E: Display>(polled: &Polled<Bytes, E>) -> String {
+    match polled {
+        Poll::Pending => "pending".to_owned(),
+        Poll::Ready(None) => "end".to_owned(),
+        Poll::Ready(Some(Err(error))) => format!("error {error}"),
+        Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => format!("data {data:?}"),
+            (_, Some(trailers)) => format!("trailers {trailers:?}"),
+            _ => "unknown frame".to_owned(),
+        },
+    }
+}
+
+const ON_PURPOSE: &str = "on purpose";
+
+/// Panics; the panic hook prints nothing of it.
+pub fn panic_on_purpose() -> ! {
+    quiet();
+    panic!("{ON_PURPOSE}")
+}
+
+/// Keeps the panic hook from printing panics that are made on purpose.
+pub fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // A payload that is no text is one of ours too.
+            let payload = info.payload();
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+            let is_ours = |text: &str| text.contains(ON_PURPOSE) || text == "told to panic";
+            if text.is_some_and(|text| !is_ours(text)) {
+                loud(info);
+            }
+        }));
+    });
+}
+
+/// A course that an RPC takes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    Trailers,
+    HeadersOnly,
+    BodyEnd,
+    ServiceError,
+    BodyError,
+    /// The future is dropped before its first poll.
+    DropUnpolled,
+    /// The future is dropped while it is pending.
+    DropPending,
+    /// The response's body is dropped inside a message.
+    DropBody,
+    PanicInCall,
+    PanicInFuture,
+    PanicInBody,
+}
+
+impl Course {
+    pub const ALL: [Self; 11] = [
+        Self::Trailers,
+        Self::HeadersOnly,
+        Self::BodyEnd,
+        Self::ServiceError,
+        Self::BodyError,
+        Self::DropUnpolled,
+        Self::DropPending,
+        Self::DropBody,
+        Self::PanicInCall,
+        Self::PanicInFuture,
+        Self::PanicInBody,
+    ];
+
+    /// How a [`Recorder`](tower_tracer::tracers::testing::Recorder) writes its end down.
+    pub fn finish(self) -> &'static str {
+        match self {
+            Self::Trailers => "finish trailers OK",
+            Self::HeadersOnly => "finish headers_only NOT_FOUND",
+            Self::BodyEnd => "finish body_end UNKNOWN",
+            Self::ServiceError => "finish service_error ABORTED",
+            Self::BodyError => "finish body_error DATA_LOSS",
+            Self::DropUnpolled | Self::DropPending | Self::DropBody => "finish cancelled CANCELLED",
+            Self::PanicInCall | Self::PanicInFuture | Self::PanicInBody => "finish panic UNKNOWN",
+        }
+    }
+
+    fn polls_future(self) -> bool {
+        self != Self::DropUnpolled
+    }
+}
+
+/// A service that reads the whole request and then takes its course.
+#[derive(Clone, Debug)]
+pub struct Handler(pub Course);
+
+impl Service<Request<tonic::body::Body>> for Handler {
+    type Response = Response<Scripted>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Scripted>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let course = self.0;
+        if course == Course::PanicInCall {
+            panic_on_purpose();
+        }
+        Box::pin(async move {
+            request.into_body().collect().await?;
+            let half = Step::Data(message(9).slice(..8));
+            match course {
+                Course::HeadersOnly => {
+                    let mut response = response([]);
+                    response.headers_mut().extend(grpc_status("5"));
+                    *response.body_mut() = Scripted::default().telling();
+                    Ok(response)
+                }
+                Course::ServiceError => Err(tonic::Status::aborted("scripted").into()),
+                Course::DropPending => std::future::pending().await,
+                Course::PanicInFuture => panic_on_purpose(),
+                Course::BodyEnd => Ok(response([data(1), Step::Pending])),
+                Course::BodyError => Ok(response([
+                    data(1),
+                    Step::Error(Some(tonic::Code::DataLoss)),
+                ])),
+                Course::DropBody => Ok(response([data(1), half, Step::Pending])),
+                Course::PanicInBody => Ok(response([data(1), half, Step::Panic])),
+                _ => Ok(response([data(1), Step::Pending, data(2), trailers("0")])),
+            }
+        })
+    }
+}
+
+/// Calls a service and goes with the RPC to its end; returns all that a caller can see of it, panics
+/// included.
+pub fn drive<S, B>(service: &mut S, course: Course) -> Vec<String>
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<B>>,
+    S::Error: Display,
+    B: Body<Data = Bytes>,
+    B::Error: Display,
+{
+    let mut seen = Vec::new();
+    let driven = catch_unwind(AssertUnwindSafe(|| go(service, course, &mut seen)));
+    if let Err(panic) = driven {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        seen.push(format!("panic {text:?}"));
+    }
+    seen
+}
+
+fn go<S, B>(service: &mut S, course: Course, seen: &mut Vec<String>)
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<B>>,
+    S::Error: Display,
+    B: Body<Data = Bytes>,
+    B::Error: Display,
+{
+    let cx = &mut Context::from_waker(Waker::noop());
+    let body = Scripted::new([data(3), Step::Pending, data(4)]);
+    let mut future = Box::pin(service.call(request(body)));
+    if !course.polls_future() {
+        return;
+    }
+    let response = loop {
+        match future.as_mut().poll(cx) {
+            Poll::Ready(response) => break response,
+            Poll::Pending => seen.push("pending".to_owned()),
+        }
+        if course == Course::DropPending && seen.len() > 3 {
+            return;
+        }
+    };
+    let response = match response {
+        Ok(response) => response,
+        Err(error) => return seen.push(format!("service error {error}")),
+    };
+    seen.push(format!("{} {:?}", response.status(), response.headers()));
+    let mut body = pin!(response.into_body());
+    while !body.is_end_stream() {
+        seen.push(format!("{:?}", body.size_hint()));
+        let polled = body.as_mut().poll_frame(cx);
+        seen.push(show(&polled));
+        let over = match polled {
+            Poll::Pending => course == Course::DropBody,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(_) => true,
+        };
+        if over {
+            break;
+        }
+    }
+}
