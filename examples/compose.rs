@@ -2,7 +2,8 @@
 //!
 //! `cargo run --example compose [FILE]`; without a file it reads `examples/compose.toml`.
 
-#![allow(unreachable_pub)] // A test calls what is public here.
+// What is public here a test calls.
+#![allow(unreachable_pub, clippy::missing_errors_doc)]
 
 mod echo;
 

@@ -58,7 +58,7 @@ impl Tracer for Numbered {
     }
 
     fn scope(&self, (): &(), _: &RpcInfo) -> Option<Arc<dyn Scope>> {
-        Some(Arc::new(Numbered(self.0, Arc::clone(&self.1))))
+        Some(Arc::new(Self(self.0, Arc::clone(&self.1))))
     }
 }
 

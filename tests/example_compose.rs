@@ -1,14 +1,13 @@
 //! The example `compose`: a stack from a file, swapped while a stream is running.
 
-mod common;
-
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code)]
 #[path = "../examples/compose.rs"]
 mod example;
 
-use std::sync::{Arc, Mutex};
-
-use common::soon;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 fn collect() -> (Arc<Mutex<Vec<String>>>, example::Print) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
@@ -39,9 +38,9 @@ async fn a_stream_finishes_under_the_stack_it_started_with() {
         failed = true
         slow_ms = 3600000
     "#;
-    soon(example::run(first, example::NEXT, print))
-        .await
-        .unwrap();
+    let run = example::run(first, example::NEXT, print);
+    let ran = tokio::time::timeout(Duration::from_secs(10), run).await;
+    ran.expect("done within ten seconds").unwrap();
     assert_eq!(
         *lines.lock().unwrap(),
         [
