@@ -115,8 +115,8 @@ pub use rpc::{
     Recorded, Role, RpcInfo, Stats, Status, Traffic,
 };
 pub use service::{
-    MarkFuture, MarkLayer, MarkService, OpenRpc, ResponseBody, ResponseFuture, TracedResponse,
-    TracerLayer, TracerService,
+    LevelHandle, MarkFuture, MarkLayer, MarkService, OpenRpc, ResponseBody, ResponseFuture,
+    TracedResponse, TracerLayer, TracerService,
 };
 pub use tracer::{
     BoxTracer, Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer,

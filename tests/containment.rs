@@ -332,6 +332,28 @@ fn a_panic_of_one_tracer_within_a_users_wrapper_is_contained() {
     }
 }
 
+// Ending 1. Ending 2. Ending 39.
+#[test]
+fn a_panic_of_the_only_tracer_is_contained() {
+    let _alone = alone();
+    for course in Course::ALL {
+        let untraced = drive(&mut Handler(course), course);
+        for hook in Hook::ALL {
+            let tracer = Member::breaking(hook);
+            let mut service = TracerLayer::new(tracer.clone()).layer(Handler(course));
+            assert_eq!(
+                drive(&mut service, course),
+                untraced,
+                "{hook:?}: {course:?}"
+            );
+            let log = tracer.take();
+            let finishes = log.iter().filter(|line| line.starts_with("finish")).count();
+            assert_eq!(finishes, usize::from(!hook.is_start()), "{log:?}");
+            assert!(RpcInfo::current().is_none(), "the thread is left clean");
+        }
+    }
+}
+
 // Ending 2.
 #[test]
 fn a_panic_of_a_tracer_in_a_drop_while_the_thread_unwinds_does_not_abort() {

@@ -446,7 +446,12 @@ fn go<T: Tracer>(plan: &Plan, tracer: T, finished: impl Fn() -> Vec<RpcInfo>) ->
         drop(request);
     }
     if model.end.is_none() {
-        model.end(plan.by_code(Ending::Cancelled, Code::Cancelled, None));
+        // A gRPC client drops the page that comes with an HTTP error: that error is the news.
+        let gave_up = plan.role == Role::Client && plan.http_status != 200 && plan.speaks_grpc();
+        model.end(match gave_up {
+            true => plan.by_http(Ending::Cancelled),
+            false => plan.by_code(Ending::Cancelled, Code::Cancelled, None),
+        });
     }
 
     let mut finished = finished();

@@ -143,7 +143,7 @@ async fn trailers_end_the_call_while_the_request_still_streams() {
 // Ending 16.
 #[tokio::test]
 async fn a_cancel_when_the_deadline_has_passed_is_a_deadline() {
-    let timeout = Duration::from_secs(1);
+    let timeout = Duration::from_secs(2);
     let go_on = Arc::new(Notify::new());
     let server = RawServer::start([
         ok(),
@@ -450,7 +450,7 @@ async fn a_client_that_leaves_when_its_deadline_has_passed_leaves_by_the_deadlin
     let uri = serve(TracerLayer::new(recorder.clone())).await;
     let mut client = RawClient::connect(&uri).await;
     let mut call = client
-        .open(SERVER_STREAMING, &[("grpc-timeout", "1S")])
+        .open(SERVER_STREAMING, &[("grpc-timeout", "2S")])
         .await;
     call.data(endless());
     call.end();

@@ -242,6 +242,28 @@ fn echo() -> Routes {
     Routes::new(EchoServer::new(EchoService))
 }
 
+#[tokio::test]
+async fn a_request_is_counted_and_passes_as_it_is_on_a_client() {
+    for length in [0, 1, 500, 200_000] {
+        let text = "x".repeat(length);
+        let end = trailers(&[("grpc-status", "0")]);
+        let met = meet_asking(
+            Unary,
+            [Step::Read, ok(), message("one"), end],
+            |endpoint| endpoint,
+            || tonic::Request::new(say(&*text)),
+        )
+        .await;
+        let message = encoded(&text);
+        assert_eq!(met.sent, framed(0, &message));
+        let request = met.rpc.stats().request();
+        assert_eq!(request.messages(), Some(1));
+        assert_eq!(request.message_bytes(), Some(message.len() as u64));
+        assert_eq!(request.wire_bytes(), Some(message.len() as u64 + 5));
+        assert!(request.is_complete() && !request.truncated());
+    }
+}
+
 // Ending 20.
 #[tokio::test]
 async fn two_messages_in_a_unary_call_are_two_messages() {

@@ -3,16 +3,17 @@
 
 use std::{
     convert::Infallible,
+    future::Future,
     hint::black_box,
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use tonic::body::Body;
-use tower::{Service, service_fn};
+use tower::Service;
 
 /// A body of some equal messages, and trailers if it is a response's.
 struct Messages {
@@ -66,16 +67,46 @@ pub fn request(messages: usize) -> Request<Body> {
 }
 
 /// A handler that reads the request and answers with as many messages.
-pub fn handler(
+#[derive(Clone, Debug)]
+pub struct Handler(usize);
+
+/// Answers with this many messages.
+pub fn handler(messages: usize) -> Handler {
+    Handler(messages)
+}
+
+impl Service<Request<Body>> for Handler {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        Answer {
+            request,
+            messages: self.0,
+        }
+    }
+}
+
+/// The handler's future: reads, then answers.
+#[derive(Debug)]
+pub struct Answer {
+    request: Request<Body>,
     messages: usize,
-) -> impl Service<
-    Request<Body>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future: Future<Output = Result<Response<Body>, Infallible>>,
-> + Clone {
-    service_fn(move |request: Request<Body>| async move {
-        drain(pin!(request.into_body())).await;
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let messages = self.messages;
+        while let Some(frame) = ready!(Pin::new(self.request.body_mut()).poll_frame(cx)) {
+            drop(black_box(frame));
+        }
         let mut trailers = HeaderMap::with_capacity(1);
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let mut response = Response::new(Body::new(Messages {
@@ -83,11 +114,10 @@ pub fn handler(
             message: message(),
             trailers: Some(trailers),
         }));
-        response
-            .headers_mut()
-            .insert("content-type", HeaderValue::from_static("application/grpc"));
-        Ok(response)
-    })
+        let content_type = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert("content-type", content_type);
+        Poll::Ready(Ok(response))
+    }
 }
 
 /// Makes the call, reads the response to its trailers, and drops everything.

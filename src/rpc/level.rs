@@ -48,6 +48,10 @@ impl AtomicLevel {
         Level::from_u8(self.0.load(Ordering::Relaxed))
     }
 
+    pub(crate) fn set(&self, level: Level) {
+        self.0.store(level as u8, Ordering::Relaxed);
+    }
+
     pub(crate) fn raise(&self, level: Level) {
         if level > self.get() {
             self.0.fetch_max(level as u8, Ordering::Relaxed);

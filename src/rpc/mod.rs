@@ -19,6 +19,7 @@ pub use endpoint::{Address, Endpoint, EndpointRef};
 pub use event::{Event, EventStatus, Recorded};
 pub(crate) use info::Description;
 pub use info::{Protocol, Role, RpcInfo};
+pub(crate) use level::AtomicLevel;
 pub use level::Level;
 pub use path::MethodPath;
 pub(crate) use stats::Outcome;

@@ -126,7 +126,9 @@ where
             );
             let at_once =
                 protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
-            if self.body().is_end_stream() {
+            // An HTTP server drops the body of an answer to HEAD unpolled.
+            let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
+            if self.body().is_end_stream() || is_head {
                 meter.complete();
                 open.end(&Cause::Headers(headers));
             } else if protocol.is_grpc() && status.is_some() {

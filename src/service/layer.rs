@@ -1,11 +1,11 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{Description, Endpoint, Endpoints, Level, Role, RpcInfo},
+    rpc::{AtomicLevel, Description, Endpoint, Endpoints, Level, Role, RpcInfo},
     tracer::{RequestParts, TracedRequest},
 };
 
@@ -73,7 +73,7 @@ type LevelOf = dyn Fn(&RequestParts<'_>) -> Level + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Settings {
     role: Option<Role>,
-    level: Level,
+    level: LevelHandle,
     level_of: Option<Arc<LevelOf>>,
     endpoints: Option<Arc<Endpoints>>,
     server_timeout: Option<Duration>,
@@ -89,7 +89,7 @@ impl<T> TracerLayer<T> {
             tracer: Arc::new(tracer),
             settings: Settings {
                 role: None,
-                level: Level::Base,
+                level: LevelHandle(Arc::new(AtomicLevel::new(Level::Base))),
                 level_of: None,
                 endpoints: None,
                 server_timeout: None,
@@ -116,9 +116,25 @@ impl<T> TracerLayer<T> {
     /// How much is recorded. A tracer that needs more raises it for the RPCs it takes part in;
     /// [`Level::Disabled`] is not raised, and asks no tracer.
     #[must_use]
-    pub fn level(mut self, level: Level) -> Self {
-        self.settings.level = level;
+    pub fn level(self, level: Level) -> Self {
+        self.settings.level.set(level);
         self
+    }
+
+    /// What changes the level while the services run.
+    ///
+    /// ```
+    /// use tower_tracer::{Level, TracerLayer};
+    ///
+    /// let layer = TracerLayer::new(()).level(Level::Disabled);
+    /// let handle = layer.level_handle();
+    /// // … when an operator asks for it:
+    /// handle.set(Level::Detailed);
+    /// assert_eq!(handle.get(), Level::Detailed);
+    /// ```
+    #[must_use]
+    pub fn level_handle(&self) -> LevelHandle {
+        self.settings.level.clone()
     }
 
     /// Chooses the level of each request, called first of all; it replaces [`level`](Self::level).
@@ -189,6 +205,24 @@ impl<T> TracerLayer<T> {
     }
 }
 
+/// Changes the level of a layer and of all its clones and services, at any time; a request that has
+/// started keeps its own. Made by [`TracerLayer::level_handle`].
+#[derive(Clone, Debug)]
+pub struct LevelHandle(Arc<AtomicLevel>);
+
+impl LevelHandle {
+    /// The level that requests start with.
+    #[must_use]
+    pub fn get(&self) -> Level {
+        self.0.get()
+    }
+
+    /// Sets the level of the requests to come.
+    pub fn set(&self, level: Level) {
+        self.0.set(level);
+    }
+}
+
 impl<S, T> Layer<S> for TracerLayer<T> {
     type Service = TracerService<S, T>;
 
@@ -208,11 +242,11 @@ impl Settings {
     #[inline]
     pub(super) fn level(&self, request: &mut dyn TracedRequest) -> Level {
         match &self.level_of {
-            None => self.level,
+            None => self.level.get(),
             Some(choose) => {
                 let parts = RequestParts::new(request);
                 crate::tracer::contain::<LevelOf, _>("level_of", || choose(&parts))
-                    .unwrap_or(self.level)
+                    .unwrap_or(self.level.get())
             }
         }
     }
@@ -226,7 +260,7 @@ impl Settings {
     /// Makes the record of a request.
     pub(super) fn describe(
         &self,
-        request: &dyn TracedRequest,
+        request: &mut dyn TracedRequest,
         role: Role,
         level: Level,
     ) -> RpcInfo {
@@ -267,15 +301,21 @@ fn guess_role(request: &dyn TracedRequest) -> Role {
     request.carried().map_or(Role::Server, RpcInfo::role)
 }
 
-type Address = Option<std::net::SocketAddr>;
+type Address = Option<SocketAddr>;
 
 /// The peer's address and the server's own, of the connection a request came on.
-fn addresses(request: &dyn TracedRequest) -> (Address, Address) {
+fn addresses(request: &mut dyn TracedRequest) -> (Address, Address) {
     #[cfg(feature = "transport")]
-    if let Some(extensions) = request.extensions()
-        && let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>()
-    {
-        return (tcp.remote_addr(), tcp.local_addr());
+    if let Some(extensions) = request.extensions_mut() {
+        if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
+            return (tcp.remote_addr(), tcp.local_addr());
+        }
+        // Of a TLS connection only tonic knows the type, if TLS is on at all.
+        let metadata = tonic::metadata::MetadataMap::new();
+        let lent = tonic::Request::from_parts(metadata, std::mem::take(extensions), ());
+        let found = (lent.remote_addr(), lent.local_addr());
+        (_, *extensions, ()) = lent.into_parts();
+        return found;
     }
     let _ = request;
     (None, None)

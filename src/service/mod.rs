@@ -22,7 +22,7 @@ use std::{
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 use layer::Shared;
-pub use layer::TracerLayer;
+pub use layer::{LevelHandle, TracerLayer};
 pub use mark::{MarkFuture, MarkLayer, MarkService};
 pub use open::OpenRpc;
 pub use response::TracedResponse;
@@ -112,7 +112,8 @@ impl<T: Tracer> Shared<T> {
             return OpenRpc::closed();
         }
         let role = self.settings.role(request);
-        let describe = |request: &dyn TracedRequest| self.settings.describe(request, role, level);
+        let describe =
+            |request: &mut dyn TracedRequest| self.settings.describe(request, role, level);
         let mut candidate = Candidate::new(request, role, &describe);
         let tracer = &*self.tracer;
         let state =

@@ -150,14 +150,12 @@ impl<T: Tracer> OpenRpc<T> {
     #[inline]
     pub(super) fn meter(&self) -> Option<Meter<'_>> {
         let open = self.0.as_ref()?;
-        Some(Meter {
-            stats: open.slot.rpc()?.stats(),
-            direction: Direction::Response,
-            sink: match &open.state {
-                State::Own(_) => None,
-                State::Watched(watched) => Some(&**watched),
-            },
-        })
+        let stats = open.slot.rpc()?.stats();
+        let sink: Option<&dyn EventSink> = match &open.state {
+            State::Own(_) => None,
+            State::Watched(watched) => Some(&**watched),
+        };
+        Some(Meter::new(stats, Direction::Response, sink))
     }
 
     pub(super) fn settings(&self) -> Option<&Settings> {

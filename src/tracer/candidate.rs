@@ -15,7 +15,7 @@ use crate::{
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
     role: Role,
-    describe: &'a dyn Fn(&dyn TracedRequest) -> RpcInfo,
+    describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
     started: Started,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(
         request: &'a mut dyn TracedRequest,
         role: Role,
-        describe: &'a dyn Fn(&dyn TracedRequest) -> RpcInfo,
+        describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
     ) -> Self {
         Self {
             parts: RequestParts::new(request),
@@ -55,7 +55,7 @@ impl<'a> Candidate<'a> {
             ..
         } = self;
         let rpc = started.rpc.get_or_insert_with(|| {
-            let rpc = describe(parts.request());
+            let rpc = describe(parts.request_mut());
             let outer = parts.request_mut().carry(rpc.clone());
             rpc.stand_under(outer);
             let drawn = started.draw.get();

@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use super::{EventSink, Message, WireEventKind};
 use crate::rpc::{Direction, Event, Stats};
 
@@ -6,9 +8,34 @@ pub(crate) struct Meter<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) direction: Direction,
     pub(crate) sink: Option<&'a dyn EventSink>,
+    /// The moment this counts at, once the clock was read.
+    now: Cell<Option<u64>>,
 }
 
-impl Meter<'_> {
+impl<'a> Meter<'a> {
+    /// Counts what passes at one moment: the clock is read once at most.
+    #[inline]
+    pub(crate) fn new(
+        stats: &'a Stats,
+        direction: Direction,
+        sink: Option<&'a dyn EventSink>,
+    ) -> Self {
+        Self {
+            stats,
+            direction,
+            sink,
+            now: Cell::new(None),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get().unwrap_or_else(|| {
+            let now = self.stats.now();
+            self.now.set(Some(now));
+            now
+        })
+    }
+
     /// From here on the direction's bytes are known; its messages too where `messages`.
     #[inline]
     pub(crate) fn observe(&self, messages: bool) {
@@ -24,7 +51,7 @@ impl Meter<'_> {
                 Direction::Request => (Event::REQUEST_FIRST_BYTE, Event::REQUEST_LAST_BYTE),
                 Direction::Response => (Event::RESPONSE_FIRST_BYTE, Event::RESPONSE_LAST_BYTE),
             };
-            let now = self.stats.now();
+            let now = self.now();
             self.stats.mark_now(first, now);
             self.stats.mark_latest(last, now);
         }
@@ -39,7 +66,7 @@ impl Meter<'_> {
         if !detailed && self.sink.is_none() {
             return;
         }
-        let now = self.stats.now();
+        let now = self.now();
         if detailed {
             cell.message_at(now);
             self.stats.mark_now(
@@ -97,7 +124,7 @@ impl Meter<'_> {
         if !detailed && self.sink.is_none() {
             return;
         }
-        let now = self.stats.now();
+        let now = self.now();
         if detailed {
             self.stats.mark_now(event, now);
         }

@@ -188,8 +188,7 @@ pub struct RequestObserver {
 
 impl RequestObserver {
     /// The record this counts for.
-    #[must_use]
-    pub fn rpc(&self) -> Option<&RpcInfo> {
+    pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
         self.slot.rpc()
     }
 
@@ -218,11 +217,9 @@ impl RequestObserver {
 
     #[inline]
     pub(crate) fn meter(&self) -> Option<Meter<'_>> {
-        self.slot.rpc().map(|rpc| Meter {
-            stats: rpc.stats(),
-            direction: Direction::Request,
-            sink: self.sink.as_deref(),
-        })
+        let rpc = self.slot.rpc()?;
+        let sink = self.sink.as_deref();
+        Some(Meter::new(rpc.stats(), Direction::Request, sink))
     }
 }
 

@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
 use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
@@ -1019,4 +1019,115 @@ fn of_an_error_with_a_long_text_only_the_beginning_is_asked_for() {
     assert_eq!(text.len(), 1024);
     assert!(text.starts_with("on and on on and on "));
     assert!(written.load(SeqCst) < 200);
+}
+
+/// Writes down, when it is dropped, whether its RPC is current and not over yet.
+struct Witness(Recorder, Arc<Mutex<Vec<(bool, usize)>>>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let current = RpcInfo::current().is_some();
+        let mut seen = self.1.lock().unwrap();
+        seen.push((current, self.0.finished().len()));
+    }
+}
+
+/// A body that is never done, with a witness in it.
+struct Open {
+    _witness: Witness,
+}
+
+impl Body for Open {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Pending
+    }
+}
+
+// Ending 5. Ending 6. Ending 7.
+#[test]
+fn what_is_dropped_unfinished_is_dropped_with_its_record_current_and_before_finish() {
+    let recorder = Recorder::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let witness = || Witness(recorder.clone(), Arc::clone(&seen));
+    let body = || Open {
+        _witness: witness(),
+    };
+    let open_request = || bare_request().map(|_| tonic::body::Body::new(body()));
+    let layer = TracerLayer::new(recorder.clone());
+
+    // The request's body and the future, before the first poll and after it.
+    for polls in [0, 1] {
+        let mut service = layer.layer(service_fn(|request: Request<tonic::body::Body>| {
+            let witness = witness();
+            Box::pin(async move {
+                request.into_body().collect().await?;
+                drop(witness);
+                Ok::<_, BoxError>(Response::new(body()))
+            })
+        }));
+        let mut future = Box::pin(service.call(open_request()));
+        for _ in 0..polls {
+            assert!(poll_once(&mut future).is_pending());
+        }
+        drop(future);
+        assert_eq!(
+            seen.lock().unwrap().split_off(0),
+            [(true, 0); 2],
+            "{polls} polls"
+        );
+        assert_eq!(recorder.finished().len(), 1);
+        recorder.clear();
+    }
+
+    // The response's body.
+    let mut service = layer.layer(service_fn(|_: Request<tonic::body::Body>| {
+        future::ready(Ok::<_, BoxError>(Response::new(body())))
+    }));
+    let mut response = run(service.call(bare_request())).unwrap().into_body();
+    assert!(poll_body(&mut response).is_pending());
+    drop(response);
+    assert_eq!(*seen.lock().unwrap(), [(true, 0)]);
+    assert_eq!(recorder.finished().len(), 1);
+}
+
+#[test]
+fn an_answer_to_head_is_over_with_its_headers_whatever_its_body() {
+    let recorder = Recorder::new();
+    let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<()>| {
+        future::ready(Ok::<_, BoxError>(Response::new(Full::<Bytes>::from(
+            "not sent",
+        ))))
+    }));
+    // An HTTP server drops the body of such an answer unpolled.
+    drop(run(service.call(Request::head("/").body(()).unwrap())));
+    assert_eq!(recorder.log().last().unwrap(), "finish headers_only 200");
+    recorder.clear();
+    drop(run(service.call(Request::get("/").body(()).unwrap())));
+    assert_eq!(recorder.log().last().unwrap(), "finish cancelled 200");
+}
+
+#[test]
+fn messages_in_data_that_is_in_pieces_are_unknown_and_their_bytes_are_counted() {
+    type Pieces = bytes::buf::Chain<Bytes, Bytes>;
+    let recorder = Recorder::new();
+    let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<_>| {
+        let body = Full::<Pieces>::new(message(3).chain(message(4)));
+        let mut response = Response::new(body);
+        *response.headers_mut() = self::response([]).headers().clone();
+        future::ready(Ok::<_, BoxError>(response))
+    }));
+    let response = run(service.call(bare_request())).unwrap();
+    let whole = run(response.into_body().collect()).unwrap().to_bytes();
+    assert_eq!(whole, [message(3), message(4)].concat());
+    let received = recorder.only_finished().stats().response();
+    assert_eq!(received.wire_bytes(), Some(17));
+    assert_eq!(received.messages(), None);
+    assert_eq!(received.message_bytes(), None);
+    assert!(received.is_complete() && !received.truncated());
 }

@@ -67,6 +67,8 @@ pub enum Step {
     HangUp,
     /// Neither reads nor writes from here on, and keeps the connection.
     Freeze,
+    /// Reads the request's body to its end, for [`RawServer::requests`].
+    Read,
     /// Waits until the test allows the rest.
     Wait(Arc<Notify>),
     /// Leaves the stream open, where a script's end would end it.
@@ -134,8 +136,10 @@ pub fn framed(flag: u8, message: &[u8]) -> Bytes {
 /// An HTTP/2 server that plays a script for each request.
 pub struct RawServer {
     pub uri: String,
-    requests: Arc<Mutex<Vec<Request<()>>>>,
+    requests: Requests,
 }
+
+type Requests = Arc<Mutex<Vec<Request<Vec<u8>>>>>;
 
 /// What a script asks of the connection.
 enum Asked {
@@ -163,12 +167,12 @@ impl RawServer {
         Self { uri, requests }
     }
 
-    /// The heads of the requests so far.
-    pub fn requests(&self) -> Vec<Request<()>> {
+    /// The requests so far; their bodies where the script reads them.
+    pub fn requests(&self) -> Vec<Request<Vec<u8>>> {
         self.requests.lock().unwrap().clone()
     }
 
-    async fn serve(socket: TcpStream, script: Arc<[Step]>, seen: Arc<Mutex<Vec<Request<()>>>>) {
+    async fn serve(socket: TcpStream, script: Arc<[Step]>, seen: Requests) {
         let Ok(mut connection) = h2::server::handshake(socket).await else {
             return;
         };
@@ -189,9 +193,11 @@ impl RawServer {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, reply)))) => {
                         let (head, body) = request.into_parts();
-                        seen.lock().unwrap().push(Request::from_parts(head, ()));
+                        let mut requests = seen.lock().unwrap();
+                        let read = (requests.len(), Arc::clone(&seen));
+                        requests.push(Request::from_parts(head, Vec::new()));
                         let ask = ask.clone();
-                        scripts.push(Self::play(Arc::clone(&script), reply, body, ask));
+                        scripts.push(Self::play(Arc::clone(&script), reply, body, read, ask));
                     }
                     Poll::Ready(None | Some(Err(_))) => return Poll::Ready(None),
                     Poll::Pending => return Poll::Pending,
@@ -204,11 +210,12 @@ impl RawServer {
         }
     }
 
-    /// The request's body is held, not read: to drop it would reset the stream.
+    /// The request's body is held even where it is not read: to drop it would reset the stream.
     async fn play(
         script: Arc<[Step]>,
         mut reply: SendResponse<Bytes>,
-        _body: RecvStream,
+        mut body: RecvStream,
+        (number, requests): (usize, Requests),
         ask: mpsc::UnboundedSender<Asked>,
     ) {
         let mut stream: Option<SendStream<Bytes>> = None;
@@ -229,6 +236,14 @@ impl RawServer {
                 (Step::GoAway(reason), _) => ask.send(Asked::GoAway(reason)).unwrap(),
                 (Step::HangUp, _) => ask.send(Asked::HangUp).unwrap(),
                 (Step::Freeze, _) => ask.send(Asked::Freeze).unwrap(),
+                (Step::Read, _) => {
+                    let mut bytes = Vec::new();
+                    while let Some(Ok(data)) = body.data().await {
+                        let _ = body.flow_control().release_capacity(data.len());
+                        bytes.extend(data);
+                    }
+                    *requests.lock().unwrap()[number].body_mut() = bytes;
+                }
                 (Step::Wait(go_on), _) => go_on.notified().await,
                 (Step::Forever, _) => break,
                 (step, None) => panic!("{step:?} before headers"),
@@ -344,6 +359,8 @@ pub struct Met {
     pub log: Vec<String>,
     /// What its caller got.
     pub got: Got,
+    /// The request's body as the server got it, where the script reads it.
+    pub sent: Vec<u8>,
 }
 
 /// Lets a traced tonic client meet a server that plays this script.
@@ -396,8 +413,10 @@ pub async fn meet_asking(
     };
     assert_eq!(traced.headers(), plain.headers());
     assert_eq!(traced.uri(), plain.uri());
+    assert_eq!(traced.body(), plain.body());
     assert_eq!(recorder.started().len(), 1);
     Met {
+        sent: traced.body().clone(),
         rpc: recorder.only_finished(),
         log: recorder.log(),
         got,

@@ -1,0 +1,92 @@
+//! How many heap allocations the layer makes per RPC, above those made without it.
+
+#![allow(missing_docs, unreachable_pub)]
+
+#[path = "../benches/call/mod.rs"]
+mod call;
+#[path = "../benches/hand_written/mod.rs"]
+#[allow(dead_code, unreachable_pub, missing_debug_implementations)]
+mod hand_written;
+
+use allocation_counter::measure;
+use tower::{Layer, Service, layer::util::Identity};
+use tower_tracer::{Level, RequestParts, RpcInfo, Tracer, TracerLayer, tracers::testing::Recorder};
+
+/// Allocations of one call of `messages` messages each way, once all is warm.
+fn allocations<L, S, B>(layer: &L, messages: usize) -> u64
+where
+    L: Layer<call::Handler, Service = S>,
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    B: http_body::Body,
+{
+    let mut service = layer.layer(call::handler(messages));
+    call::call(&mut service, messages);
+    measure(|| call::call(&mut service, messages)).count_total
+}
+
+fn above_none<L, S, B>(layer: &L, messages: usize) -> u64
+where
+    L: Layer<call::Handler, Service = S>,
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    B: http_body::Body,
+{
+    allocations(layer, messages) - allocations(&Identity::new(), messages)
+}
+
+/// Wants to hear of every message, and keeps nothing.
+struct Listener;
+
+impl Tracer for Listener {
+    type State = u64;
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) -> u64 {
+        0
+    }
+
+    fn finish(&self, _: u64, _: &RpcInfo) {}
+
+    fn wants_events(&self) -> bool {
+        true
+    }
+
+    fn event(&self, seen: &mut u64, _: &RpcInfo, _: &tower_tracer::WireEvent<'_>) {
+        *seen += 1;
+    }
+}
+
+#[test]
+fn an_rpc_costs_a_record_an_extension_and_a_request_body_and_no_more_than_by_hand() {
+    let by_hand = above_none(&hand_written::HandWrittenLayer(|_, _, _, _, _| {}), 1);
+    assert_eq!(by_hand, 3, "record, extension, request body");
+    for layer in [TracerLayer::new(()).client(), TracerLayer::new(()).server()] {
+        assert_eq!(above_none(&layer, 1), by_hand, "{layer:?}");
+    }
+    // However many tracers share them.
+    let layer = TracerLayer::new(((), (), ()));
+    assert_eq!(above_none(&layer, 1), by_hand);
+}
+
+#[test]
+fn a_message_costs_none_at_any_level() {
+    for level in [Level::Base, Level::Detailed] {
+        let layer = TracerLayer::new(()).level(level);
+        assert_eq!(above_none(&layer, 1), above_none(&layer, 1_000));
+    }
+    let layer = TracerLayer::new(Listener);
+    assert_eq!(above_none(&layer, 1), 4, "one more, for the state to share");
+    assert_eq!(above_none(&layer, 1_000), 4);
+}
+
+#[test]
+fn a_request_that_nobody_traces_costs_none() {
+    assert_eq!(
+        above_none(&TracerLayer::new(()).level(Level::Disabled), 1),
+        0
+    );
+    assert_eq!(above_none(&TracerLayer::new(None::<Recorder>), 1), 0);
+    assert_eq!(
+        above_none(&TracerLayer::new((None::<Recorder>, None::<Listener>)), 1),
+        0
+    );
+    assert_eq!(above_none(&TracerLayer::new(Vec::<Recorder>::new()), 1), 0);
+}
