@@ -1,20 +1,31 @@
-//! The Echo service's generated code is what its proto file gives.
+//! The checked-in generated code is what the proto files give.
 
 use std::{fs, path::Path};
 
 #[test]
-fn the_checked_in_code_is_what_the_proto_file_gives() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let proto = root.join("examples/echo/echo.proto");
-    let checked_in = root.join("examples/echo/generated.rs");
+fn the_echo_code_is_what_its_proto_file_gives() {
+    compare("examples/echo/echo.proto", "echo.rs");
+}
+
+#[test]
+fn the_interop_code_is_what_its_proto_file_gives() {
+    compare("tests/interop/testing.proto", "grpc.testing.rs");
+}
+
+/// Generates the code of `proto` again, as the file `made`, and compares it with the `generated.rs`
+/// beside the proto file.
+#[track_caller]
+fn compare(proto: &str, made: &str) {
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join(proto);
+    let checked_in = proto.with_file_name("generated.rs");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
 
-    let descriptors = protox::compile([&proto], [root.join("examples/echo")]).unwrap();
+    let descriptors = protox::compile([&proto], proto.parent()).unwrap();
     tonic_prost_build::configure()
         .out_dir(out)
         .compile_fds(descriptors)
         .unwrap();
-    let made = fs::read_to_string(out.join("echo.rs")).unwrap();
+    let made = fs::read_to_string(out.join(made)).unwrap();
 
     if std::env::var_os("BLESS").is_some() {
         fs::write(&checked_in, &made).unwrap();

@@ -81,7 +81,7 @@ fn assert_log(recorder: &Recorder, rest: &[&str]) {
     assert_eq!(recorder.log(), expected);
 }
 
-// Ending 1 to 10, from the caller's view.
+// Ending 3. Ending 4. Ending 5. Ending 6. Ending 7. Ending 8. Ending 9.
 #[test]
 fn each_course_of_an_rpc_has_one_start_and_one_finish_and_looks_the_same_to_the_caller() {
     for course in Course::ALL {
