@@ -103,6 +103,7 @@
 //! * Retries, timeouts and limits: tower has them. A record says which attempt it is.
 //! * Containment where a panic aborts (`panic = "abort"`).
 
+pub mod guide;
 mod protocol;
 mod rpc;
 mod service;
@@ -118,8 +119,8 @@ pub use service::{
     TracedResponse, TracerLayer, TracerService,
 };
 pub use tracer::{
-    Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer, WireEvent,
-    WireEventKind, contained_panics,
+    BoxTracer, Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer,
+    WireEvent, WireEventKind, combine, contained_panics, on_finish,
 };
 
 // The code in the README compiles.

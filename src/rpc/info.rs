@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current, extra::Extra,
+    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current,
+    draw::LazyDraw, extra::Extra,
 };
 
 /// Which side of the RPC a layer stands on.
@@ -138,6 +139,7 @@ struct Record {
     /// Known once the request carries this record and has given the one it had.
     above: OnceLock<Above>,
     stats: Stats,
+    draw: LazyDraw,
 }
 
 /// What is known of an RPC when it starts.
@@ -169,6 +171,7 @@ impl RpcInfo {
             description,
             above: OnceLock::new(),
             stats,
+            draw: LazyDraw::default(),
         }))
     }
 
@@ -375,6 +378,17 @@ impl RpcInfo {
             .extra_if_any()
             .map(|extra| extra.tags().clone())
             .unwrap_or_default()
+    }
+
+    /// The random number it shares with the RPCs it stands under and with those under it.
+    pub(crate) fn draw(&self) -> Draw {
+        let inherit = || self.parent().map_or_else(Draw::new, Self::draw);
+        self.0.draw.get_or_init(inherit)
+    }
+
+    /// Gives it a draw that was made before the record was.
+    pub(crate) fn set_draw(&self, draw: Draw) {
+        self.0.draw.get_or_init(|| draw);
     }
 
     /// Whether two handles are of the same record.

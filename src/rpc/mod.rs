@@ -1,6 +1,7 @@
 //! The record of one RPC: what it is, what happened to it, how it ended.
 
 mod current;
+mod draw;
 mod endpoint;
 mod event;
 mod extra;
@@ -12,6 +13,7 @@ mod status;
 mod traffic;
 
 pub(crate) use current::Slot;
+pub(crate) use draw::Draw;
 pub(crate) use endpoint::Endpoints;
 pub use endpoint::{Address, Endpoint, EndpointRef};
 pub use event::{Event, EventStatus, Recorded};

@@ -72,7 +72,7 @@ where
             return Poll::Ready(None);
         };
         if !open.is_open() {
-            return inner.poll_frame(cx);
+            return open.enter(|| inner.poll_frame(cx));
         }
         let mut polled = Poll::Pending;
         if let Err(panic) = unwinding(|| polled = open.enter(|| inner.as_mut().poll_frame(cx))) {

@@ -41,7 +41,7 @@ impl<'a> Failure<'a> {
         let mut verdict = Verdict::default();
         // What an error displays nobody may have asked for before: where it panics, what it has
         // said until then counts.
-        contain("error", || self.ask(&mut verdict));
+        contain::<dyn fmt::Display, _>("error", || self.ask(&mut verdict));
         verdict
     }
 

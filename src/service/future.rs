@@ -56,8 +56,8 @@ where
         };
         if !open.is_open() {
             // Nobody traces this one, or it is over.
-            let response = ready!(inner.poll(cx))?;
-            return Poll::Ready(Ok(response.traced(OpenRpc::closed())));
+            let response = ready!(open.enter(|| inner.poll(cx)))?;
+            return Poll::Ready(Ok(response.traced(open.take())));
         }
         let mut polled = Poll::Pending;
         if let Err(panic) = unwinding(|| polled = open.enter(|| inner.poll(cx))) {

@@ -245,7 +245,8 @@ impl Settings {
             None => self.level.get(),
             Some(choose) => {
                 let parts = RequestParts::new(request);
-                crate::tracer::contain("level_of", || choose(&parts)).unwrap_or(self.level.get())
+                crate::tracer::contain::<LevelOf, _>("level_of", || choose(&parts))
+                    .unwrap_or(self.level.get())
             }
         }
     }

@@ -77,7 +77,8 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let mut open = self.shared.open(&mut request);
         if !open.is_open() {
-            return ResponseFuture::new(self.inner.call(request), open);
+            let future = open.enter(|| self.inner.call(request));
+            return ResponseFuture::new(future, open);
         }
         let inner = &mut self.inner;
         let mut future = None;
@@ -116,10 +117,11 @@ impl<T: Tracer> Shared<T> {
         let mut candidate = Candidate::new(request, role, &describe);
         let tracer = &*self.tracer;
         let state =
-            crate::tracer::contain("try_start", || tracer.try_start(&mut candidate)).flatten();
+            crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))
+                .flatten();
         let started = candidate.into_started();
         let Some(rpc) = started.rpc else {
-            return OpenRpc::closed();
+            return OpenRpc::declined(started.draw.get());
         };
         let (open, observer) = OpenRpc::new(
             Arc::clone(self),

@@ -9,7 +9,7 @@ use super::{
     layer::{Settings, Shared},
 };
 use crate::{
-    rpc::{Direction, RpcInfo, Slot, Status},
+    rpc::{Direction, Draw, RpcInfo, Slot, Status},
     tracer::{
         EventSink, Meter, RequestObserver, Scopes, Tracer, WireEvent, WireEventKind, contain,
     },
@@ -20,7 +20,11 @@ use crate::{
 /// It moves from the service to the future to the response's body. A
 /// [`TracedResponse`](crate::TracedResponse) of a user's own gets it and says when the RPC is over;
 /// dropping it says that the RPC was cancelled.
-pub struct OpenRpc<T: Tracer>(Option<Open<T>>);
+pub struct OpenRpc<T: Tracer>(
+    Option<Open<T>>,
+    /// Of an RPC that all tracers declined: what those under it inherit.
+    Option<Draw>,
+);
 
 struct Open<T: Tracer> {
     slot: Slot,
@@ -45,7 +49,12 @@ struct Watched<T: Tracer> {
 impl<T: Tracer> OpenRpc<T> {
     /// For an RPC that nobody traces.
     pub(super) const fn closed() -> Self {
-        Self(None)
+        Self::declined(None)
+    }
+
+    /// For an RPC that all tracers declined, one of them by this draw.
+    pub(super) const fn declined(draw: Option<Draw>) -> Self {
+        Self(None, draw)
     }
 
     /// The guard of an RPC whose tracers have started, and what counts its request.
@@ -79,7 +88,7 @@ impl<T: Tracer> OpenRpc<T> {
             state,
             shared,
         };
-        (Self(Some(open)), observer)
+        (Self(Some(open), None), observer)
     }
 
     /// The record of the RPC; `None` where no tracer takes part.
@@ -114,15 +123,16 @@ impl<T: Tracer> OpenRpc<T> {
     /// Takes the guard; the RPC goes on.
     #[inline]
     pub(super) fn take(&mut self) -> Self {
-        Self(self.0.take())
+        Self(self.0.take(), self.1)
     }
 
     /// Runs code of the RPC, with its record and its tracers' scopes current.
     #[inline]
     pub(super) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        match &mut self.0 {
-            None => f(),
-            Some(open) => {
+        match (&mut self.0, self.1) {
+            (None, None) => f(),
+            (None, Some(draw)) => draw.enter(f),
+            (Some(open), _) => {
                 let scopes = &open.scopes;
                 open.slot.enter(|| scopes.run(f))
             }
@@ -163,7 +173,7 @@ impl<T: Tracer> Open<T> {
         };
         if let Some(state) = state {
             let tracer = &*self.shared.tracer;
-            contain("finish", || tracer.finish(state, rpc));
+            contain::<T, _>("finish", || tracer.finish(state, rpc));
         }
     }
 }
@@ -189,7 +199,7 @@ impl<T: Tracer> EventSink for Watched<T> {
         if let Some(state) = &mut *state {
             let at = Duration::from_nanos(at);
             let event = WireEvent { at, kind };
-            contain("event", || {
+            contain::<T, _>("event", || {
                 self.shared.tracer.event(state, &self.rpc, &event)
             });
         }

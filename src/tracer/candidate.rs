@@ -1,11 +1,11 @@
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use http::{Extensions, HeaderMap, Method};
 
 use super::{RequestParts, Scopes, Tracer, contain, request::TracedRequest};
 use crate::{
     protocol,
-    rpc::{Protocol, Role, RpcInfo},
+    rpc::{Draw, Protocol, Role, RpcInfo},
 };
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
@@ -23,6 +23,8 @@ pub struct Candidate<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Started {
     pub(crate) rpc: Option<RpcInfo>,
+    /// The RPC's random number, where a tracer asked for it.
+    pub(crate) draw: Cell<Option<Draw>>,
     pub(crate) scopes: Scopes,
     pub(crate) wants_events: bool,
 }
@@ -56,9 +58,13 @@ impl<'a> Candidate<'a> {
             let rpc = describe(parts.request_mut());
             let outer = parts.request_mut().carry(rpc.clone());
             rpc.stand_under(outer);
+            let drawn = started.draw.get();
+            if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
+                rpc.set_draw(draw);
+            }
             rpc
         });
-        let state = contain("start", || {
+        let state = contain::<T, _>("start", || {
             rpc.stats().raise_level(tracer.level());
             started.wants_events |= tracer.wants_events();
             tracer.start(rpc, parts)
@@ -103,8 +109,60 @@ impl<'a> Candidate<'a> {
         self.parts.extensions()
     }
 
+    /// Whether this is a call of gRPC's health service, `grpc.health.v1.Health`.
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        self.path().starts_with("/grpc.health.v1.Health/")
+    }
+
+    /// Whether this is a call of gRPC's reflection service, in its version `v1` or `v1alpha`.
+    #[must_use]
+    pub fn is_reflection(&self) -> bool {
+        let path = self.path();
+        path.starts_with("/grpc.reflection.v1.ServerReflection/")
+            || path.starts_with("/grpc.reflection.v1alpha.ServerReflection/")
+    }
+
+    /// The RPC's draw, a random number from 0 up to, and without, 1: a sampler takes part where it
+    /// is below its ratio, as [`sample`](Tracer::sample) does.
+    ///
+    /// Drawn once per RPC, and inherited by the RPCs under it: by the attempts of a call, and by
+    /// the calls a handler makes, also where the RPC itself was declined.
+    ///
+    /// ```
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// // All calls of one service, a hundredth of the others.
+    /// let tracer = on_finish(|rpc| println!("{rpc:?}"))
+    ///     .filter(|rpc| rpc.path().starts_with("/shop.Checkout/") || rpc.draw() < 0.01);
+    /// # let _ = tower_tracer::TracerLayer::new(tracer);
+    /// ```
+    #[must_use]
+    pub fn draw(&self) -> f64 {
+        let draw = self.started.draw.get().unwrap_or_else(|| {
+            let draw = match (&self.started.rpc, self.parts.request().carried()) {
+                (Some(rpc), _) | (None, Some(rpc)) => rpc.draw(),
+                (None, None) => RpcInfo::current()
+                    .map(|rpc| rpc.draw())
+                    .or_else(Draw::of_declined)
+                    .unwrap_or_else(Draw::new),
+            };
+            self.started.draw.set(Some(draw));
+            draw
+        });
+        draw.as_f64()
+    }
+
     pub(crate) fn into_started(self) -> Started {
         self.started
+    }
+}
+
+/// A record without a parent can stand under a declined RPC all the same.
+fn inherited_by_root(rpc: &RpcInfo) -> Option<Draw> {
+    match rpc.parent() {
+        Some(_) => None,
+        None => Draw::of_declined(),
     }
 }
 

@@ -93,17 +93,17 @@ pointer! { Arc Box }
 
 /// The level of one of several.
 fn level_of<T: Tracer>(tracer: &T) -> Level {
-    contain("level", || tracer.level()).unwrap_or(Level::Disabled)
+    contain::<T, _>("level", || tracer.level()).unwrap_or(Level::Disabled)
 }
 
 /// Whether one of several wants events.
 fn wants_events<T: Tracer>(tracer: &T) -> bool {
-    contain("wants_events", || tracer.wants_events()).unwrap_or(false)
+    contain::<T, _>("wants_events", || tracer.wants_events()).unwrap_or(false)
 }
 
 /// Reports an event to one of several, if it wants to hear.
 fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
-    contain("event", || {
+    contain::<T, _>("event", || {
         if tracer.wants_events() {
             tracer.event(state, rpc, event);
         }
@@ -115,14 +115,14 @@ impl<T: Tracer> Tracer for Vec<T> {
     type State = Vec<Option<T::State>>;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State {
-        let start = |tracer: &T| contain("start", || tracer.start(rpc, request));
+        let start = |tracer: &T| contain::<T, _>("start", || tracer.start(rpc, request));
         self.iter().map(start).collect()
     }
 
     fn finish(&self, mut states: Self::State, rpc: &RpcInfo) {
         for tracer in self.iter().take(states.len()).rev() {
             if let Some(state) = states.pop().flatten() {
-                contain("finish", || tracer.finish(state, rpc));
+                finish(tracer, state, rpc);
             }
         }
     }
@@ -155,7 +155,7 @@ impl<T: Tracer> Tracer for Vec<T> {
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         let mut states = Vec::new();
         for (index, tracer) in self.iter().enumerate() {
-            let state = contain("try_start", || tracer.try_start(candidate)).flatten();
+            let state = contain::<T, _>("try_start", || tracer.try_start(candidate)).flatten();
             if state.is_some() && states.is_empty() {
                 // Nothing is allocated until one takes part.
                 states.reserve_exact(self.len());
@@ -169,6 +169,10 @@ impl<T: Tracer> Tracer for Vec<T> {
     }
 }
 
+fn finish<T: Tracer>(tracer: &T, state: T::State, rpc: &RpcInfo) {
+    contain::<T, _>("finish", || tracer.finish(state, rpc));
+}
+
 macro_rules! tuple {
     ($(($($tracer:ident $index:tt),+ ; $($reversed:tt),+))*) => {$(
         /// All start in order and finish in reverse order; each hook of each is contained.
@@ -176,14 +180,14 @@ macro_rules! tuple {
             type State = ($(Option<$tracer::State>,)+);
 
             fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State {
-                ($(contain("start", || self.$index.start(rpc, request)),)+)
+                ($(contain::<$tracer, _>("start", || self.$index.start(rpc, request)),)+)
             }
 
             #[inline]
             fn finish(&self, mut state: Self::State, rpc: &RpcInfo) {
                 $(
                     if let Some(state) = state.$reversed.take() {
-                        contain("finish", || self.$reversed.finish(state, rpc));
+                        finish(&self.$reversed, state, rpc);
                     }
                 )+
             }
@@ -215,7 +219,7 @@ macro_rules! tuple {
             #[inline]
             fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
                 let state =
-                    ($(contain("try_start", || self.$index.try_start(candidate)).flatten(),)+);
+                    ($(contain::<$tracer, _>("try_start", || self.$index.try_start(candidate)).flatten(),)+);
                 let any = $(state.$index.is_some())||+;
                 any.then_some(state)
             }

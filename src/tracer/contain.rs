@@ -1,8 +1,11 @@
 use std::{
-    any::Any,
+    any::{Any, type_name},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 static CONTAINED: AtomicU64 = AtomicU64::new(0);
@@ -10,49 +13,68 @@ static CONTAINED: AtomicU64 = AtomicU64::new(0);
 /// How many panics were contained in this process: of tracers, and of other code that runs only
 /// because of the layer, such as what an error displays.
 ///
-/// It stays 0 while all tracers behave; watch it. With feature `tracing` the first one is also
-/// reported as a `tracing` event.
+/// It stays 0 while all tracers behave; watch it. With feature `tracing`, the first one in each hook
+/// of each type of tracer is also reported as a `tracing` event, with the names of both.
 #[must_use]
 pub fn contained_panics() -> u64 {
     CONTAINED.load(Ordering::Relaxed)
 }
 
-/// Runs one hook of one tracer, or other code of a stranger; `None` where it panicked.
+/// Runs one hook of one tracer, a `T`, or other code of a stranger; `None` where it panicked.
 ///
 /// Also safe in a drop while the thread unwinds: the panic does not leave this function.
 #[inline]
-pub(crate) fn contain<R>(hook: &'static str, f: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn contain<T: ?Sized, R>(hook: &'static str, f: impl FnOnce() -> R) -> Option<R> {
     // What a hook leaves half done is the tracer's own; nothing of the RPC's is lent to it mutably
     // but headers and extensions, which stay valid.
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(result) => Some(result),
         Err(payload) => {
-            contained(hook, payload);
+            contained(hook, type_name::<T>(), payload);
             None
         }
     }
 }
 
 #[cold]
-fn contained(hook: &'static str, payload: Box<dyn Any + Send>) {
-    let earlier = CONTAINED.fetch_add(1, Ordering::Relaxed);
-    if earlier == 0 {
+fn contained(hook: &'static str, tracer: &'static str, payload: Box<dyn Any + Send>) {
+    CONTAINED.fetch_add(1, Ordering::Relaxed);
+    if is_first(hook, tracer) {
         // A subscriber is a stranger's code too.
-        let _ = catch_unwind(|| report(hook));
+        if let Err(panic) = catch_unwind(|| report(hook, tracer)) {
+            dispose(panic);
+        }
     }
-    // A payload's own drop can panic; what that panic carries is then not dropped at all.
+    dispose(payload);
+}
+
+/// A payload's own drop can panic; what that panic carries is then not dropped at all.
+fn dispose(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(second);
     }
 }
 
-fn report(hook: &'static str) {
+/// Whether this hook of this tracer has not panicked before. What is kept is bounded by the types
+/// of tracers in the program.
+fn is_first(hook: &'static str, tracer: &'static str) -> bool {
+    static SEEN: Mutex<Vec<(&str, &str)>> = Mutex::new(Vec::new());
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = !seen.contains(&(hook, tracer));
+    if first {
+        seen.push((hook, tracer));
+    }
+    first
+}
+
+fn report(hook: &'static str, tracer: &'static str) {
     #[cfg(feature = "tracing")]
     ::tracing::error!(
         hook,
-        "a tracer panicked; it was contained, and further ones are only counted \
+        tracer,
+        "a tracer panicked; it was contained, and further ones of this hook are only counted \
          (tower_tracer::contained_panics)"
     );
     #[cfg(not(feature = "tracing"))]
-    let _ = hook;
+    let _ = (hook, tracer);
 }

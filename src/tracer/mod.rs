@@ -1,6 +1,8 @@
 //! The tracer: what a user writes, and how several become one.
 
+mod boxed;
 mod candidate;
+pub mod combine;
 mod compose;
 mod contain;
 mod meter;
@@ -8,9 +10,12 @@ mod request;
 mod scope;
 mod wire_event;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+pub use boxed::BoxTracer;
 pub use candidate::Candidate;
+pub use combine::on_finish;
+use combine::{Filter, FinishIf, InvalidRatio, Reload};
 pub(crate) use contain::contain;
 pub use contain::contained_panics;
 pub(crate) use meter::Meter;
@@ -56,7 +61,13 @@ use crate::rpc::{Level, RpcInfo};
 ///
 /// A panic in a hook is contained: it changes neither the RPC nor other tracers, and is
 /// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. Containment needs
-/// unwinding; with `panic = "abort"` a panic is the end of the process, here as anywhere.
+/// unwinding; with `panic = "abort"` a panic is the end of the process, here as anywhere. So is a
+/// panic in the drop of a state while a panic of `finish` unwinds through it.
+///
+/// # Combinators
+///
+/// The hooks come first below. The methods after them make a tracer from a tracer: they are not
+/// meant to be implemented.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a tracer",
     label = "this is given to the layer as its tracer",
@@ -141,8 +152,206 @@ pub trait Tracer: Send + Sync + 'static {
     /// anything else.
     ///
     /// A tracer that wraps another one overrides this to decline a request: where all tracers of a
-    /// layer decline, there is no record, and the request passes as if there were no layer.
+    /// layer decline, there is no record, and the request passes as if there were no layer. Where it
+    /// panics, this tracer takes no part, and a state that it had made is dropped.
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         candidate.start(self)
+    }
+
+    /// Takes part only in the RPCs that are `wanted`, which is asked once for each, before anything
+    /// is done for it: one that all tracers of a layer decline passes as if there were no layer.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned())))
+    ///     .filter(|rpc| !rpc.is_health_check() && !rpc.is_reflection());
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer, [
+    /// #     "/grpc.health.v1.Health/Check",
+    /// #     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    /// #     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    /// #     "/shop.Cart/Add",
+    /// # ]);
+    ///
+    /// // A health check, two questions for reflection, and a call of the cart later:
+    /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Add"]);
+    /// ```
+    fn filter<P>(self, wanted: P) -> Filter<Self, P>
+    where
+        Self: Sized,
+        P: Fn(&Candidate<'_>) -> bool + Send + Sync + 'static,
+    {
+        Filter::new(self, wanted)
+    }
+
+    /// Takes part in this share of the RPCs, chosen at random.
+    ///
+    /// It is decided once per RPC, and for all that stands under it: the attempts of a call are
+    /// chosen with it, and the calls a handler makes with the RPC that it serves, also where that
+    /// one was declined and left no record. All samplers of a process look at the same
+    /// [number](Candidate::draw), so that what a small ratio chooses, a larger one chooses too.
+    ///
+    /// Not seen is what another process decided: where a trace is to be sampled whole across
+    /// processes, use OpenTelemetry's samplers, which also keep on propagating what they do not
+    /// record. A tracer that declines injects nothing.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// # fn main() -> Result<(), tower_tracer::combine::InvalidRatio> {
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let tracer = (
+    ///     on_finish(|rpc| println!("{rpc:?}")).sample(0.01)?,
+    ///     on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).sample(1.0)?,
+    /// );
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer, ["/shop.Cart/Add"]);
+    ///
+    /// // A call of the cart later:
+    /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Add"]);
+    ///
+    /// let error = on_finish(|_| {}).sample(1.5).unwrap_err();
+    /// assert_eq!(error.to_string(), "a sampling ratio is a number from 0 to 1, not 1.5");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where `ratio` is not from 0 to 1.
+    fn sample(
+        self,
+        ratio: f64,
+    ) -> Result<Filter<Self, impl Fn(&Candidate<'_>) -> bool + Send + Sync + 'static>, InvalidRatio>
+    where
+        Self: Sized,
+    {
+        InvalidRatio::check(ratio)?;
+        Ok(self.filter(move |rpc| rpc.draw() < ratio))
+    }
+
+    /// Is finished only for the RPCs that are `wanted`, which is asked once for each, when it is
+    /// over and its record is whole.
+    ///
+    /// Whether it is wanted is known only then: `start`, `event` and `scope` are called for every
+    /// RPC. For one that is not wanted, the state is dropped instead of finished; a state that does
+    /// its work when it is dropped, such as a span, is not held back by this.
+    ///
+    /// ```
+    /// use std::{sync::mpsc, time::Duration};
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).finish_if(|rpc| {
+    ///     let stats = rpc.stats();
+    ///     stats.failed() || stats.age() >= Duration::from_millis(250)
+    /// });
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Slow", "/shop.Cart/Fail"]);
+    ///
+    /// // Three calls later, of which one was slow and one failed:
+    /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Slow", "/shop.Cart/Fail"]);
+    /// ```
+    fn finish_if<P>(self, wanted: P) -> FinishIf<Self, P>
+    where
+        Self: Sized,
+        P: Fn(&RpcInfo) -> bool + Send + Sync + 'static,
+    {
+        FinishIf::new(self, wanted)
+    }
+
+    /// Is finished only for the RPCs that took this long or longer; see
+    /// [`finish_if`](Self::finish_if).
+    ///
+    /// ```
+    /// use std::{sync::mpsc, time::Duration};
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned())))
+    ///     .slow(Duration::from_millis(250));
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Slow"]);
+    ///
+    /// // Two calls later, of which one took 300 milliseconds:
+    /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Slow"]);
+    /// ```
+    fn slow(
+        self,
+        threshold: Duration,
+    ) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Send + Sync + 'static>
+    where
+        Self: Sized,
+    {
+        self.finish_if(move |rpc| rpc.stats().age() >= threshold)
+    }
+
+    /// Is finished only for the RPCs that [failed](crate::Stats::failed); see
+    /// [`finish_if`](Self::finish_if).
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).failed();
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Fail"]);
+    ///
+    /// // Two calls later, of which one failed:
+    /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Fail"]);
+    /// ```
+    fn failed(self) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Send + Sync + 'static>
+    where
+        Self: Sized,
+    {
+        self.finish_if(|rpc| rpc.stats().failed())
+    }
+
+    /// Can be replaced while it is in use, by another tracer of its type: a clone of what is
+    /// returned goes into the layer, another one is kept to [`set`](Reload::set) the new one. RPCs
+    /// that run keep the tracer they started with.
+    ///
+    /// For a tracer of any type, let it be a [`BoxTracer`] or a `Vec` of them. An RPC costs a read
+    /// lock, held for as long as a pointer takes to clone.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// let (seen, all_seen) = mpsc::channel();
+    /// let say = |word: &'static str| {
+    ///     let seen = seen.clone();
+    ///     on_finish(move |_| drop(seen.send(word))).boxed()
+    /// };
+    /// let tracer = say("before").reload();
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # doc::call(tracer.clone(), ["/shop.Cart/Add"]);
+    ///
+    /// // A call later:
+    /// tracer.set(say("after"));
+    /// # doc::call(tracer.clone(), ["/shop.Cart/Add"]);
+    ///
+    /// // Another call later:
+    /// assert_eq!(all_seen.try_iter().collect::<Vec<_>>(), ["before", "after"]);
+    /// ```
+    fn reload(self) -> Reload<Self>
+    where
+        Self: Sized,
+    {
+        Reload::new(self)
+    }
+
+    /// Erases the tracer's type: for stacks that are decided at run time, and for structs that are
+    /// to name the type of a traced service. See [`BoxTracer`] for an example and for what it
+    /// costs.
+    fn boxed(self) -> BoxTracer
+    where
+        Self: Sized,
+    {
+        BoxTracer::new(self)
     }
 }

@@ -74,7 +74,8 @@ impl Scopes {
         state: Option<&T::State>,
         rpc: &RpcInfo,
     ) {
-        let scope = state.and_then(|state| contain("scope", || tracer.scope(state, rpc)).flatten());
+        let scope =
+            state.and_then(|state| contain::<T, _>("scope", || tracer.scope(state, rpc)).flatten());
         if let Some(scope) = scope {
             self.push(scope);
         }
@@ -98,7 +99,7 @@ impl Drop for Scopes {
     fn drop(&mut self) {
         // The drop of a scope is its tracer's code too.
         if let Some(scope) = self.0.take() {
-            contain("scope", || drop(scope));
+            contain::<dyn Scope, _>("scope", || drop(scope));
         }
     }
 }
@@ -124,7 +125,7 @@ impl Scope for Nested {
 fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> R {
     let mut waiting = Some(f);
     let mut result = None;
-    contain("scope", || {
+    contain::<dyn Scope, _>("scope", || {
         scope.run(&mut || {
             if let Some(f) = waiting.take() {
                 // The service's panic is not the scope's: it is caught here and goes on below.

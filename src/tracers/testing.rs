@@ -160,6 +160,14 @@ impl Recorder {
         self.rpcs(|what| matches!(what, What::Finish(..)))
     }
 
+    /// The RPCs of a method, `pkg.Svc/Method`, that started, in the order of their starts.
+    #[must_use]
+    pub fn started_of(&self, full_method: &str) -> Vec<RpcInfo> {
+        let mut rpcs = self.started();
+        rpcs.retain(|rpc| rpc.full_method() == Some(full_method));
+        rpcs
+    }
+
     /// The one RPC that finished.
     ///
     /// # Panics
@@ -171,6 +179,39 @@ impl Recorder {
         let mut finished = self.finished();
         assert_eq!(finished.len(), 1, "RPCs finished: {finished:?}");
         finished.remove(0)
+    }
+
+    /// Asserts that the log has these lines in this order, possibly with others before, between and
+    /// after them. Of each, the beginning is enough: `finish` is any end.
+    ///
+    /// ```
+    /// # let recorder = tower_tracer::tracers::testing::Recorder::new();
+    /// # let call = |recorder: &tower_tracer::tracers::testing::Recorder| {
+    /// #     use tower::{Layer as _, ServiceExt as _};
+    /// #     let service = tower::service_fn(async |_: http::Request<String>| {
+    /// #         Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+    /// #     });
+    /// #     let service = tower_tracer::TracerLayer::new(recorder.clone()).layer(service);
+    /// #     let call = service.oneshot(http::Request::new(String::new()));
+    /// #     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(call).unwrap();
+    /// # };
+    /// call(&recorder);
+    /// recorder.assert_in_order(["start", "response_headers", "finish headers_only"]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where one of them is not there; the message says which, and has the log.
+    #[track_caller]
+    pub fn assert_in_order<'a>(&self, lines: impl IntoIterator<Item = &'a str>) {
+        let log = self.log();
+        let mut rest = log.iter();
+        for line in lines {
+            assert!(
+                rest.any(|seen| seen.starts_with(line)),
+                "no {line:?} (any more) in the log {log:#?}"
+            );
+        }
     }
 
     /// Waits until this many RPCs have finished, and returns them. Without a timeout of its own.

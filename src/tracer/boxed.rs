@@ -1,0 +1,141 @@
+use std::{
+    any::{Any, type_name},
+    fmt,
+    sync::Arc,
+};
+
+use super::{Candidate, RequestParts, Scope, Tracer, WireEvent, contain};
+use crate::rpc::{Level, RpcInfo};
+
+/// A tracer of any type, for stacks that are decided at run time; made by [`Tracer::boxed`].
+///
+/// A `Vec` of them is a tracer:
+///
+/// ```
+/// use tower_tracer::{BoxTracer, Tracer, TracerLayer, on_finish};
+///
+/// # let (print, count) = (true, true);
+/// let mut stack: Vec<BoxTracer> = Vec::new();
+/// if print {
+///     stack.push(on_finish(|rpc| println!("{rpc:?}")).failed().boxed());
+/// }
+/// if count {
+///     # static FINISHED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+///     # let count = || FINISHED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///     stack.push(on_finish(move |_| drop(count())).boxed());
+/// }
+/// assert_eq!(stack.len(), 2);
+/// let layer = TracerLayer::new(stack);
+/// # let _ = layer;
+/// ```
+///
+/// # Cost
+///
+/// Per RPC, measured where a layer with an empty tracer costs 290 ns: 12 ns and no allocation around
+/// a tracer whose state is of size 0, 23 ns and one allocation around another one. A `Vec` adds 30 ns
+/// and one allocation, whatever its length. An event that passes costs a virtual call.
+pub struct BoxTracer(Box<dyn Erased>);
+
+/// A [`Tracer`] whose state has no type.
+trait Erased: Send + Sync {
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> ErasedState;
+    fn finish(&self, state: ErasedState, rpc: &RpcInfo);
+    fn level(&self) -> Level;
+    fn wants_events(&self) -> bool;
+    fn event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &WireEvent<'_>);
+    fn scope(&self, state: &ErasedState, rpc: &RpcInfo) -> Option<Arc<dyn Scope>>;
+    fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<ErasedState>;
+    fn name(&self) -> &'static str;
+}
+
+type ErasedState = Box<dyn Any + Send>;
+
+impl<T: Tracer> Erased for T {
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> ErasedState {
+        Box::new(Tracer::start(self, rpc, request))
+    }
+
+    fn finish(&self, state: ErasedState, rpc: &RpcInfo) {
+        // What is not this tracer's state is another one's: there is nothing to finish.
+        if let Ok(state) = state.downcast() {
+            // Contained here, where the tracer's name is known.
+            contain::<T, _>("finish", || Tracer::finish(self, *state, rpc));
+        }
+    }
+
+    fn level(&self) -> Level {
+        Tracer::level(self)
+    }
+
+    fn wants_events(&self) -> bool {
+        Tracer::wants_events(self)
+    }
+
+    fn event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &WireEvent<'_>) {
+        if let Some(state) = state.downcast_mut() {
+            contain::<T, _>("event", || Tracer::event(self, state, rpc, event));
+        }
+    }
+
+    fn scope(&self, state: &ErasedState, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        Tracer::scope(self, state.downcast_ref()?, rpc)
+    }
+
+    fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<ErasedState> {
+        let state = Tracer::try_start(self, candidate)?;
+        Some(Box::new(state))
+    }
+
+    fn name(&self) -> &'static str {
+        type_name::<T>()
+    }
+}
+
+impl BoxTracer {
+    pub(super) fn new(tracer: impl Tracer) -> Self {
+        Self(Box::new(tracer))
+    }
+}
+
+impl Tracer for BoxTracer {
+    /// The state of the tracer within.
+    type State = Box<dyn Any + Send>;
+
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State {
+        self.0.start(rpc, request)
+    }
+
+    fn finish(&self, state: Self::State, rpc: &RpcInfo) {
+        self.0.finish(state, rpc);
+    }
+
+    fn level(&self) -> Level {
+        self.0.level()
+    }
+
+    fn wants_events(&self) -> bool {
+        self.0.wants_events()
+    }
+
+    fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
+        self.0.event(state, rpc, event);
+    }
+
+    fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        self.0.scope(state, rpc)
+    }
+
+    fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
+        self.0.try_start(candidate)
+    }
+
+    fn boxed(self) -> Self {
+        self
+    }
+}
+
+impl fmt::Debug for BoxTracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoxTracer").field(&self.0.name()).finish()
+    }
+}
