@@ -15,8 +15,14 @@ use std::{
 };
 
 use hand_written::HandWrittenLayer;
-use tower::{Layer, Service};
-use tower_http::trace::TraceLayer;
+use tower::{
+    Layer, Service,
+    layer::util::{Identity, Stack},
+};
+use tower_http::{
+    classify::{GrpcErrorsAsFailures, SharedClassifier},
+    trace::TraceLayer,
+};
 use tower_tracer::{Level, RequestParts, RpcInfo, Tracer, TracerLayer};
 
 /// Reads what a metrics tracer reads.
@@ -39,30 +45,52 @@ impl Tracer for Figures {
     }
 }
 
+/// Makes that many calls.
 type Runner = Box<dyn FnMut(u32)>;
-
-/// `calls` times one RPC of `messages` messages each way, through `layer`.
-fn runner<L>(layer: &L, messages: usize) -> Runner
-where
-    L: LayerOf,
-{
-    layer.runner(messages)
-}
 
 /// A layer around the handler, whatever its types are.
 trait LayerOf {
     fn runner(&self, messages: usize) -> Runner;
 }
 
-macro_rules! layer_of {
-    ($($layer:ty)*) => {$(
-        impl LayerOf for $layer {
-            fn runner(&self, messages: usize) -> Runner {
-                let mut service = self.layer(call::handler(messages));
-                Box::new(move |calls| repeat(&mut service, messages, calls))
-            }
-        }
-    )*};
+impl LayerOf for Identity {
+    fn runner(&self, messages: usize) -> Runner {
+        around(self, messages)
+    }
+}
+
+impl LayerOf for HandWrittenLayer {
+    fn runner(&self, messages: usize) -> Runner {
+        around(self, messages)
+    }
+}
+
+impl<T: Tracer> LayerOf for TracerLayer<T> {
+    fn runner(&self, messages: usize) -> Runner {
+        around(self, messages)
+    }
+}
+
+impl LayerOf for Stack<TracerLayer<()>, TracerLayer<()>> {
+    fn runner(&self, messages: usize) -> Runner {
+        around(self, messages)
+    }
+}
+
+impl LayerOf for TraceLayer<SharedClassifier<GrpcErrorsAsFailures>> {
+    fn runner(&self, messages: usize) -> Runner {
+        around(self, messages)
+    }
+}
+
+fn around<L, S, B>(layer: &L, messages: usize) -> Runner
+where
+    L: Layer<call::Handler, Service = S>,
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>> + 'static,
+    B: http_body::Body,
+{
+    let mut service = layer.layer(call::handler(messages));
+    Box::new(move |calls| repeat(&mut service, messages, calls))
 }
 
 fn repeat<S, B>(service: &mut S, messages: usize, calls: u32)
@@ -75,54 +103,57 @@ where
     }
 }
 
-type Grpc =
-    TraceLayer<tower_http::classify::SharedClassifier<tower_http::classify::GrpcErrorsAsFailures>>;
-
-layer_of! {
-    tower::layer::util::Identity
-    HandWrittenLayer
-    TracerLayer<()>
-    TracerLayer<Figures>
-    TracerLayer<(Figures, Figures)>
-    tower::layer::util::Stack<TracerLayer<()>, TracerLayer<()>>
-    Grpc
-}
-
 fn report(method: &str, status: u16, cost: Duration, sent: u64, received: u64) {
     black_box((method, status, cost, sent, received));
 }
 
+/// Does nothing, and has something to carry.
+#[derive(Clone)]
+struct Carry;
+
+impl Tracer for Carry {
+    type State = u64;
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) -> u64 {
+        black_box(1)
+    }
+
+    fn finish(&self, state: u64, _: &RpcInfo) {
+        black_box(state);
+    }
+}
+
 fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
-    let empty = || TracerLayer::new(()).client();
-    vec![
+    fn tracer<T: Tracer>(tracer: T) -> TracerLayer<T> {
+        TracerLayer::new(tracer).client()
+    }
+    let layers: Vec<(&str, Box<dyn LayerOf>)> = vec![
+        ("none", Box::new(Identity::new())),
+        ("hand_written", Box::new(HandWrittenLayer(report))),
+        ("empty", Box::new(tracer(()))),
+        ("figures", Box::new(tracer(Figures))),
+        ("two_tracers", Box::new(tracer((Figures, Figures)))),
+        ("two_layers", Box::new(Stack::new(tracer(()), tracer(())))),
+        ("tower_http", Box::new(TraceLayer::new_for_grpc())),
+        ("detailed", Box::new(tracer(()).level(Level::Detailed))),
+        ("disabled", Box::new(tracer(()).level(Level::Disabled))),
         (
-            "none",
-            runner(&tower::layer::util::Identity::new(), messages),
-        ),
-        ("hand_written", runner(&HandWrittenLayer(report), messages)),
-        ("empty", runner(&empty(), messages)),
-        (
-            "disabled",
-            runner(&empty().level(Level::Disabled), messages),
-        ),
-        (
-            "detailed",
-            runner(&empty().level(Level::Detailed), messages),
-        ),
-        (
-            "figures",
-            runner(&TracerLayer::new(Figures).client(), messages),
+            "declined",
+            Box::new(tracer(().filter(|c| c.path().len() > 200))),
         ),
         (
-            "two_tracers",
-            runner(&TracerLayer::new((Figures, Figures)).client(), messages),
+            "eight_empty",
+            Box::new(tracer(((), (), (), (), (), (), (), ()))),
         ),
-        (
-            "two_layers",
-            runner(&tower::layer::util::Stack::new(empty(), empty()), messages),
-        ),
-        ("tower_http", runner(&TraceLayer::new_for_grpc(), messages)),
-    ]
+        ("carry", Box::new(tracer(Carry))),
+        ("carry_boxed", Box::new(tracer(Carry.boxed()))),
+        ("carry_in_vec", Box::new(tracer(vec![Carry.boxed()]))),
+        ("carry_reload", Box::new(tracer(Carry.reload()))),
+    ];
+    let runners = layers.into_iter();
+    runners
+        .map(|(name, layer)| (name, layer.runner(messages)))
+        .collect()
 }
 
 fn main() {
