@@ -14,6 +14,7 @@ pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeo
 pub(crate) static GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// The value of `grpc-status`, the first of several.
+#[inline]
 pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
     let [status] = find(headers, [&GRPC_STATUS]);
     status
@@ -51,6 +52,7 @@ pub(crate) fn timeout(value: &HeaderValue) -> Option<Duration> {
 }
 
 /// Which attempt a request is, 1 for the first, by `grpc-previous-rpc-attempts`.
+#[inline]
 pub(crate) fn attempt(previous: Option<&HeaderValue>) -> u32 {
     previous
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())

@@ -26,6 +26,7 @@ pub(crate) struct RequestHead {
 }
 
 /// Reads a request's headers, `None` for a request that has none.
+#[inline]
 pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHead {
     let mut head = RequestHead {
         protocol: Protocol::Other,
@@ -85,6 +86,7 @@ pub(crate) fn find<'a, const N: usize>(
     found
 }
 
+#[inline]
 fn by_content_type(headers: &HeaderMap, content_type: Option<&HeaderValue>) -> Protocol {
     let Some(content_type) = content_type else {
         return Protocol::Http;

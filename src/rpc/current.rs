@@ -10,6 +10,7 @@ thread_local! {
 }
 
 /// The record that is current on this thread.
+#[inline]
 pub(super) fn current() -> Option<RpcInfo> {
     let current = replace(None);
     let found = current.clone();

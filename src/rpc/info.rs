@@ -165,6 +165,7 @@ struct Above {
 }
 
 impl RpcInfo {
+    #[inline]
     pub(crate) fn new(description: Description, level: Level) -> Self {
         let stats = Stats::new(description.role, level);
         Self(Arc::new(Record {
@@ -177,6 +178,7 @@ impl RpcInfo {
 
     /// Links this record to the one above it: that of an outer layer, else the current one. Called
     /// once, before anybody else sees this record.
+    #[inline]
     pub(crate) fn stand_under(&self, outer: Option<Self>) {
         let above = match outer {
             Some(rpc) => Above {

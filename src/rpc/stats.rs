@@ -149,6 +149,7 @@ pub(crate) struct Outcome {
 }
 
 impl Stats {
+    #[inline]
     pub(crate) fn new(role: Role, level: Level) -> Self {
         Self {
             role,
@@ -473,6 +474,7 @@ impl Stats {
     }
 
     /// Puts down how the RPC ended; called once, by the one who holds its guard.
+    #[inline]
     pub(crate) fn conclude(&self, outcome: &Outcome) {
         let Outcome {
             ending,

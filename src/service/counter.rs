@@ -56,11 +56,13 @@ pub(super) enum LastWord {
 
 impl Counter {
     /// For the request of an RPC.
+    #[inline]
     pub(super) fn request(protocol: Protocol, headers: &HeaderMap) -> Self {
         Self::new(protocol, headers)
     }
 
     /// For the response to it.
+    #[inline]
     pub(super) fn response(protocol: Protocol, headers: &HeaderMap) -> Self {
         let mut counter = Self::new(protocol, headers);
         let flag = match protocol {
@@ -73,6 +75,7 @@ impl Counter {
         counter
     }
 
+    #[inline]
     fn new(protocol: Protocol, headers: &HeaderMap) -> Self {
         let messages = match protocol {
             Protocol::Grpc | Protocol::GrpcWeb | Protocol::ConnectStreaming => {
@@ -145,6 +148,7 @@ impl Counter {
     }
 
     /// The body is at its end, or dropped.
+    #[inline]
     pub(super) fn end(&self, meter: &Meter<'_>, complete: bool) {
         let truncated = match &self.messages {
             Messages::Framed(framing) => framing.is_inside(),

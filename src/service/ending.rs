@@ -34,6 +34,7 @@ pub(super) enum Cause<'a> {
 }
 
 /// Puts into the record how its RPC ended.
+#[inline]
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let outcome = match cause {
@@ -60,6 +61,7 @@ pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
 }
 
 /// From headers or trailers, which for gRPC hold the status.
+#[inline]
 fn from_headers(rpc: &RpcInfo, headers: &HeaderMap, ending: Ending) -> Outcome {
     if !rpc.protocol().is_grpc() {
         return without_status(rpc, ending);
@@ -178,6 +180,7 @@ fn inferred(rpc: &RpcInfo, ending: Ending, code: Code) -> Outcome {
 }
 
 /// What was cancelled when its time was up was not cancelled by anybody.
+#[inline]
 fn by_the_clock(rpc: &RpcInfo, mut outcome: Outcome) -> Outcome {
     let cancelled = outcome.status == Some(Status::Grpc(Code::Cancelled))
         || outcome.ending == Ending::Cancelled;

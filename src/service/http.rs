@@ -147,6 +147,7 @@ where
 }
 
 /// Whether a response speaks the protocol of its request: a proxy's error page does not.
+#[inline]
 fn is_of(protocol: Protocol, content_type: Option<&HeaderValue>) -> bool {
     !protocol.is_grpc()
         || content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))

@@ -258,6 +258,7 @@ impl Settings {
     }
 
     /// Makes the record of a request.
+    #[inline]
     pub(super) fn describe(
         &self,
         request: &mut dyn TracedRequest,

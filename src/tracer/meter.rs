@@ -28,6 +28,7 @@ impl<'a> Meter<'a> {
         }
     }
 
+    #[inline]
     fn now(&self) -> u64 {
         self.now.get().unwrap_or_else(|| {
             let now = self.stats.now();
