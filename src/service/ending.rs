@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::cause::Failure;
 use crate::{
     protocol::grpc,
-    rpc::{Code, Ending, Outcome, Protocol, Role, RpcInfo, Status},
+    rpc::{Code, Direction, Ending, Outcome, Protocol, Role, RpcInfo, Status},
 };
 
 /// What ended an RPC.
@@ -37,6 +37,12 @@ pub(super) enum Cause<'a> {
 #[inline]
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
+    if stats.http_status().is_none() && rpc.protocol() != Protocol::Other {
+        // No response came: nothing of it passed, which is known and no more unknown.
+        stats
+            .cell(Direction::Response)
+            .observe(rpc.protocol().is_rpc());
+    }
     let outcome = match cause {
         Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd if has_lost_caller(rpc) => {
             dropped(rpc)
