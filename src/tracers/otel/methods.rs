@@ -4,7 +4,10 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::series::{Key, Series};
@@ -18,12 +21,17 @@ pub(super) const UNDECIDED: &str = "";
 /// and addresses.
 const MOST: usize = 2000;
 
+/// How many methods become known by being answered: a service that answers to any name must not
+/// take the SDK's room, since each of them has a series for each code.
+const LEARNED: usize = 100;
+
 /// The methods of one tracer.
 #[derive(Debug, Default)]
 pub(super) struct Methods {
     /// Where there is a list, no other method is known, but for those of generated clients.
     listed: Option<HashSet<Box<str>>>,
     table: RwLock<Table>,
+    learned: AtomicUsize,
 }
 
 /// By method; of each, one for each side, protocol and address it was seen with.
@@ -83,15 +91,18 @@ impl Methods {
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        match method {
-            Some(method) if answered && self.has_room() => self.series(intern(method), key, make),
-            _ => self.series(OTHER, key, make),
-        }
-    }
-
-    fn has_room(&self) -> bool {
+        let Some(method) = method.filter(|_| answered) else {
+            return self.series(OTHER, key, make);
+        };
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.count < MOST
+        let known = table.series.contains_key(method);
+        drop(table);
+        if !known && self.learned.fetch_add(1, Ordering::Relaxed) >= LEARNED {
+            // Back, so that it does not wrap.
+            self.learned.store(LEARNED, Ordering::Relaxed);
+            return self.series(OTHER, key, make);
+        }
+        self.series(intern(method), key, make)
     }
 
     fn series(

@@ -67,7 +67,8 @@
 //! stranger's word. Known are the methods that generated code calls on a client, and those of a
 //! [list](OtelTracer::methods) or a [descriptor set](OtelTracer::descriptor_set). Without a list, a
 //! method becomes known when the service has answered a call of it with OK or with a message; until
-//! then, and for UNIMPLEMENTED always, it is `_OTHER`. One tracer keeps 2000 series at most.
+//! then it is `_OTHER`, as is one that is only ever UNIMPLEMENTED. 100 methods become known in this
+//! way, which a service that answers to any name uses up; one tracer keeps 2000 series at most.
 //!
 //! # Cost
 //!
