@@ -393,9 +393,9 @@ impl OtelTracer {
         if rpc.role() == Role::Client {
             return (current, None);
         }
-        let carried = request.extensions().and_then(|e| e.get::<RpcInfo>());
-        if carried.is_some() && is_local(&current) {
-            // Another layer has read the headers of this request, and its span is current.
+        let outer = rpc.parent().filter(|outer| outer.role() == Role::Server);
+        if outer.is_some() && is_local(&current) {
+            // An outer layer has read the headers of this request, and its span is current.
             return (current, None);
         }
         let extracted = self.propagation.extract(&current, request.headers());
