@@ -22,10 +22,9 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
 };
 use tokio::io::AsyncReadExt as _;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server, Uri},
+    transport::{Channel, Endpoint, Server, Uri, server::TcpIncoming},
 };
 use tower::ServiceBuilder;
 use tower_tracer::{
@@ -44,9 +43,9 @@ async fn main() -> Result<(), Failure> {
     match arguments[..] {
         [] => all_in_one().await?,
         ["serve", address] => {
-            let listener = tokio::net::TcpListener::bind(address).await?;
-            println!("serving {}", listener.local_addr()?);
-            tokio::spawn(serve(EchoService, TcpListenerStream::new(listener)));
+            let incoming = TcpIncoming::bind(address.parse()?)?;
+            println!("serving {}", incoming.local_addr()?);
+            tokio::spawn(serve(EchoService, incoming));
             tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
         }
         ["call", uri] => call(client(uri)?).await,
@@ -67,7 +66,7 @@ async fn all_in_one() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(service: impl Echo, incoming: TcpListenerStream) {
+async fn serve(service: impl Echo, incoming: TcpIncoming) {
     let server = Server::builder()
         .layer(TracerLayer::new(otel::tracer()))
         .add_service(EchoServer::new(service))

@@ -573,8 +573,9 @@ async fn an_unsampled_call_is_injected_and_measured_and_has_no_span() {
 
 #[tokio::test]
 async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
+    type Sampled = (String, Vec<String>);
     #[derive(Clone, Debug, Default)]
-    struct Seen(Arc<std::sync::Mutex<Vec<(String, Vec<String>)>>>);
+    struct Seen(Arc<std::sync::Mutex<Vec<Sampled>>>);
     impl opentelemetry_sdk::trace::ShouldSample for Seen {
         fn should_sample(
             &self,
@@ -654,10 +655,7 @@ async fn where_telemetry_is_suppressed_there_is_neither_span_nor_metric() {
     let service = in_process(TracerLayer::new(telemetry.tracer()).client());
     let suppressed = Context::new().with_telemetry_suppressed();
     let call = service.clone().oneshot(request("/a.B/C", &[]));
-    let response = async { call.await }
-        .with_context(suppressed.clone())
-        .await
-        .unwrap();
+    let response = call.with_context(suppressed.clone()).await.unwrap();
     // `oneshot` calls the service when polled, so within the context.
     assert!(!response.headers().contains_key("traceparent"));
     assert!(telemetry.spans().is_empty());
@@ -1006,7 +1004,7 @@ async fn calls_in_flight_are_counted_up_and_down() {
         });
     let running = tokio::spawn(service.oneshot(request("/a.B/C", &[])));
     soon(entered.notified()).await;
-    let expected = |n| vec![(format!("rpc.method=a.B/C rpc.system.name=grpc"), n)];
+    let expected = |n| [("rpc.method=a.B/C rpc.system.name=grpc".to_owned(), n)];
     assert_eq!(telemetry.sum("rpc.server.active_calls"), expected(1));
     wait.notify_one();
     soon(running).await.unwrap().unwrap();
@@ -1218,5 +1216,53 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
     assert!(
         !point.attributes.iter().any(|a| a.starts_with("url.")),
         "{point:?}"
+    );
+}
+
+#[tokio::test]
+async fn connect_and_grpc_web_are_described_as_what_they_are() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().methods(["a.B/C"]);
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(tracer).client())
+        .service_fn(|request: http::Request<String>| async move {
+            let mut response = http::Response::new(request.into_body());
+            if !response.body().is_empty() {
+                *response.status_mut() = http::StatusCode::NOT_FOUND;
+                let json = "application/json".parse().unwrap();
+                response.headers_mut().insert("content-type", json);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        });
+    let call = async |content_type: &str, body: &str| {
+        let mut request = request("/a.B/C", &[("connect-protocol-version", "1")]);
+        let headers = request.headers_mut();
+        headers.insert("content-type", content_type.parse().unwrap());
+        let request = request.map(|_| body.to_owned());
+        let response = service.clone().oneshot(request).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        drop(body.unwrap());
+        attributes(&last(&telemetry).attributes)
+    };
+    let connect = ["rpc.method=a.B/C", "rpc.system.name=connectrpc"];
+    assert_eq!(call("application/proto", "").await, connect);
+    assert_eq!(
+        call("application/proto", r#"{"code":"not_found"}"#).await,
+        [
+            "error.type=not_found",
+            "rpc.method=a.B/C",
+            "rpc.response.status_code=not_found",
+            "rpc.system.name=connectrpc",
+        ]
+    );
+    // A response that ends without a status.
+    assert_eq!(
+        call("application/grpc-web", "").await,
+        [
+            "error.type=UNKNOWN",
+            "rpc.method=a.B/C",
+            "rpc.response.status_code=UNKNOWN",
+            "rpc.system.name=grpc",
+        ]
     );
 }
