@@ -15,5 +15,5 @@ if [ "$(cat "$installed" 2>/dev/null)" != "$packages" ]; then
     "$python" -m pip install --quiet --disable-pip-version-check --pre $packages
     echo "$packages" >"$installed"
 fi
-cargo build --example otel --features otel
+cargo build --all-features --example otel
 exec "$python" -B tests/foreign/otel.py "$target/debug/examples/otel"
