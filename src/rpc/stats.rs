@@ -240,17 +240,27 @@ impl Stats {
             .iter()
             .filter_map(|event| self.event(*event))
             .collect();
-        if let Some(extra) = self.extra.get() {
-            let recorded = extra.events();
-            events.extend(
-                recorded
-                    .iter()
-                    .filter(|r| !r.event.is_predefined())
-                    .cloned(),
-            );
-        }
+        events.extend(self.user_events());
         events.sort_by_key(|recorded| recorded.at);
         events
+    }
+
+    /// The user-defined events so far, in the order in which they were recorded.
+    #[must_use]
+    pub fn user_events(&self) -> Vec<Recorded> {
+        let Some(extra) = self.extra.get() else {
+            return Vec::new();
+        };
+        let recorded = extra.events();
+        let own = recorded.iter().filter(|r| !r.event.is_predefined());
+        own.cloned().collect()
+    }
+
+    /// How many records were made under this one on the same request, by layers further in: the
+    /// attempts of a call, where a retry layer stands between two tracer layers.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
     }
 
     /// How many user-defined events were not kept: beyond the first 64 of the RPC, or recorded

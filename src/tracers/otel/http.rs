@@ -1,0 +1,185 @@
+//! Plain HTTP requests, by the conventions for HTTP.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{Method, Uri, uri::Scheme};
+use opentelemetry::{KeyValue, StringValue};
+
+use super::series::{bounded, host_and_port, sorted};
+use crate::{Address, Ending, RequestParts, Role, RpcInfo, Status};
+
+/// How much of a path a span keeps, in bytes.
+const PATH: usize = 1024;
+/// How much of a method that is not known.
+const METHOD: usize = 64;
+
+/// What is known of an exchange when it starts.
+#[derive(Debug)]
+pub(super) struct HttpExchange {
+    pub(super) span_name: Cow<'static, str>,
+    /// What its duration has from its start.
+    measured: Vec<KeyValue>,
+    pub(super) in_flight: Vec<KeyValue>,
+}
+
+/// What is known when it has ended.
+#[derive(Debug)]
+pub(super) struct HttpOutcome {
+    pub(super) failed: bool,
+    pub(super) at_end: Vec<KeyValue>,
+    pub(super) measured: Vec<KeyValue>,
+}
+
+impl HttpExchange {
+    /// The exchange, and what its span has from its start.
+    pub(super) fn start(
+        rpc: &RpcInfo,
+        request: &RequestParts<'_>,
+        route: Option<String>,
+    ) -> (Self, Vec<KeyValue>) {
+        let role = rpc.role();
+        let method = rpc.http_method();
+        let known = method.and_then(known_method);
+        let label = known.unwrap_or("_OTHER");
+        let uri = request.uri();
+        let scheme = match uri.and_then(Uri::scheme) {
+            Some(scheme) if *scheme == Scheme::HTTPS => "https",
+            // HTTP/1 does not say.
+            _ => "http",
+        };
+        let route = route.map(Arc::<str>::from);
+        let name = known.unwrap_or("HTTP");
+        let span_name = match &route {
+            Some(route) => format!("{name} {route}").into(),
+            None => name.into(),
+        };
+        let mut measured = Vec::with_capacity(7);
+        measured.push(KeyValue::new("http.request.method", label));
+        let mut in_flight = Vec::new();
+        let server = server(rpc, uri, scheme);
+        let mut at_start = Vec::with_capacity(12);
+        match role {
+            Role::Server => {
+                measured.push(KeyValue::new("url.scheme", scheme));
+                in_flight.extend_from_slice(&measured);
+                let path = bounded(rpc.path(), PATH).to_owned();
+                at_start.push(KeyValue::new("url.path", path));
+                at_start.extend(server);
+            }
+            Role::Client => {
+                in_flight.extend_from_slice(&measured);
+                measured.extend(server);
+                if let Some(url) = uri.and_then(full_url) {
+                    at_start.push(KeyValue::new("url.full", url));
+                }
+            }
+        }
+        if let Some(route) = route {
+            measured.push(KeyValue::new("http.route", StringValue::from(route)));
+        }
+        at_start.extend_from_slice(&measured);
+        if let (None, Some(method)) = (known, method) {
+            let original = bounded(method.as_str(), METHOD).to_owned();
+            at_start.push(KeyValue::new("http.request.method_original", original));
+        }
+        let exchange = Self {
+            span_name,
+            measured,
+            in_flight,
+        };
+        (exchange, at_start)
+    }
+
+    pub(super) fn end(&self, rpc: &RpcInfo) -> HttpOutcome {
+        let stats = rpc.stats();
+        let mut at_end = Vec::with_capacity(2);
+        let status = match stats.status() {
+            Some(Status::Http(status)) => Some(status),
+            _ => None,
+        };
+        if let Some(status) = status {
+            let status = KeyValue::new("http.response.status_code", i64::from(status));
+            at_end.push(status);
+        }
+        let error = error(rpc.role(), status, stats.ending());
+        if let Some(error) = error.clone() {
+            at_end.push(KeyValue::new("error.type", error));
+        }
+        let mut measured = self.measured.clone();
+        measured.extend_from_slice(&at_end);
+        HttpOutcome {
+            failed: error.is_some(),
+            at_end,
+            measured: sorted(measured),
+        }
+    }
+}
+
+/// What `error.type` says, where the exchange failed on this side.
+fn error(role: Role, status: Option<u16>, ending: Option<Ending>) -> Option<StringValue> {
+    let least = match role {
+        Role::Client => 400,
+        Role::Server => 500,
+    };
+    if let Some(status) = status.filter(|status| *status >= least) {
+        return Some(status.to_string().into());
+    }
+    match ending? {
+        Ending::Trailers | Ending::HeadersOnly | Ending::BodyEnd | Ending::Response => None,
+        // A caller that goes away does not make the server fail, and one that has seen the
+        // response may have seen enough.
+        Ending::Cancelled if role == Role::Server || status.is_some() => None,
+        ending => Some(ending.as_str().into()),
+    }
+}
+
+/// The methods of HTTP and PATCH and QUERY: others are no label.
+fn known_method(method: &Method) -> Option<&'static str> {
+    const KNOWN: [&str; 10] = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
+    ];
+    KNOWN.into_iter().find(|known| *known == method.as_str())
+}
+
+/// The server's address and port: as the layer was told, else the connection's on a server, and
+/// the URI's on a client. A `Host` header is the caller's word, and not used.
+fn server(rpc: &RpcInfo, uri: Option<&Uri>, scheme: &str) -> Vec<KeyValue> {
+    let attributes = |host: &str, port: Option<u16>| {
+        let host = StringValue::from(Arc::<str>::from(host));
+        let mut server = vec![KeyValue::new("server.address", host)];
+        server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        server
+    };
+    let default_port = match scheme {
+        "https" => 443,
+        _ => 80,
+    };
+    match (rpc.callee().address(), rpc.role()) {
+        (Some(Address::Named(name)), _) => {
+            let (host, port) = host_and_port(name);
+            attributes(host, port)
+        }
+        (Some(Address::Socket(socket)), _) => {
+            attributes(&socket.ip().to_string(), Some(socket.port()))
+        }
+        (None, Role::Client) => match uri.and_then(Uri::authority) {
+            Some(authority) => {
+                let host = authority.host();
+                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+                let port = authority.port_u16().unwrap_or(default_port);
+                attributes(bare.unwrap_or(host), Some(port))
+            }
+            None => Vec::new(),
+        },
+        (None, Role::Server) => Vec::new(),
+    }
+}
+
+/// The URL that a client asks for, without user, password and query, which may hold secrets.
+fn full_url(uri: &Uri) -> Option<String> {
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    let host = authority.as_str();
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let path = bounded(uri.path(), PATH);
+    Some(format!("{scheme}://{host}{path}"))
+}

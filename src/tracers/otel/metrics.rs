@@ -1,0 +1,342 @@
+//! The instruments, and what each RPC puts into them.
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
+
+use super::{
+    Conventions, GrpcMetrics,
+    series::{Outcome, Series},
+};
+use crate::{Role, RpcInfo};
+
+/// Of the conventions, in seconds.
+const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Of gRPC's own metrics (A66), in seconds.
+const GRPC_SECONDS: [f64; 41] = [
+    0.0, 0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005,
+    0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16,
+    0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+];
+
+/// Of gRPC's own metrics (A66), in bytes.
+const GRPC_BYTES: [f64; 14] = [
+    0.0,
+    1024.0,
+    2048.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+    1_073_741_824.0,
+    4_294_967_296.0,
+];
+
+/// Of gRPC's own metrics (A96).
+const GRPC_RETRIES: [f64; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
+
+/// One for each side.
+#[derive(Debug)]
+struct Sides<I> {
+    client: I,
+    server: I,
+}
+
+impl<I> Sides<I> {
+    fn of(&self, role: Role) -> &I {
+        match role {
+            Role::Client => &self.client,
+            Role::Server => &self.server,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Instruments {
+    rpc: Option<Sides<Histogram<f64>>>,
+    rpc_old: Option<Sides<Histogram<f64>>>,
+    http: Sides<Histogram<f64>>,
+    in_flight: Option<InFlight>,
+    grpc: Option<Grpc>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    rpc: Sides<UpDownCounter<i64>>,
+    http: Sides<UpDownCounter<i64>>,
+}
+
+/// gRPC's own metrics.
+#[derive(Debug)]
+struct Grpc {
+    what: GrpcMetrics,
+    attempt_started: Counter<u64>,
+    attempt_duration: Histogram<f64>,
+    attempt_sent: Histogram<u64>,
+    attempt_received: Histogram<u64>,
+    call_duration: Histogram<f64>,
+    call_retries: Histogram<u64>,
+    server_started: Counter<u64>,
+    server_duration: Histogram<f64>,
+    server_sent: Histogram<u64>,
+    server_received: Histogram<u64>,
+}
+
+impl Instruments {
+    pub(super) fn new(
+        meter: &Meter,
+        conventions: Conventions,
+        in_flight: bool,
+        grpc: Option<GrpcMetrics>,
+    ) -> Self {
+        let seconds = |name: &'static str, description: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(description)
+                .with_boundaries(SECONDS.to_vec())
+                .build()
+        };
+        let millis = |name: &'static str, description: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_unit("ms")
+                .with_description(description)
+                .with_boundaries(SECONDS.map(|seconds| seconds * 1000.0).to_vec())
+                .build()
+        };
+        let open = |name: &'static str, unit: &'static str, description: &'static str| {
+            meter
+                .i64_up_down_counter(name)
+                .with_unit(unit)
+                .with_description(description)
+                .build()
+        };
+        Self {
+            rpc: conventions.has_new().then(|| Sides {
+                client: seconds("rpc.client.call.duration", "Duration of outgoing RPCs."),
+                server: seconds("rpc.server.call.duration", "Duration of incoming RPCs."),
+            }),
+            rpc_old: conventions.has_old().then(|| Sides {
+                client: millis("rpc.client.duration", "Duration of outgoing RPCs."),
+                server: millis("rpc.server.duration", "Duration of incoming RPCs."),
+            }),
+            http: Sides {
+                client: seconds(
+                    "http.client.request.duration",
+                    "Duration of outgoing HTTP requests.",
+                ),
+                server: seconds(
+                    "http.server.request.duration",
+                    "Duration of incoming HTTP requests.",
+                ),
+            },
+            in_flight: in_flight.then(|| InFlight {
+                rpc: Sides {
+                    client: open(
+                        "rpc.client.active_calls",
+                        "{call}",
+                        "Outgoing RPCs in flight.",
+                    ),
+                    server: open(
+                        "rpc.server.active_calls",
+                        "{call}",
+                        "Incoming RPCs in flight.",
+                    ),
+                },
+                http: Sides {
+                    client: open(
+                        "http.client.active_requests",
+                        "{request}",
+                        "Outgoing HTTP requests in flight.",
+                    ),
+                    server: open(
+                        "http.server.active_requests",
+                        "{request}",
+                        "Incoming HTTP requests in flight.",
+                    ),
+                },
+            }),
+            grpc: grpc.map(|what| Grpc::new(meter, what)),
+        }
+    }
+
+    pub(super) fn rpc_started(&self, series: &Series, role: Role) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.rpc.of(role).add(1, &series.in_flight);
+        }
+        if let Some(grpc) = &self.grpc
+            && series.is_grpc()
+        {
+            grpc.started(role, &series.grpc_at_start);
+        }
+    }
+
+    /// `started` is the series it was counted under in [`rpc_started`](Self::rpc_started).
+    pub(super) fn rpc_finished(&self, started: &Series, outcome: &Outcome, rpc: &RpcInfo) {
+        let role = rpc.role();
+        let cost = rpc.stats().age();
+        if let Some(duration) = &self.rpc {
+            let seconds = cost.as_secs_f64();
+            duration.of(role).record(seconds, &outcome.measured);
+        }
+        if let Some(duration) = &self.rpc_old {
+            let millis = cost.as_secs_f64() * 1000.0;
+            duration.of(role).record(millis, &outcome.measured_old);
+        }
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.rpc.of(role).add(-1, &started.in_flight);
+        }
+        if let Some(grpc) = &self.grpc
+            && started.is_grpc()
+        {
+            grpc.finished(rpc, &started.grpc_at_start, &outcome.grpc);
+        }
+    }
+
+    pub(super) fn http_started(&self, role: Role, in_flight: &[KeyValue]) {
+        if let Some(counter) = &self.in_flight {
+            counter.http.of(role).add(1, in_flight);
+        }
+    }
+
+    pub(super) fn http_finished(&self, rpc: &RpcInfo, in_flight: &[KeyValue], all: &[KeyValue]) {
+        let seconds = rpc.stats().age().as_secs_f64();
+        self.http.of(rpc.role()).record(seconds, all);
+        if let Some(counter) = &self.in_flight {
+            counter.http.of(rpc.role()).add(-1, in_flight);
+        }
+    }
+}
+
+impl Grpc {
+    fn new(meter: &Meter, what: GrpcMetrics) -> Self {
+        let counter = |name: &'static str, unit: &'static str, description: &'static str| {
+            meter
+                .u64_counter(name)
+                .with_unit(unit)
+                .with_description(description)
+                .build()
+        };
+        let duration = |name: &'static str, description: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(description)
+                .with_boundaries(GRPC_SECONDS.to_vec())
+                .build()
+        };
+        let count = |name: &'static str, unit: &'static str, bounds: &[f64], description| {
+            meter
+                .u64_histogram(name)
+                .with_unit(unit)
+                .with_description::<&'static str>(description)
+                .with_boundaries(bounds.to_vec())
+                .build()
+        };
+        Self {
+            what,
+            attempt_started: counter(
+                "grpc.client.attempt.started",
+                "{attempt}",
+                "Number of client call attempts started.",
+            ),
+            attempt_duration: duration(
+                "grpc.client.attempt.duration",
+                "Time of a client call attempt from start to end.",
+            ),
+            attempt_sent: count(
+                "grpc.client.attempt.sent_total_compressed_message_size",
+                "By",
+                &GRPC_BYTES,
+                "Compressed message bytes sent per client call attempt.",
+            ),
+            attempt_received: count(
+                "grpc.client.attempt.rcvd_total_compressed_message_size",
+                "By",
+                &GRPC_BYTES,
+                "Compressed message bytes received per client call attempt.",
+            ),
+            call_duration: duration(
+                "grpc.client.call.duration",
+                "Time of a client call from start to end, with all its attempts.",
+            ),
+            call_retries: count(
+                "grpc.client.call.retries",
+                "{retry}",
+                &GRPC_RETRIES,
+                "Number of retries of a client call that had some.",
+            ),
+            server_started: counter(
+                "grpc.server.call.started",
+                "{call}",
+                "Number of server calls started.",
+            ),
+            server_duration: duration(
+                "grpc.server.call.duration",
+                "Time of a server call from start to end.",
+            ),
+            server_sent: count(
+                "grpc.server.call.sent_total_compressed_message_size",
+                "By",
+                &GRPC_BYTES,
+                "Compressed message bytes sent per server call.",
+            ),
+            server_received: count(
+                "grpc.server.call.rcvd_total_compressed_message_size",
+                "By",
+                &GRPC_BYTES,
+                "Compressed message bytes received per server call.",
+            ),
+        }
+    }
+
+    fn started(&self, role: Role, attributes: &[KeyValue]) {
+        match role {
+            Role::Server => self.server_started.add(1, attributes),
+            Role::Client if self.what.attempts() => self.attempt_started.add(1, attributes),
+            Role::Client => {}
+        }
+    }
+
+    fn finished(&self, rpc: &RpcInfo, at_start: &[KeyValue], attributes: &[KeyValue]) {
+        let stats = rpc.stats();
+        let seconds = stats.age().as_secs_f64();
+        let size = |histogram: &Histogram<u64>, bytes: Option<u64>| {
+            if let Some(bytes) = bytes {
+                histogram.record(bytes, attributes);
+            }
+        };
+        let (sent, received) = match rpc.role() {
+            Role::Server => {
+                self.server_duration.record(seconds, attributes);
+                (&self.server_sent, &self.server_received)
+            }
+            Role::Client => {
+                if self.what.calls() {
+                    self.call_duration.record(seconds, attributes);
+                    let retries = stats.attempts().saturating_sub(1);
+                    if retries > 0 {
+                        self.call_retries.record(retries.into(), at_start);
+                    }
+                }
+                if !self.what.attempts() {
+                    return;
+                }
+                self.attempt_duration.record(seconds, attributes);
+                (&self.attempt_sent, &self.attempt_received)
+            }
+        };
+        size(sent, stats.sent().message_bytes());
+        size(received, stats.received().message_bytes());
+    }
+}

@@ -1,0 +1,695 @@
+//! OpenTelemetry's spans, metrics and propagation.
+//!
+//! ```
+//! use tower_tracer::{TracerLayer, tracers::otel};
+//!
+//! // On a client and on a server alike:
+//! let layer = TracerLayer::new(otel::tracer());
+//! # let _ = layer;
+//! ```
+//!
+//! That takes the global providers and the global propagator, which a program sets before its first
+//! RPC. They can also be given, and there are settings for the rest:
+//!
+//! ```
+//! use opentelemetry_sdk::{
+//!     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+//! };
+//! use tower_tracer::{TracerLayer, tracers::otel};
+//!
+//! let spans = SdkTracerProvider::builder().build();
+//! let metrics = SdkMeterProvider::builder().build();
+//! let layer = TracerLayer::new(
+//!     otel::tracer()
+//!         .tracer_provider(&spans)
+//!         .meter_provider(&metrics)
+//!         .propagator(TraceContextPropagator::new())
+//!         .request_metadata(["tenant"])
+//!         .message_events(),
+//! );
+//! # let _ = layer;
+//! ```
+//!
+//! # What it emits
+//!
+//! A span and a duration for each RPC, named and described as OpenTelemetry's
+//! [conventions for RPC](https://opentelemetry.io/docs/specs/semconv/rpc/) say, with the same
+//! duration in both. The two are independent: an RPC whose span is not sampled is measured too.
+//!
+//! | | span | metric |
+//! | --- | --- | --- |
+//! | gRPC, gRPC-Web, Connect, and requests of a user's own | `pkg.Svc/Method` | `rpc.client.call.duration`, `rpc.server.call.duration` |
+//! | plain HTTP | `GET /route` | `http.client.request.duration`, `http.server.request.duration` |
+//!
+//! A span's attributes are `rpc.system.name`, `rpc.method`, `server.address` and `server.port` from
+//! its start, where samplers see them, then `network.peer.address` and `network.peer.port`, and at
+//! its end `rpc.response.status_code` and, for a failure, `error.type`. On a client each code but OK
+//! is a failure; on a server UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
+//! DATA_LOSS are, the others being the caller's own. The metric has the same, without the peer. What
+//! a handler [tags](crate::RpcInfo::set_tag) or [records](crate::RpcInfo::record) becomes
+//! attributes and events of the span.
+//!
+//! A client knows its server's address where the layer was told the
+//! [callee](crate::TracerLayer::callee), or the request's URI has it.
+//!
+//! # Context
+//!
+//! On a server the caller's context is extracted from the headers, on a client the current one is
+//! injected, also where the span is not sampled. The span's context is current in the handler, in
+//! both bodies and in their drops, so that a client called in a handler makes a child span. A task
+//! that a handler spawns inherits nothing; give it the context with OpenTelemetry's `FutureExt`.
+//!
+//! Where telemetry is suppressed, as in an exporter's own calls, this tracer takes no part.
+//!
+//! # Methods
+//!
+//! A method's name becomes a label only where it is known to exist, since on a server it is a
+//! stranger's word. Known are the methods that generated code calls on a client, and those of a
+//! [list](OtelTracer::methods) or a [descriptor set](OtelTracer::descriptor_set). Without a list, a
+//! method becomes known when the service has answered a call of it with OK or with a message; until
+//! then it is `_OTHER`, as is one that is only ever UNIMPLEMENTED. 100 methods become known in this
+//! way, which a service that answers to any name uses up; one tracer keeps 2000 series at most.
+//!
+//! # Cost
+//!
+//! Attributes are prebuilt for each method and code. Of a span that is not sampled nothing is built
+//! but what the sampler sees.
+
+mod http;
+mod methods;
+mod metrics;
+mod propagation;
+mod series;
+mod span;
+
+use std::{borrow::Cow, env, fmt, sync::Arc, sync::OnceLock};
+
+pub use methods::InvalidDescriptorSet;
+use opentelemetry::{
+    Context, InstrumentationScope, KeyValue, StringValue, global,
+    metrics::{Meter, MeterProvider},
+    propagation::TextMapPropagator,
+    trace::{self, Link, SpanBuilder, SpanKind, TraceContextExt as _, TracerProvider},
+};
+
+use self::{
+    http::HttpExchange,
+    methods::Methods,
+    metrics::Instruments,
+    propagation::Propagation,
+    series::{AllowedHeader, Key, Series, System, Wording},
+    span::{Spans, What},
+};
+use crate::{
+    Address, Candidate, Event, Level, RequestParts, Role, RpcInfo, Scope, Status, Tracer,
+    WireEvent, WireEventKind,
+};
+
+/// A tracer for OpenTelemetry with the global providers and propagator, by the conventions that
+/// `OTEL_SEMCONV_STABILITY_OPT_IN` asks for.
+#[must_use]
+pub fn tracer() -> OtelTracer {
+    OtelTracer {
+        spans: None,
+        meter: None,
+        propagation: Propagation::default(),
+        wording: Wording {
+            conventions: Conventions::from_env(),
+            status_code: "rpc.response.status_code",
+        },
+        methods: Methods::default(),
+        request_metadata: Vec::new(),
+        response_metadata: Vec::new(),
+        http_route: None,
+        grpc_metrics: None,
+        public_endpoint: false,
+        message_events: false,
+        timeline: false,
+        in_flight: false,
+        live: OnceLock::new(),
+    }
+}
+
+/// Emits OpenTelemetry's spans and metrics; made by [`tracer`].
+pub struct OtelTracer {
+    spans: Option<Arc<dyn Spans>>,
+    meter: Option<Meter>,
+    propagation: Propagation,
+    wording: Wording,
+    methods: Methods,
+    request_metadata: Vec<AllowedHeader>,
+    response_metadata: Vec<AllowedHeader>,
+    http_route: Option<Box<RouteOf>>,
+    grpc_metrics: Option<GrpcMetrics>,
+    public_endpoint: bool,
+    message_events: bool,
+    timeline: bool,
+    in_flight: bool,
+    live: OnceLock<Live>,
+}
+
+type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
+
+/// What is made at the first RPC, when the global providers are there.
+struct Live {
+    spans: Arc<dyn Spans>,
+    instruments: Instruments,
+}
+
+/// Which of OpenTelemetry's conventions for RPC are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Conventions {
+    /// Those of 2025 and later: `rpc.system.name`, `rpc.{client,server}.call.duration` in seconds.
+    #[default]
+    New,
+    /// Those before: `rpc.system`, `rpc.service`, `rpc.grpc.status_code`,
+    /// `rpc.{client,server}.duration` in milliseconds.
+    Old,
+    /// Both. `rpc.method`, which has two meanings, has the new one on spans.
+    Both,
+}
+
+impl Conventions {
+    fn from_env() -> Self {
+        let asked = env::var("OTEL_SEMCONV_STABILITY_OPT_IN").unwrap_or_default();
+        match asked
+            .split(',')
+            .any(|category| category.trim() == "rpc/dup")
+        {
+            true => Self::Both,
+            false => Self::New,
+        }
+    }
+
+    fn has_new(self) -> bool {
+        !matches!(self, Self::Old)
+    }
+
+    fn has_old(self) -> bool {
+        !matches!(self, Self::New)
+    }
+}
+
+/// What a client's layer counts in gRPC's own metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GrpcMetrics {
+    /// Each RPC is a call and its one attempt: for a client without a retry layer.
+    CallsAndAttempts,
+    /// Each RPC is a call: for the layer outside of a retry layer. It knows the retries where there
+    /// is a layer inside, too.
+    Calls,
+    /// Each RPC is an attempt: for the layer inside of a retry layer.
+    Attempts,
+}
+
+impl GrpcMetrics {
+    fn calls(self) -> bool {
+        !matches!(self, Self::Attempts)
+    }
+
+    fn attempts(self) -> bool {
+        !matches!(self, Self::Calls)
+    }
+}
+
+impl OtelTracer {
+    /// Makes spans with this provider instead of the global one.
+    #[must_use]
+    pub fn tracer_provider<P>(mut self, provider: &P) -> Self
+    where
+        P: TracerProvider<Tracer: Send + Sync + 'static>,
+        <P::Tracer as trace::Tracer>::Span: Send + Sync + 'static,
+    {
+        self.spans = Some(Arc::new(provider.tracer_with_scope(scope())));
+        self
+    }
+
+    /// Makes metrics with this provider instead of the global one.
+    #[must_use]
+    pub fn meter_provider(mut self, provider: &dyn MeterProvider) -> Self {
+        self.meter = Some(provider.meter_with_scope(scope()));
+        self
+    }
+
+    /// Extracts and injects with this propagator instead of the global one.
+    #[must_use]
+    pub fn propagator(
+        mut self,
+        propagator: impl TextMapPropagator + Send + Sync + 'static,
+    ) -> Self {
+        self.propagation = Propagation::new(propagator);
+        self
+    }
+
+    /// The server is open to the public: a caller's context is not continued. Each of its spans is
+    /// the root of a trace and linked to the caller's; its baggage is dropped.
+    #[must_use]
+    pub fn public_endpoint(mut self) -> Self {
+        self.public_endpoint = true;
+        self
+    }
+
+    /// Adds methods that are known, as `pkg.Svc/Method`. Others than those of a list are `_OTHER`,
+    /// except for those that generated clients call.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.methods.list(methods);
+        self
+    }
+
+    /// Adds the methods of an encoded `google.protobuf.FileDescriptorSet`, the one that server
+    /// reflection is given; see [`methods`](Self::methods).
+    ///
+    /// # Errors
+    ///
+    /// Where the bytes are none.
+    pub fn descriptor_set(self, set: &[u8]) -> Result<Self, InvalidDescriptorSet> {
+        let methods = methods::methods_of_descriptor_set(set)?;
+        Ok(self.methods(methods))
+    }
+
+    /// Chooses the conventions, instead of `OTEL_SEMCONV_STABILITY_OPT_IN`.
+    #[must_use]
+    pub fn conventions(mut self, conventions: Conventions) -> Self {
+        self.wording.conventions = conventions;
+        self
+    }
+
+    /// Names the attribute of the status code: `rpc.response.status_code`, unless told otherwise,
+    /// or `rpc.status_code`, which comes after version 1.44 of the conventions.
+    #[must_use]
+    pub fn status_code_key(mut self, key: &'static str) -> Self {
+        self.wording.status_code = key;
+        self
+    }
+
+    /// Puts these headers of the request into its span, as `rpc.request.metadata.<header>`, or
+    /// `http.request.header.<header>` for plain HTTP. No others are. Values marked as sensitive are
+    /// left out, and 16 values of 1 KiB are kept.
+    #[must_use]
+    pub fn request_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        let allowed = |header| AllowedHeader::new(header, "request");
+        let headers = headers.into_iter().filter_map(allowed);
+        self.request_metadata.extend(headers);
+        self
+    }
+
+    /// The same for headers of the response, `rpc.response.metadata.<header>`. They are seen as
+    /// events, which takes a lock for each message.
+    #[must_use]
+    pub fn response_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        let allowed = |header| AllowedHeader::new(header, "response");
+        let headers = headers.into_iter().filter_map(allowed);
+        self.response_metadata.extend(headers);
+        self
+    }
+
+    /// Finds the route of a plain HTTP request on a server, `/users/{id}`: it becomes `http.route`
+    /// and a part of the span's name, so there must be few of them.
+    ///
+    /// ```
+    /// use axum::extract::MatchedPath;
+    /// use tower_tracer::{TracerLayer, tracers::otel};
+    ///
+    /// let tracer = otel::tracer().http_route(|request| {
+    ///     let route = request.extensions()?.get::<MatchedPath>()?;
+    ///     Some(route.as_str().to_owned())
+    /// });
+    /// // As a route layer, which is inside of the routing and knows the route:
+    /// let app: axum::Router = axum::Router::new()
+    ///     .route("/users/{id}", axum::routing::get(async || "a user"))
+    ///     .route_layer(TracerLayer::new(tracer).server());
+    /// # let _ = app;
+    /// ```
+    #[must_use]
+    pub fn http_route(
+        mut self,
+        find: impl Fn(&RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.http_route = Some(Box::new(find));
+        self
+    }
+
+    /// Adds an event to the span for each message, as gRPC's
+    /// [A72](https://github.com/grpc/proposal/blob/master/A72-open-telemetry-tracing.md) has them.
+    #[must_use]
+    pub fn message_events(mut self) -> Self {
+        self.message_events = true;
+        self
+    }
+
+    /// Adds the [predefined events](crate::Event::PREDEFINED) of the RPC to its span. It raises the
+    /// level to [`Level::Detailed`].
+    #[must_use]
+    pub fn timeline(mut self) -> Self {
+        self.timeline = true;
+        self
+    }
+
+    /// Counts the RPCs in flight: `rpc.{client,server}.active_calls`, and
+    /// `http.{client,server}.active_requests`.
+    #[must_use]
+    pub fn in_flight(mut self) -> Self {
+        self.in_flight = true;
+        self
+    }
+
+    /// Adds gRPC's own metrics, `grpc.client.*` and `grpc.server.*`, of
+    /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) and
+    /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
+    /// the address of the callee that the layer was told.
+    #[must_use]
+    pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
+        self.grpc_metrics = Some(what);
+        self
+    }
+
+    fn live(&self) -> &Live {
+        self.live.get_or_init(|| {
+            let meter = self.meter.clone();
+            let meter = meter.unwrap_or_else(|| global::meter_with_scope(scope()));
+            let spans = self.spans.clone();
+            Live {
+                spans: spans.unwrap_or_else(|| Arc::new(global::tracer_with_scope(scope()))),
+                instruments: Instruments::new(
+                    &meter,
+                    self.wording.conventions,
+                    self.in_flight,
+                    self.grpc_metrics,
+                ),
+            }
+        })
+    }
+
+    fn make_series(&self) -> impl Fn(&'static str, Key<'_>) -> Series {
+        |method, key| Series::new(&self.wording, method, key)
+    }
+
+    /// The context that a span starts in, and the caller's span to link to.
+    fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Context, Option<Link>) {
+        let current = Context::current();
+        if rpc.role() == Role::Client {
+            return (current, None);
+        }
+        let outer = rpc.parent().filter(|outer| outer.role() == Role::Server);
+        if outer.is_some() && is_local(&current) {
+            // An outer layer has read the headers of this request, and its span is current.
+            return (current, None);
+        }
+        let extracted = self.propagation.extract(&current, request.headers());
+        if !self.public_endpoint {
+            return (extracted, None);
+        }
+        let caller = extracted.span().span_context().clone();
+        let link = caller.is_valid().then(|| Link::with_context(caller));
+        (Context::new(), link)
+    }
+
+    fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
+        let key = key(rpc, request.uri(), system);
+        let generated = is_generated(rpc, request);
+        let method = rpc.full_method();
+        let make = self.make_series();
+        let series = self.methods.of(method, generated, key, &make);
+        self.live().instruments.rpc_started(&series, rpc.role());
+        let mut attributes = Vec::with_capacity(series.at_start.len() + AT_END);
+        attributes.extend_from_slice(&series.at_start);
+        if series.is_other()
+            && let Some(method) = method
+        {
+            attributes.push(original(method));
+        }
+        Start {
+            name: series.span_name.into(),
+            attributes,
+            what: What::Rpc(series),
+        }
+    }
+
+    fn start_http(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Start {
+        let find = self.http_route.as_ref();
+        let route = find.and_then(|find| find(request));
+        let (exchange, attributes) = HttpExchange::start(rpc, request, route);
+        let instruments = &self.live().instruments;
+        instruments.http_started(rpc.role(), &exchange.in_flight);
+        Start {
+            name: exchange.span_name.clone(),
+            attributes,
+            what: What::Http(Box::new(exchange)),
+        }
+    }
+}
+
+/// Room for the attributes that a span gets after its start.
+const AT_END: usize = 6;
+
+/// What a span starts with.
+struct Start {
+    name: Cow<'static, str>,
+    attributes: Vec<KeyValue>,
+    what: What,
+}
+
+/// An RPC that runs, as the tracer keeps it.
+#[derive(Debug)]
+pub struct Running(Arc<span::Running>);
+
+impl Tracer for OtelTracer {
+    type State = Running;
+
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
+        let start = match System::of(rpc.protocol()) {
+            Some(system) => self.start_rpc(rpc, request, system),
+            None => self.start_http(rpc, request),
+        };
+        let (parent, link) = self.parent(rpc, request);
+        let started = rpc.stats().start_time();
+        let builder = SpanBuilder {
+            span_kind: Some(match rpc.role() {
+                Role::Client => SpanKind::Client,
+                Role::Server => SpanKind::Server,
+            }),
+            start_time: Some(started),
+            attributes: Some(start.attributes),
+            links: link.map(|link| vec![link]),
+            ..SpanBuilder::from_name(start.name)
+        };
+        let (context, records) = self.live().spans.start(builder, &parent);
+        let running = span::Running {
+            context,
+            records,
+            started,
+            what: start.what,
+        };
+        if let Some(span) = running.span() {
+            if let Some(peer) = rpc.peer().socket() {
+                let ip = peer.ip().to_string();
+                span.set_attribute(KeyValue::new("network.peer.address", ip));
+                let port = i64::from(peer.port());
+                span.set_attribute(KeyValue::new("network.peer.port", port));
+            }
+            let protocol = rpc.protocol();
+            let headers = request.headers();
+            let allowed = self.request_metadata.iter();
+            span.set_attributes(allowed.filter_map(|header| header.of(headers, protocol)));
+        }
+        if let (Role::Client, Some(headers)) = (rpc.role(), request.headers_mut()) {
+            self.propagation.inject(&running.context, headers);
+        }
+        Running(Arc::new(running))
+    }
+
+    fn finish(&self, Running(running): Running, rpc: &RpcInfo) {
+        let instruments = &self.live().instruments;
+        match &running.what {
+            What::Rpc(series) => self.finish_rpc(&running, series, rpc),
+            What::Http(exchange) => {
+                let outcome = exchange.end(rpc);
+                end_span(
+                    &running,
+                    rpc,
+                    self.timeline,
+                    outcome.failed,
+                    &outcome.at_end,
+                );
+                instruments.http_finished(rpc, &exchange.in_flight, &outcome.measured);
+            }
+        }
+    }
+
+    fn level(&self) -> Level {
+        match self.timeline {
+            true => Level::Detailed,
+            false => Level::Base,
+        }
+    }
+
+    fn wants_events(&self) -> bool {
+        self.message_events || !self.response_metadata.is_empty()
+    }
+
+    fn event(&self, Running(running): &mut Running, rpc: &RpcInfo, event: &WireEvent<'_>) {
+        match event.kind {
+            WireEventKind::RequestMessage(message) if self.message_events => {
+                running.message(rpc, event.at, message, true);
+            }
+            WireEventKind::ResponseMessage(message) if self.message_events => {
+                running.message(rpc, event.at, message, false);
+            }
+            WireEventKind::ResponseHeaders(headers) => {
+                if let Some(span) = running.span() {
+                    let allowed = self.response_metadata.iter();
+                    let protocol = rpc.protocol();
+                    span.set_attributes(allowed.filter_map(|h| h.of(headers, protocol)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn scope(&self, Running(running): &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        Some(Arc::clone(running) as Arc<dyn Scope>)
+    }
+
+    fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Running> {
+        if Context::is_current_telemetry_suppressed() {
+            return None;
+        }
+        candidate.start(self)
+    }
+}
+
+impl OtelTracer {
+    fn finish_rpc(&self, running: &span::Running, started: &Arc<Series>, rpc: &RpcInfo) {
+        let stats = rpc.stats();
+        let decided;
+        let series = if started.is_undecided() {
+            // What no service implements answers neither.
+            let answered = stats.status() == Some(Status::OK)
+                || stats.response().messages().is_some_and(|n| n > 0);
+            decided = self.decide(rpc, started, answered);
+            if let Some(span) = running.span() {
+                if decided.is_known() {
+                    span.update_name(decided.span_name);
+                }
+                span.set_attributes(decided.method_attributes(rpc.full_method().map(original)));
+            }
+            &decided
+        } else {
+            started
+        };
+        let without_code;
+        let outcome = match stats.status().and_then(Status::code) {
+            Some(code) => series.outcome(code),
+            None => {
+                let failed = stats.ending().filter(|_| stats.failed());
+                without_code = series.outcome_without_code(failed);
+                &without_code
+            }
+        };
+        end_span(running, rpc, self.timeline, outcome.failed, &outcome.at_end);
+        let instruments = &self.live().instruments;
+        instruments.rpc_finished(started, outcome, rpc);
+    }
+
+    fn decide(&self, rpc: &RpcInfo, started: &Series, answered: bool) -> Arc<Series> {
+        let method = rpc.full_method();
+        let make = self.make_series();
+        self.methods.decide(method, answered, started.key(), &make)
+    }
+}
+
+/// Ends the span with all that is known now.
+fn end_span(
+    running: &span::Running,
+    rpc: &RpcInfo,
+    timeline: bool,
+    failed: bool,
+    at_end: &[KeyValue],
+) {
+    let stats = rpc.stats();
+    let end = running.time(stats.age());
+    let Some(span) = running.span() else {
+        // Also what does not record ends, for those who wait for it.
+        running.context.span().end_with_timestamp(end);
+        return;
+    };
+    span.set_attributes(at_end.iter().cloned());
+    let tag = |(key, value): (Cow<'static, str>, Cow<'static, str>)| KeyValue::new(key, value);
+    span.set_attributes(rpc.tags().into_iter().map(tag));
+    if failed {
+        let message = stats.error().or(stats.panic()).unwrap_or_default();
+        span.set_status(trace::Status::error(message.to_owned()));
+    }
+    let events = match timeline {
+        true => stats.events(),
+        false => stats.user_events(),
+    };
+    for recorded in events {
+        if recorded.event != Event::RPC_START && recorded.event != Event::RPC_FINISH {
+            running.recorded(&span, recorded);
+        }
+    }
+    span.end_with_timestamp(end);
+}
+
+/// Who emits.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
+}
+
+/// Whether a context has a span of this process.
+fn is_local(context: &Context) -> bool {
+    let span = context.span();
+    let span = span.span_context();
+    span.is_valid() && !span.is_remote()
+}
+
+fn original(method: &str) -> KeyValue {
+    KeyValue::new("rpc.method_original", StringValue::from(method.to_owned()))
+}
+
+/// What tells the RPC's series from others of its method.
+fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Key<'a> {
+    let role = rpc.role();
+    let address = rpc.callee().address().or_else(|| match role {
+        Role::Client => Some(Address::Named(uri?.authority()?.as_str())),
+        Role::Server => None,
+    });
+    Key {
+        role,
+        system,
+        address,
+    }
+}
+
+/// Whether generated code names the method.
+fn is_generated(rpc: &RpcInfo, request: &RequestParts<'_>) -> bool {
+    #[cfg(feature = "tonic")]
+    if rpc.role() == Role::Client {
+        let extensions = request.extensions();
+        return extensions.is_some_and(|e| e.get::<tonic::GrpcMethod<'static>>().is_some());
+    }
+    let _ = (rpc, request);
+    false
+}
+
+impl fmt::Debug for OtelTracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OtelTracer")
+            .field("propagation", &self.propagation)
+            .field("wording", &self.wording)
+            .field("request_metadata", &self.request_metadata)
+            .field("response_metadata", &self.response_metadata)
+            .field("grpc_metrics", &self.grpc_metrics)
+            .field("public_endpoint", &self.public_endpoint)
+            .field("message_events", &self.message_events)
+            .field("timeline", &self.timeline)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,480 @@
+//! The attributes of an RPC: prebuilt for each method and code, sorted.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
+
+use opentelemetry::{Key as Name, KeyValue, StringValue};
+
+use super::{
+    Conventions,
+    methods::{OTHER, UNDECIDED},
+};
+use crate::{Address, Code, Ending, Protocol, Role};
+
+/// What of the settings stands in attributes.
+#[derive(Clone, Debug)]
+pub(super) struct Wording {
+    pub(super) conventions: Conventions,
+    pub(super) status_code: &'static str,
+}
+
+/// The protocol as `rpc.system.name` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum System {
+    Grpc,
+    Connect,
+    Other,
+}
+
+impl System {
+    /// `None` for plain HTTP.
+    pub(super) fn of(protocol: Protocol) -> Option<Self> {
+        Some(match protocol {
+            Protocol::Http => return None,
+            Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => Self::Grpc,
+            Protocol::ConnectUnary | Protocol::ConnectStreaming => Self::Connect,
+            Protocol::Other => Self::Other,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Connect => "connectrpc",
+            Self::Other => OTHER,
+        }
+    }
+
+    /// How the protocol spells a code.
+    fn code(self, code: Code) -> Option<&'static str> {
+        Some(match (self, code) {
+            (Self::Grpc | Self::Other, code) => code.as_str(),
+            // Connect has no code for success, and its own spelling of the others.
+            (Self::Connect, Code::Ok) => return None,
+            (Self::Connect, Code::Cancelled) => "canceled",
+            (Self::Connect, Code::Unknown) => "unknown",
+            (Self::Connect, Code::InvalidArgument) => "invalid_argument",
+            (Self::Connect, Code::DeadlineExceeded) => "deadline_exceeded",
+            (Self::Connect, Code::NotFound) => "not_found",
+            (Self::Connect, Code::AlreadyExists) => "already_exists",
+            (Self::Connect, Code::PermissionDenied) => "permission_denied",
+            (Self::Connect, Code::ResourceExhausted) => "resource_exhausted",
+            (Self::Connect, Code::FailedPrecondition) => "failed_precondition",
+            (Self::Connect, Code::Aborted) => "aborted",
+            (Self::Connect, Code::OutOfRange) => "out_of_range",
+            (Self::Connect, Code::Unimplemented) => "unimplemented",
+            (Self::Connect, Code::Internal) => "internal",
+            (Self::Connect, Code::Unavailable) => "unavailable",
+            (Self::Connect, Code::DataLoss) => "data_loss",
+            (Self::Connect, Code::Unauthenticated) => "unauthenticated",
+        })
+    }
+}
+
+/// What else than the method tells series apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key<'a> {
+    pub(super) role: Role,
+    pub(super) system: System,
+    pub(super) address: Option<Address<'a>>,
+}
+
+impl Key<'_> {
+    pub(super) fn without_address(self) -> Key<'static> {
+        Key {
+            role: self.role,
+            system: self.system,
+            address: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum OwnAddress {
+    None,
+    Named(Box<str>),
+    Socket(SocketAddr),
+}
+
+impl OwnAddress {
+    fn is(&self, address: Option<Address<'_>>) -> bool {
+        match (self, address) {
+            (Self::None, None) => true,
+            (Self::Named(own), Some(Address::Named(other))) => **own == *other,
+            (Self::Socket(own), Some(Address::Socket(other))) => *own == other,
+            _ => false,
+        }
+    }
+}
+
+/// All RPCs of one method, on one side, by one protocol, to one address.
+#[derive(Debug)]
+pub(super) struct Series {
+    role: Role,
+    system: System,
+    address: OwnAddress,
+    wording: Wording,
+    method: &'static str,
+    pub(super) span_name: &'static str,
+    /// What a span has from its start.
+    pub(super) at_start: Vec<KeyValue>,
+    /// Of the RPCs in flight.
+    pub(super) in_flight: Vec<KeyValue>,
+    /// Of gRPC's own metrics, before the status is known.
+    pub(super) grpc_at_start: Vec<KeyValue>,
+    outcomes: [OnceLock<Outcome>; Code::ALL.len()],
+}
+
+/// What is known when an RPC has ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) failed: bool,
+    /// What a span has besides what it had from its start.
+    pub(super) at_end: Vec<KeyValue>,
+    /// Of the duration.
+    pub(super) measured: Vec<KeyValue>,
+    /// Of the duration by the old conventions.
+    pub(super) measured_old: Vec<KeyValue>,
+    /// Of gRPC's own metrics.
+    pub(super) grpc: Vec<KeyValue>,
+}
+
+impl Series {
+    pub(super) fn new(wording: &Wording, method: &'static str, key: Key<'_>) -> Self {
+        let mut series = Self {
+            role: key.role,
+            system: key.system,
+            address: match key.address {
+                None => OwnAddress::None,
+                Some(Address::Named(name)) => OwnAddress::Named(name.into()),
+                Some(Address::Socket(socket)) => OwnAddress::Socket(socket),
+            },
+            wording: wording.clone(),
+            method,
+            span_name: if matches!(method, OTHER | UNDECIDED) {
+                key.system.name()
+            } else {
+                method
+            },
+            at_start: Vec::new(),
+            in_flight: Vec::new(),
+            grpc_at_start: Vec::new(),
+            outcomes: [const { OnceLock::new() }; Code::ALL.len()],
+        };
+        if series.span_name == OTHER {
+            series.span_name = "rpc";
+        }
+        series.at_start = series.common(method != UNDECIDED);
+        let new = !matches!(wording.conventions, Conventions::Old);
+        let system = if new { "rpc.system.name" } else { "rpc.system" };
+        series.in_flight = sorted(vec![
+            KeyValue::new(system, key.system.name()),
+            KeyValue::new("rpc.method", series.label()),
+        ]);
+        series.grpc_at_start = series.grpc(None);
+        series
+    }
+
+    pub(super) fn is_for(&self, key: &Key<'_>) -> bool {
+        self.role == key.role && self.system == key.system && self.address.is(key.address)
+    }
+
+    pub(super) fn key(&self) -> Key<'_> {
+        Key {
+            role: self.role,
+            system: self.system,
+            address: match &self.address {
+                OwnAddress::None => None,
+                OwnAddress::Named(name) => Some(Address::Named(name)),
+                OwnAddress::Socket(socket) => Some(Address::Socket(*socket)),
+            },
+        }
+    }
+
+    /// What the span of an RPC gets whose method was decided at its end; `original` as the peer
+    /// named it.
+    pub(super) fn method_attributes(&self, original: Option<KeyValue>) -> Vec<KeyValue> {
+        let conventions = self.wording.conventions;
+        let mut attributes = Vec::new();
+        if conventions.has_new() {
+            attributes.push(KeyValue::new("rpc.method", self.label()));
+            attributes.extend(original.filter(|_| !self.is_known()));
+        }
+        if conventions.has_old() {
+            let old = self.old().into_iter().filter(|a| match a.key.as_str() {
+                "rpc.service" => true,
+                "rpc.method" => !conventions.has_new(),
+                _ => false,
+            });
+            attributes.extend(old);
+        }
+        attributes
+    }
+
+    pub(super) fn is_undecided(&self) -> bool {
+        self.method == UNDECIDED
+    }
+
+    /// Whether a method that was named is not told, by the conventions that tell.
+    pub(super) fn is_other(&self) -> bool {
+        self.method == OTHER && self.wording.conventions.has_new()
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(self.method, OTHER | UNDECIDED)
+    }
+
+    pub(super) fn is_grpc(&self) -> bool {
+        self.system == System::Grpc
+    }
+
+    /// What the end of an RPC with this code adds; built the first time it is asked for.
+    pub(super) fn outcome(&self, code: Code) -> &Outcome {
+        // The array has a place for each code.
+        self.outcomes[code as usize].get_or_init(|| self.end(Some(code), None))
+    }
+
+    /// The same for an RPC that has no code: a protocol of a user's own.
+    pub(super) fn outcome_without_code(&self, failed: Option<Ending>) -> Outcome {
+        self.end(None, failed)
+    }
+
+    fn end(&self, code: Option<Code>, failed: Option<Ending>) -> Outcome {
+        let error = match code {
+            Some(code) if is_failure(self.role, code) => self.system.code(code),
+            Some(_) => None,
+            None => failed.map(Ending::as_str),
+        };
+        let status = code.and_then(|code| self.system.code(code));
+        let conventions = self.wording.conventions;
+        let mut at_end = Vec::new();
+        let mut measured = self.common(true);
+        let mut measured_old = Vec::new();
+        if conventions.has_new() {
+            if let Some(status) = status {
+                at_end.push(KeyValue::new(self.wording.status_code, status));
+            }
+            if let Some(error) = error {
+                at_end.push(KeyValue::new("error.type", error));
+            }
+            measured.retain(|a| !matches!(a.key.as_str(), "rpc.system" | "rpc.service"));
+            measured.extend(at_end.iter().cloned());
+        }
+        if conventions.has_old() {
+            measured_old = self.old();
+            measured_old.extend(self.server());
+            if let (System::Grpc, Some(code)) = (self.system, code) {
+                let code = KeyValue::new("rpc.grpc.status_code", i64::from(code as u8));
+                at_end.push(code.clone());
+                measured_old.push(code);
+            }
+        }
+        Outcome {
+            failed: error.is_some(),
+            at_end,
+            measured: sorted(measured),
+            measured_old: sorted(measured_old),
+            grpc: self.grpc(code),
+        }
+    }
+
+    /// What spans and durations have in common.
+    fn common(&self, with_method: bool) -> Vec<KeyValue> {
+        let conventions = self.wording.conventions;
+        let mut attributes = Vec::with_capacity(8);
+        if conventions.has_new() {
+            attributes.push(KeyValue::new("rpc.system.name", self.system.name()));
+            if with_method {
+                attributes.push(KeyValue::new("rpc.method", self.label()));
+            }
+        }
+        if conventions.has_old() {
+            let old = self.old().into_iter();
+            // The two conventions give this name two meanings: the new one wins.
+            attributes
+                .extend(old.filter(|a| !(conventions.has_new() && a.key.as_str() == "rpc.method")));
+        }
+        attributes.extend(self.server());
+        attributes
+    }
+
+    fn old(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![KeyValue::new("rpc.system", self.system.name())];
+        if self.is_known()
+            && let Some((service, method)) = self.method.split_once('/')
+        {
+            attributes.push(KeyValue::new("rpc.service", service));
+            attributes.push(KeyValue::new("rpc.method", method));
+        }
+        attributes
+    }
+
+    fn server(&self) -> Vec<KeyValue> {
+        match &self.address {
+            OwnAddress::None => Vec::new(),
+            OwnAddress::Named(name) => {
+                let (host, port) = host_and_port(name);
+                let mut server = vec![KeyValue::new("server.address", shared(host))];
+                server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+                server
+            }
+            OwnAddress::Socket(socket) => vec![
+                KeyValue::new("server.address", shared(&socket.ip().to_string())),
+                KeyValue::new("server.port", i64::from(socket.port())),
+            ],
+        }
+    }
+
+    fn grpc(&self, code: Option<Code>) -> Vec<KeyValue> {
+        let method = if self.is_known() {
+            self.method
+        } else {
+            "other"
+        };
+        let mut attributes = vec![KeyValue::new("grpc.method", method)];
+        if let Some(code) = code {
+            attributes.push(KeyValue::new("grpc.status", code.as_str()));
+        }
+        if let (Role::Client, OwnAddress::Named(target)) = (self.role, &self.address) {
+            attributes.push(KeyValue::new("grpc.target", shared(target)));
+        }
+        attributes
+    }
+
+    fn label(&self) -> &'static str {
+        if self.is_known() { self.method } else { OTHER }
+    }
+}
+
+/// Whether a code is a failure of this side: on a client each but OK, on a server those that say
+/// the server failed, not the caller.
+fn is_failure(role: Role, code: Code) -> bool {
+    match role {
+        Role::Client => code != Code::Ok,
+        Role::Server => matches!(
+            code,
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+        ),
+    }
+}
+
+/// The SDK finds a series at once where the attributes come sorted.
+pub(super) fn sorted(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+    attributes.sort_by(|a, b| a.key.cmp(&b.key));
+    attributes
+}
+
+fn shared(text: &str) -> StringValue {
+    StringValue::from(Arc::<str>::from(text))
+}
+
+/// Host and port of an address as users write it: `host:port`, `[::1]:port`, `dns:///host:port`,
+/// `http://host:port/`, `unix:/path`.
+pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
+    if let Some(path) = address.strip_prefix("unix:") {
+        return (path.strip_prefix("//").unwrap_or(path), None);
+    }
+    let address = match address.split_once("://") {
+        // `dns:///host` and `dns://resolver/host` name the host last.
+        Some(("dns", rest)) => rest.rsplit('/').next().unwrap_or(rest),
+        Some((_, rest)) => rest.split('/').next().unwrap_or(rest),
+        None => address,
+    };
+    if address.parse::<IpAddr>().is_ok() {
+        return (address, None);
+    }
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (address, None),
+        },
+        None => (address, None),
+    };
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    (bare.unwrap_or(host), port)
+}
+
+/// `rpc.request.metadata.<key>` and the like, made once.
+#[derive(Clone, Debug)]
+pub(super) struct AllowedHeader {
+    pub(super) header: http::HeaderName,
+    pub(super) rpc: Name,
+    pub(super) http: Name,
+}
+
+/// How much of a header's values a span keeps.
+const VALUES: usize = 16;
+const VALUE_BYTES: usize = 1024;
+
+impl AllowedHeader {
+    /// Of the request or of the response; `None` where this cannot be a header's name.
+    pub(super) fn new(header: &str, side: &str) -> Option<Self> {
+        let header = http::HeaderName::from_bytes(header.as_bytes()).ok()?;
+        Some(Self {
+            rpc: Name::from(Arc::<str>::from(format!("rpc.{side}.metadata.{header}"))),
+            http: Name::from(Arc::<str>::from(format!("http.{side}.header.{header}"))),
+            header,
+        })
+    }
+
+    /// The header's values; those marked as sensitive and those that are no text are left out.
+    pub(super) fn of(&self, headers: &http::HeaderMap, protocol: Protocol) -> Option<KeyValue> {
+        let text = |value: &http::HeaderValue| {
+            let text = value.to_str().ok().filter(|_| !value.is_sensitive())?;
+            Some(StringValue::from(bounded(text, VALUE_BYTES).to_owned()))
+        };
+        let values = headers.get_all(&self.header).iter();
+        let values: Vec<_> = values.filter_map(text).take(VALUES).collect();
+        if values.is_empty() {
+            return None;
+        }
+        let name = match protocol {
+            Protocol::Http => &self.http,
+            _ => &self.rpc,
+        };
+        let values = opentelemetry::Value::Array(opentelemetry::Array::String(values));
+        Some(KeyValue::new(name.clone(), values))
+    }
+}
+
+/// At most this many bytes of a text, cut where a character ends.
+pub(super) fn bounded(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_and_port;
+
+    #[test]
+    fn host_and_port_are_found_in_addresses_as_users_write_them() {
+        for (address, expected) in [
+            ("greeter:50051", ("greeter", Some(50051))),
+            ("greeter", ("greeter", None)),
+            ("10.0.0.1:80", ("10.0.0.1", Some(80))),
+            ("[::1]:50051", ("::1", Some(50051))),
+            ("::1", ("::1", None)),
+            ("dns:///greeter.example:443", ("greeter.example", Some(443))),
+            ("dns://8.8.8.8/greeter:443", ("greeter", Some(443))),
+            ("http://greeter:80/path", ("greeter", Some(80))),
+            ("https://[::1]:443", ("::1", Some(443))),
+            ("unix:/run/greeter.sock", ("/run/greeter.sock", None)),
+            ("unix:///run/greeter.sock", ("/run/greeter.sock", None)),
+            ("greeter:port", ("greeter:port", None)),
+            ("", ("", None)),
+        ] {
+            assert_eq!(host_and_port(address), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,1268 @@
+//! What reaches OpenTelemetry: every attribute and no other, on both sides of real calls.
+
+mod common;
+#[path = "otel/mod.rs"]
+mod telemetry;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer, EchoService, listen, say},
+    soon,
+};
+use opentelemetry::{
+    Context, KeyValue,
+    baggage::BaggageExt as _,
+    trace::{
+        FutureExt as _, Link, SpanContext, SpanId, SpanKind, Status as SpanStatus,
+        TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _,
+    },
+};
+use opentelemetry_sdk::trace::{Sampler, SpanData};
+use telemetry::{Telemetry, attributes, duration};
+use tokio_stream::StreamExt as _;
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Channel, Endpoint, Server},
+};
+use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tower_tracer::{
+    Event, Level, ResponseBody, RpcInfo, TracerLayer, TracerService,
+    tracers::{
+        otel::{self, Conventions, GrpcMetrics, OtelTracer},
+        testing::Recorder,
+    },
+};
+
+/// The recorder stands first, and so finishes last: what it has seen finished, has its span.
+type Both = (Recorder, OtelTracer);
+type Client = EchoClient<TracerService<Channel, Both>>;
+
+const CALLEE: &str = "echo.example:50051";
+
+fn methods() -> [&'static str; 4] {
+    [
+        "echo.Echo/UnaryEcho",
+        "echo.Echo/ServerStreamingEcho",
+        "echo.Echo/ClientStreamingEcho",
+        "echo.Echo/BidirectionalStreamingEcho",
+    ]
+}
+
+async fn serve<E: Echo>(service: E, tracer: OtelTracer) -> (String, Recorder) {
+    let seen = Recorder::new();
+    let (incoming, uri) = listen().await.unwrap();
+    let server = Server::builder()
+        .layer(TracerLayer::new((seen.clone(), tracer)).server())
+        .add_service(EchoServer::new(service))
+        .serve_with_incoming(incoming);
+    tokio::spawn(server);
+    (uri, seen)
+}
+
+async fn connect(uri: &str, tracer: OtelTracer) -> (Client, Recorder) {
+    let seen = Recorder::new();
+    let layer = TracerLayer::new((seen.clone(), tracer))
+        .callee(tower_tracer::Endpoint::default().address(CALLEE));
+    let endpoint = Endpoint::from_shared(uri.to_owned()).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let client = EchoClient::new(ServiceBuilder::new().layer(layer).service(channel));
+    (client, seen)
+}
+
+/// One call of each kind of method, to its end; the code it ended with.
+async fn call(client: &mut Client, kind: usize, request: EchoRequest) -> Code {
+    let streaming = |response: Response<Streaming<EchoResponse>>| async {
+        let mut messages = response.into_inner();
+        while let Some(message) = messages.next().await {
+            message?;
+        }
+        Ok(())
+    };
+    let requests = tokio_stream::iter([request.clone()]);
+    let result = match kind {
+        0 => client.unary_echo(request).await.map(drop),
+        1 => match client.server_streaming_echo(request).await {
+            Ok(response) => streaming(response).await,
+            Err(status) => Err(status),
+        },
+        2 => client.client_streaming_echo(requests).await.map(drop),
+        _ => match client.bidirectional_streaming_echo(requests).await {
+            Ok(response) => streaming(response).await,
+            Err(status) => Err(status),
+        },
+    };
+    result.err().map_or(Code::Ok, |status| status.code())
+}
+
+/// The last span, and its attributes.
+fn last(telemetry: &Telemetry) -> SpanData {
+    telemetry.spans().pop().expect("a span")
+}
+
+fn name_of(code: Code) -> &'static str {
+    tower_tracer::Code::from(code).as_str()
+}
+
+/// The peer's port and the server's differ from run to run.
+fn without_ports(mut attributes: Vec<String>) -> Vec<String> {
+    for attribute in &mut attributes {
+        for key in ["network.peer.port=", "server.port="] {
+            if attribute.starts_with(key) && !attribute.ends_with("=50051") {
+                *attribute = format!("{key}…");
+            }
+        }
+    }
+    attributes
+}
+
+#[tokio::test]
+async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_kinds() {
+    let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
+    let listed = server_side.tracer().methods(methods());
+    let (uri, served) = serve(EchoService, listed).await;
+    let (mut client, called) = connect(&uri, client_side.tracer()).await;
+    let server_failures = [
+        Code::Unknown,
+        Code::DeadlineExceeded,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DataLoss,
+    ];
+
+    let mut calls = 0;
+    for (kind, method) in methods().into_iter().enumerate() {
+        for number in 0..17 {
+            let code = Code::from_i32(number);
+            let request = EchoRequest {
+                code: number.try_into().unwrap(),
+                ..say("told so")
+            };
+            assert_eq!(call(&mut client, kind, request).await, code);
+            calls += 1;
+            soon(called.wait_finished(calls)).await;
+            soon(served.wait_finished(calls)).await;
+
+            let name = name_of(code);
+            for (side, telemetry) in [("client", &client_side), ("server", &server_side)] {
+                let span = last(telemetry);
+                let failed = match side {
+                    "client" => code != Code::Ok,
+                    _ => server_failures.contains(&code),
+                };
+                let mut common = vec![
+                    format!("rpc.method={method}"),
+                    format!("rpc.response.status_code={name}"),
+                    "rpc.system.name=grpc".to_owned(),
+                ];
+                if failed {
+                    common.push(format!("error.type={name}"));
+                }
+                if side == "client" {
+                    common.push("server.address=echo.example".to_owned());
+                    common.push("server.port=50051".to_owned());
+                } else {
+                    common.push("server.address=127.0.0.1".to_owned());
+                    common.push("server.port=…".to_owned());
+                }
+                common.sort();
+                let mut of_span = common.clone();
+                if side == "server" {
+                    of_span.push("network.peer.address=127.0.0.1".to_owned());
+                    of_span.push("network.peer.port=…".to_owned());
+                    of_span.sort();
+                }
+                assert_eq!(span.name, method);
+                assert_eq!(without_ports(attributes(&span.attributes)), of_span);
+                let expected = match (failed, kind) {
+                    (false, _) => SpanStatus::Unset,
+                    // Echo's server stream ends with a status that has no message.
+                    (true, 1) => SpanStatus::error(""),
+                    (true, _) => SpanStatus::error("told so"),
+                };
+                assert_eq!(span.status, expected, "{side} {method} {name}");
+                assert!(span.events.is_empty() && span.links.is_empty());
+                let (kind, metric) = match side {
+                    "client" => (SpanKind::Client, "rpc.client.call.duration"),
+                    _ => (SpanKind::Server, "rpc.server.call.duration"),
+                };
+                assert_eq!(span.span_kind, kind);
+
+                let points = telemetry.histogram(metric);
+                let same: Vec<_> = points
+                    .iter()
+                    .filter(|point| without_ports(point.attributes.clone()) == common)
+                    .collect();
+                assert_eq!(same.len(), 1, "{side} {method} {name}: {points:#?}");
+                assert_eq!(same[0].count, 1);
+                let seconds = duration(&span).as_secs_f64();
+                assert_eq!(same[0].sum, seconds, "the same as the span's");
+            }
+        }
+    }
+    for (telemetry, metric) in [
+        (&client_side, "rpc.client.call.duration"),
+        (&server_side, "rpc.server.call.duration"),
+    ] {
+        assert_eq!(telemetry.histogram(metric).len(), 17 * 4);
+        assert_eq!(telemetry.metrics(), [metric], "and nothing else");
+        assert_eq!(telemetry.unit(metric), "s");
+        let bounds = &telemetry.histogram(metric)[0].bounds;
+        let expected = [
+            0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+        ];
+        assert_eq!(*bounds, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_call_a_passed_deadline_and_a_panic_are_told_apart_on_both_sides() {
+    let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
+    let listed = server_side.tracer().methods(methods());
+    let (uri, served) = serve(EchoService, listed).await;
+    let (mut client, called) = connect(&uri, client_side.tracer()).await;
+    let slow = |delay_ms| EchoRequest {
+        delay_ms,
+        count: 2,
+        ..say("slow")
+    };
+
+    for (calls, (case, client_code, server_code, server_fails)) in [
+        ("cancelled", "CANCELLED", "CANCELLED", false),
+        ("deadline", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", true),
+        ("panic", "", "UNKNOWN", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        match case {
+            "cancelled" => {
+                // The handler has it when the first message is here.
+                let response = client.server_streaming_echo(slow(200)).await.unwrap();
+                let mut messages = response.into_inner();
+                messages.next().await.unwrap().unwrap();
+                drop(messages);
+            }
+            "deadline" => {
+                let mut request = Request::new(slow(60_000));
+                request.set_timeout(Duration::from_millis(300));
+                client.unary_echo(request).await.unwrap_err();
+            }
+            _ => {
+                let panics = EchoRequest {
+                    panic: true,
+                    ..say("panics")
+                };
+                client.unary_echo(panics).await.unwrap_err();
+            }
+        }
+        soon(called.wait_finished(calls + 1)).await;
+        soon(served.wait_finished(calls + 1)).await;
+
+        let span = last(&client_side);
+        let found = attributes(&span.attributes);
+        if case != "panic" {
+            assert!(found.contains(&format!("rpc.response.status_code={client_code}")));
+            assert!(found.contains(&format!("error.type={client_code}")));
+        }
+        assert!(matches!(span.status, SpanStatus::Error { .. }));
+
+        let span = last(&server_side);
+        let found = attributes(&span.attributes);
+        assert!(
+            found.contains(&format!("rpc.response.status_code={server_code}")),
+            "{case}: {found:?}"
+        );
+        assert_eq!(
+            found.contains(&format!("error.type={server_code}")),
+            server_fails,
+            "{case}"
+        );
+        assert_eq!(
+            matches!(span.status, SpanStatus::Error { .. }),
+            server_fails
+        );
+        if case == "panic" {
+            assert_eq!(span.status, SpanStatus::error("told to panic"));
+        }
+        // Also of one that failed, both have the same duration.
+        let points = server_side.histogram("rpc.server.call.duration");
+        let code = format!("rpc.response.status_code={server_code}");
+        let point = points
+            .iter()
+            .find(|p| p.attributes.contains(&code))
+            .unwrap();
+        assert_eq!(point.sum, duration(&span).as_secs_f64());
+    }
+}
+
+/// Answers by calling another Echo server.
+struct Forward(Client);
+
+type NoResponses = tokio_stream::Empty<Result<EchoResponse, Status>>;
+
+#[tonic::async_trait]
+impl Echo for Forward {
+    async fn unary_echo(
+        &self,
+        request: Request<EchoRequest>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        let rpc = request.extensions().get::<RpcInfo>().unwrap().clone();
+        let span = Context::current().span().span_context().clone();
+        rpc.set_tag("seen.span", span.span_id().to_string());
+        let baggage = Context::current().baggage().get("tenant").cloned();
+        rpc.set_tag(
+            "seen.tenant",
+            baggage.map_or(String::new(), |v| v.to_string()),
+        );
+        self.0.clone().unary_echo(request.into_inner()).await
+    }
+
+    type ServerStreamingEchoStream = NoResponses;
+
+    async fn server_streaming_echo(
+        &self,
+        _: Request<EchoRequest>,
+    ) -> Result<Response<NoResponses>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn client_streaming_echo(
+        &self,
+        _: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    type BidirectionalStreamingEchoStream = NoResponses;
+
+    async fn bidirectional_streaming_echo(
+        &self,
+        _: Request<Streaming<EchoRequest>>,
+    ) -> Result<Response<NoResponses>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+#[tokio::test]
+async fn a_call_through_two_servers_is_one_trace_each_span_the_child_of_the_one_before() {
+    let telemetry = Telemetry::new();
+    let (downstream, second) = serve(EchoService, telemetry.tracer()).await;
+    let (onward, _) = connect(&downstream, telemetry.tracer()).await;
+    let (uri, first) = serve(Forward(onward), telemetry.tracer()).await;
+    let (mut client, _) = connect(&uri, telemetry.tracer()).await;
+
+    let root = telemetry.tracer_provider.tracer("test").start("root");
+    let context = Context::new()
+        .with_span(root)
+        .with_baggage([KeyValue::new("tenant", "blue")]);
+    let root = context.span().span_context().clone();
+    let called = client.unary_echo(say("hello")).with_context(context).await;
+    assert_eq!(called.unwrap().into_inner().message, "hello");
+    soon(first.wait_finished(1)).await;
+    soon(second.wait_finished(1)).await;
+
+    let spans = telemetry.spans();
+    let child_of = |parent: SpanId| {
+        let mut children = spans.iter().filter(|span| span.parent_span_id == parent);
+        let child = children.next().expect("a child").clone();
+        assert!(children.next().is_none(), "one child each");
+        child
+    };
+    let mut parent = root.span_id();
+    let mut kinds = Vec::new();
+    for _ in 0..4 {
+        let span = child_of(parent);
+        assert_eq!(span.span_context.trace_id(), root.trace_id());
+        assert_eq!(
+            span.parent_span_is_remote,
+            span.span_kind == SpanKind::Server
+        );
+        parent = span.span_context.span_id();
+        if kinds.len() == 1 {
+            let found = attributes(&span.attributes);
+            let seen = format!("seen.span={parent}");
+            assert!(found.contains(&seen), "current in the handler: {found:?}");
+            assert!(found.contains(&"seen.tenant=blue".to_owned()));
+        }
+        kinds.push(span.span_kind);
+    }
+    let (client, server) = (SpanKind::Client, SpanKind::Server);
+    assert_eq!(kinds, [client.clone(), server.clone(), client, server]);
+    assert!(
+        !Context::current().has_active_span(),
+        "nothing is left on the thread"
+    );
+}
+
+/// An in-process service that says what it was sent, under a layer.
+fn in_process(
+    layer: TracerLayer<OtelTracer>,
+) -> impl Service<
+    http::Request<String>,
+    Response = http::Response<ResponseBody<String, OtelTracer>>,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone {
+    ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(|request: http::Request<String>| async move {
+            let code = request.body().parse().unwrap_or(0_i32);
+            let mut response = http::Response::new(String::new());
+            let headers = response.headers_mut();
+            headers.insert("content-type", "application/grpc".parse().unwrap());
+            headers.insert("grpc-status", code.into());
+            for name in ["traceparent", "tracestate", "baggage"] {
+                for value in request.headers().get_all(name) {
+                    headers.append(name, value.clone());
+                }
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        })
+}
+
+fn request(path: &str, headers: &[(&str, &str)]) -> http::Request<String> {
+    let mut request = http::Request::new(String::new());
+    *request.uri_mut() = path.parse().unwrap();
+    *request.method_mut() = http::Method::POST;
+    let all = request.headers_mut();
+    all.insert("content-type", "application/grpc".parse().unwrap());
+    for (name, value) in headers {
+        let name: http::HeaderName = name.parse().unwrap();
+        all.append(
+            name,
+            http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+        );
+    }
+    request
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
+
+#[tokio::test]
+async fn a_traceparent_that_is_none_is_ignored_and_the_request_served() {
+    let telemetry = Telemetry::new();
+    let service = in_process(TracerLayer::new(telemetry.tracer()).server());
+    let good = format!("00-{TRACE}-{SPAN}-01");
+    let continued = |headers: Vec<(&'static str, String)>| {
+        let (service, telemetry) = (service.clone(), &telemetry);
+        async move {
+            let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+            let answered = service
+                .oneshot(request("/echo.Echo/UnaryEcho", &headers))
+                .await;
+            assert_eq!(answered.ok().unwrap().status(), 200);
+            let span = last(telemetry);
+            let same = span.span_context.trace_id().to_string() == TRACE;
+            assert_eq!(same, span.parent_span_id.to_string() == SPAN);
+            assert!(same || span.parent_span_id == SpanId::INVALID, "a root");
+            same
+        }
+    };
+
+    assert!(continued(vec![("traceparent", good.clone())]).await);
+    for bad in [
+        String::new(),
+        format!("00-{TRACE}-{SPAN}"),
+        format!("00-{TRACE}-{SPAN}-01-more"),
+        format!("00-{}-{SPAN}-01", &TRACE[1..]),
+        format!("00-{TRACE}-{}-01", &SPAN[1..]),
+        format!("00-{}-{SPAN}-01", "0".repeat(32)),
+        format!("00-{TRACE}-{}-01", "0".repeat(16)),
+        format!("ff-{TRACE}-{SPAN}-01"),
+        format!("00-{TRACE}-{SPAN}-01é"),
+        "x".repeat(60_000),
+    ] {
+        assert!(
+            !continued(vec![("traceparent", bad.clone())]).await,
+            "{bad}"
+        );
+    }
+    let twice = ("traceparent", good);
+    assert!(!continued(vec![twice.clone(), twice.clone()]).await, "two");
+
+    // A bad tracestate takes nothing else with it.
+    for (members, kept) in [(32, true), (33, false), (40, false)] {
+        let state: Vec<_> = (0..members).map(|n| format!("k{n}=v")).collect();
+        assert!(continued(vec![twice.clone(), ("tracestate", state.join(","))]).await);
+        let state = last(&telemetry).span_context.trace_state().header();
+        assert_eq!(!state.is_empty(), kept, "{members}");
+    }
+}
+
+#[tokio::test]
+async fn baggage_is_bounded() {
+    let telemetry = Telemetry::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(telemetry.tracer()).server())
+        .service_fn(|_: http::Request<String>| async {
+            let members = Context::current().baggage().len();
+            let mut response = http::Response::new(String::new());
+            response.headers_mut().insert("members", members.into());
+            Ok::<_, std::convert::Infallible>(response)
+        });
+    let one = |n: usize| format!("k{n}=v");
+    let many = |n: usize| (0..n).map(one).collect::<Vec<_>>();
+    for (values, expected) in [
+        (vec!["k=v,l=w".to_owned()], "2"),
+        (many(10), "10"),
+        (many(64), "64"),
+        (many(200), "0"),
+        (vec![many(65).join(",")], "0"),
+        (vec![format!("k={}", "v".repeat(9_000))], "0"),
+        (
+            vec![
+                format!("k={}", "v".repeat(5_000)),
+                format!("l={}", "v".repeat(5_000)),
+            ],
+            "0",
+        ),
+        (vec!["é".to_owned()], "0"),
+        (vec![String::new()], "0"),
+    ] {
+        let headers: Vec<_> = values.iter().map(|v| ("baggage", v.as_str())).collect();
+        let response = service
+            .clone()
+            .oneshot(request("/a.B/C", &headers))
+            .await
+            .unwrap();
+        assert_eq!(
+            response.headers()["members"],
+            expected,
+            "{} values",
+            values.len()
+        );
+        let span = last(&telemetry);
+        assert!(
+            !attributes(&span.attributes).iter().any(|a| a.contains('v')),
+            "never recorded"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_injects_replaces_what_was_there() {
+    let telemetry = Telemetry::new();
+    let service = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let stale = format!("00-{TRACE}-{SPAN}-01");
+    let headers = [
+        ("traceparent", &*stale),
+        ("traceparent", &*stale),
+        ("tracestate", "stale=1"),
+    ];
+    let response = service.oneshot(request("/a.B/C", &headers)).await.unwrap();
+    let context = last(&telemetry).span_context;
+    let expected = format!("00-{}-{}-01", context.trace_id(), context.span_id());
+    let sent: Vec<_> = response.headers().get_all("traceparent").iter().collect();
+    assert_eq!(sent, [expected.as_str()]);
+    assert!(!response.headers().contains_key("tracestate"));
+}
+
+#[tokio::test]
+async fn an_unsampled_call_is_injected_and_measured_and_has_no_span() {
+    let telemetry = Telemetry::sampled(Sampler::AlwaysOff);
+    let service = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let response = service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    let sent = response.headers()["traceparent"].to_str().unwrap();
+    assert!(sent.starts_with("00-") && sent.ends_with("-00"), "{sent}");
+    assert!(telemetry.spans().is_empty());
+    assert_eq!(telemetry.histogram("rpc.client.call.duration")[0].count, 1);
+}
+
+#[tokio::test]
+async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
+    type Sampled = (String, Vec<String>);
+    #[derive(Clone, Debug, Default)]
+    struct Seen(Arc<std::sync::Mutex<Vec<Sampled>>>);
+    impl opentelemetry_sdk::trace::ShouldSample for Seen {
+        fn should_sample(
+            &self,
+            _: Option<&Context>,
+            _: TraceId,
+            name: &str,
+            _: &SpanKind,
+            given: &[KeyValue],
+            _: &[Link],
+        ) -> opentelemetry_sdk::trace::SamplingResult {
+            let mut seen = self.0.lock().unwrap();
+            seen.push((name.to_owned(), attributes(given)));
+            opentelemetry_sdk::trace::SamplingResult {
+                decision: opentelemetry_sdk::trace::SamplingDecision::RecordAndSample,
+                attributes: Vec::new(),
+                trace_state: TraceState::default(),
+            }
+        }
+    }
+    let seen = Seen::default();
+    let telemetry = Telemetry::sampled(seen.clone());
+    let layer = TracerLayer::new(telemetry.tracer().methods(["/a.B/C"]))
+        .client()
+        .callee(tower_tracer::Endpoint::default().address(CALLEE));
+    in_process(layer)
+        .oneshot(request("/a.B/C", &[]))
+        .await
+        .unwrap();
+    let expected = [
+        "rpc.method=a.B/C",
+        "rpc.system.name=grpc",
+        "server.address=echo.example",
+        "server.port=50051",
+    ];
+    let seen = seen.0.lock().unwrap().clone();
+    assert_eq!(
+        seen,
+        [("a.B/C".to_owned(), expected.map(str::to_owned).to_vec())]
+    );
+}
+
+#[tokio::test]
+async fn a_public_endpoint_starts_a_trace_of_its_own_linked_to_the_callers() {
+    let telemetry = Telemetry::new();
+    let layer = TracerLayer::new(telemetry.tracer().public_endpoint()).server();
+    let service = in_process(layer);
+    let caller = format!("00-{TRACE}-{SPAN}-00");
+    let headers = [("traceparent", &*caller)];
+    service
+        .clone()
+        .oneshot(request("/a.B/C", &headers))
+        .await
+        .unwrap();
+    let span = last(&telemetry);
+    assert_eq!(span.parent_span_id, SpanId::INVALID);
+    assert_ne!(span.span_context.trace_id().to_string(), TRACE);
+    assert!(span.span_context.is_sampled(), "the caller does not decide");
+    let [link] = &span.links.links[..] else {
+        panic!("one link: {:?}", span.links);
+    };
+    let expected = SpanContext::new(
+        TraceId::from_hex(TRACE).unwrap(),
+        SpanId::from_hex(SPAN).unwrap(),
+        TraceFlags::default(),
+        true,
+        TraceState::default(),
+    );
+    assert_eq!(link.span_context, expected);
+
+    service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    assert!(last(&telemetry).links.links.is_empty());
+}
+
+#[tokio::test]
+async fn where_telemetry_is_suppressed_there_is_neither_span_nor_metric() {
+    let telemetry = Telemetry::new();
+    let service = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let suppressed = Context::new().with_telemetry_suppressed();
+    let call = service.clone().oneshot(request("/a.B/C", &[]));
+    let response = call.with_context(suppressed.clone()).await.unwrap();
+    // `oneshot` calls the service when polled, so within the context.
+    assert!(!response.headers().contains_key("traceparent"));
+    assert!(telemetry.spans().is_empty());
+    assert!(telemetry.metrics().is_empty());
+
+    service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    assert_eq!(telemetry.spans().len(), 1);
+}
+
+#[tokio::test]
+async fn layers_one_in_the_other_make_parent_and_child_on_either_side() {
+    for client in [false, true] {
+        let telemetry = Telemetry::new();
+        let side = |layer: TracerLayer<OtelTracer>| match client {
+            true => layer.client(),
+            false => layer.server(),
+        };
+        let outer = side(TracerLayer::new(telemetry.tracer()));
+        let inner = in_process(side(TracerLayer::new(telemetry.tracer())));
+        let caller = format!("00-{TRACE}-{SPAN}-01");
+        let request = request("/a.B/C", &[("traceparent", &caller)]);
+        let nested = ServiceBuilder::new().layer(outer).service(inner);
+        nested.oneshot(request).await.unwrap();
+        let spans = telemetry.spans();
+        let [inner, outer] = &spans[..] else {
+            panic!("{spans:?}")
+        };
+        assert_eq!(inner.parent_span_id, outer.span_context.span_id());
+        assert_eq!(outer.span_context.trace_id().to_string() == TRACE, !client);
+    }
+}
+
+#[tokio::test]
+async fn a_method_is_other_until_the_service_has_answered_a_call_of_it() {
+    let telemetry = Telemetry::new();
+    let service = in_process(TracerLayer::new(telemetry.tracer()).server());
+    let call = async |method: &str, code: u8| {
+        let request = request(method, &[]).map(|_| code.to_string());
+        service.clone().oneshot(request).await.unwrap();
+        let span = last(&telemetry);
+        let attributes = attributes(&span.attributes);
+        let rpc = attributes
+            .into_iter()
+            .filter(|a| a.starts_with("rpc.method"));
+        (span.name.into_owned(), rpc.collect::<Vec<_>>())
+    };
+    let other = |original: &str| {
+        let attributes = [
+            "rpc.method=_OTHER".to_owned(),
+            format!("rpc.method_original={original}"),
+        ];
+        ("grpc".to_owned(), attributes.to_vec())
+    };
+    let known = || ("a.B/C".to_owned(), vec!["rpc.method=a.B/C".to_owned()]);
+    assert_eq!(call("/a.B/C", 12).await, other("a.B/C"));
+    assert_eq!(call("/a.B/C", 5).await, other("a.B/C"));
+    assert_eq!(call("/a.B/C", 0).await, known());
+    assert_eq!(call("/a.B/C", 12).await, known());
+    assert_eq!(call("/a.B/D", 1).await, other("a.B/D"));
+    assert_eq!(call("/a.B/C?query", 0).await, known());
+    let nameless = ("grpc".to_owned(), vec!["rpc.method=_OTHER".to_owned()]);
+    for path in ["/", "/x", "/a/b/c/d", "/%43/x", "*"] {
+        assert_eq!(call(path, 0).await, nameless, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_list_or_a_descriptor_set_no_other_method_is_known() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/echo");
+    let set = protox::compile(["echo.proto"], [root]).unwrap();
+    let set = prost::Message::encode_to_vec(&set);
+    assert!(otel::tracer().descriptor_set(b"no such thing").is_err());
+
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().descriptor_set(&set).unwrap();
+    let service = in_process(TracerLayer::new(tracer).server());
+    for (path, name) in [
+        ("/echo.Echo/UnaryEcho", "echo.Echo/UnaryEcho"),
+        ("/echo.Echo/NoEcho", "grpc"),
+        ("/other.Service/Method", "grpc"),
+    ] {
+        service.clone().oneshot(request(path, &[])).await.unwrap();
+        assert_eq!(last(&telemetry).name, name);
+    }
+    let points = telemetry.histogram("rpc.server.call.duration");
+    let mut methods: Vec<_> = points
+        .iter()
+        .map(|point| point.attributes[0].clone())
+        .collect();
+    methods.sort();
+    assert_eq!(
+        methods,
+        ["rpc.method=_OTHER", "rpc.method=echo.Echo/UnaryEcho"]
+    );
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_paths_leave_the_number_of_series_where_it_was() {
+    let telemetry = Telemetry::sampled(Sampler::AlwaysOff);
+    let service = in_process(TracerLayer::new(telemetry.tracer()).server());
+    let call = async |path: String, code: u8| {
+        let request = request(&path, &[]).map(|_| code.to_string());
+        service.clone().oneshot(request).await.unwrap();
+    };
+    call("/a.B/C".to_owned(), 0).await;
+    call("/scan/x".to_owned(), 12).await;
+    let before = telemetry.histogram("rpc.server.call.duration").len();
+    assert_eq!(before, 2);
+    for n in 0..100_000 {
+        // What is not there, what is refused before it is routed, what is given up.
+        call(format!("/scan{n}/x"), [12, 16, 1][n % 3]).await;
+    }
+    assert_eq!(
+        telemetry.histogram("rpc.server.call.duration").len(),
+        4,
+        "one for each code"
+    );
+
+    // Even where a service answers to any name, there is an end to it.
+    for n in 0..5_000 {
+        call(format!("/catch.All/x{n}"), 0).await;
+    }
+    let points = telemetry.histogram("rpc.server.call.duration");
+    assert_eq!(points.len(), 4 + 99 + 1, "a hundred methods are learnt");
+    let rest = [
+        "rpc.method=_OTHER",
+        "rpc.response.status_code=OK",
+        "rpc.system.name=grpc",
+    ];
+    let rest = points
+        .iter()
+        .find(|point| point.attributes == rest)
+        .unwrap();
+    assert_eq!(rest.count, 4_901);
+}
+
+#[tokio::test]
+async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where_asked_for() {
+    static MISS: Event = Event::new("cache_miss", Level::Base);
+    static SLOW: Event = Event::new("slow_store", Level::Base);
+    for timeline in [false, true] {
+        let telemetry = Telemetry::new();
+        let mut tracer = telemetry.tracer();
+        if timeline {
+            tracer = tracer.timeline();
+        }
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(tracer).server())
+            .service_fn(|_: http::Request<String>| async {
+                let rpc = RpcInfo::current().unwrap();
+                rpc.set_tag("tenant", "blue");
+                rpc.record(MISS);
+                rpc.record_with(SLOW, tower_tracer::EventStatus::Warn, "shard 7");
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            });
+        service.oneshot(request("/a.B/C", &[])).await.unwrap();
+        let span = last(&telemetry);
+        assert!(attributes(&span.attributes).contains(&"tenant=blue".to_owned()));
+        let events: Vec<_> = span
+            .events
+            .iter()
+            .map(|event| {
+                (
+                    event.name.to_string(),
+                    attributes(&event.attributes).join(" "),
+                )
+            })
+            .collect();
+        let mut expected = vec![
+            ("cache_miss".to_owned(), String::new()),
+            (
+                "slow_store".to_owned(),
+                "info=shard 7 status=warn".to_owned(),
+            ),
+        ];
+        if timeline {
+            expected.push(("response_headers".to_owned(), String::new()));
+        }
+        assert_eq!(events, expected);
+        assert!(
+            span.events
+                .iter()
+                .all(|event| { (span.start_time..=span.end_time).contains(&event.timestamp) })
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_message_is_an_event_where_asked_for() {
+    let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
+    let (uri, served) = serve(EchoService, server_side.tracer().message_events()).await;
+    let (mut client, called) = connect(&uri, client_side.tracer().message_events()).await;
+    let twice = EchoRequest {
+        count: 2,
+        ..say("hello")
+    };
+    assert_eq!(call(&mut client, 1, twice).await, Code::Ok);
+    soon(called.wait_finished(1)).await;
+    soon(served.wait_finished(1)).await;
+    let events = |telemetry: &Telemetry| -> Vec<String> {
+        let line = |event: &opentelemetry::trace::Event| {
+            format!("{} {}", event.name, attributes(&event.attributes).join(" "))
+        };
+        last(telemetry).events.iter().map(line).collect()
+    };
+    assert_eq!(
+        events(&client_side),
+        [
+            "Outbound message message-size=9 sequence-number=0",
+            "Inbound message message-size=7 sequence-number=0",
+            "Inbound message message-size=7 sequence-number=1",
+        ]
+    );
+    assert_eq!(
+        events(&server_side),
+        [
+            "Inbound message message-size=9 sequence-number=0",
+            "Outbound message message-size=7 sequence-number=0",
+            "Outbound message message-size=7 sequence-number=1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn headers_are_recorded_by_allow_list_only_and_sensitive_values_never() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry
+        .tracer()
+        .request_metadata(["tenant", "token", "no header"])
+        .response_metadata(["grpc-status"]);
+    let service = in_process(TracerLayer::new(tracer).server());
+    let mut request = request(
+        "/a.B/C",
+        &[
+            ("Tenant", "blue"),
+            ("tenant", "green"),
+            ("tenant", "é"),
+            ("authorization", "secret"),
+            ("cookie", "secret"),
+            ("key-bin", "secret"),
+        ],
+    );
+    let mut token = http::HeaderValue::from_static("secret");
+    token.set_sensitive(true);
+    request.headers_mut().insert("token", token);
+    service.oneshot(request).await.unwrap();
+    let found = attributes(&last(&telemetry).attributes);
+    let metadata: Vec<_> = found.iter().filter(|a| a.contains("metadata")).collect();
+    assert_eq!(
+        metadata,
+        [
+            "rpc.request.metadata.tenant=[\"blue\",\"green\"]",
+            "rpc.response.metadata.grpc-status=[\"0\"]",
+        ]
+    );
+    assert!(!found.iter().any(|a| a.contains("secret")), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_conventions_and_the_status_key_are_a_setting() {
+    let run = async |conventions, key| {
+        let telemetry = Telemetry::new();
+        let tracer = telemetry
+            .tracer()
+            .methods(["a.B/C"])
+            .conventions(conventions);
+        let layer = TracerLayer::new(tracer.status_code_key(key)).server();
+        let request = request("/a.B/C", &[]).map(|_| "13".to_owned());
+        in_process(layer).oneshot(request).await.unwrap();
+        let span = attributes(&last(&telemetry).attributes);
+        let metrics: Vec<_> = telemetry
+            .metrics()
+            .into_iter()
+            .map(|name| {
+                let attributes = telemetry.histogram(&name)[0].attributes.join(" ");
+                format!("{name} [{}] {attributes}", telemetry.unit(&name))
+            })
+            .collect();
+        (span, metrics)
+    };
+    let new = "rpc.server.call.duration [s] error.type=INTERNAL rpc.method=a.B/C \
+               rpc.response.status_code=INTERNAL rpc.system.name=grpc";
+    let old = "rpc.server.duration [ms] rpc.grpc.status_code=13 rpc.method=C rpc.service=a.B \
+               rpc.system=grpc";
+    let default_key = "rpc.response.status_code";
+
+    let (span, metrics) = run(Conventions::Old, default_key).await;
+    assert_eq!(
+        span,
+        [
+            "rpc.grpc.status_code=13",
+            "rpc.method=C",
+            "rpc.service=a.B",
+            "rpc.system=grpc"
+        ]
+    );
+    assert_eq!(metrics, [old]);
+
+    let (span, metrics) = run(Conventions::Both, default_key).await;
+    assert_eq!(
+        span,
+        [
+            "error.type=INTERNAL",
+            "rpc.grpc.status_code=13",
+            "rpc.method=a.B/C",
+            "rpc.response.status_code=INTERNAL",
+            "rpc.service=a.B",
+            "rpc.system.name=grpc",
+            "rpc.system=grpc",
+        ]
+    );
+    assert_eq!(metrics, [new, old]);
+
+    let (span, metrics) = run(Conventions::New, "rpc.status_code").await;
+    assert_eq!(
+        span,
+        [
+            "error.type=INTERNAL",
+            "rpc.method=a.B/C",
+            "rpc.status_code=INTERNAL",
+            "rpc.system.name=grpc",
+        ]
+    );
+    assert_eq!(metrics, [new.replace("rpc.response.", "rpc.")]);
+}
+
+#[tokio::test]
+async fn calls_in_flight_are_counted_up_and_down() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().methods(["a.B/C"]).in_flight();
+    let layer = TracerLayer::new(tracer).server();
+    let (entered, wait) = (
+        Arc::new(tokio::sync::Notify::new()),
+        Arc::new(tokio::sync::Notify::new()),
+    );
+    let (enter, go) = (Arc::clone(&entered), Arc::clone(&wait));
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(move |_: http::Request<String>| {
+            let (enter, go) = (Arc::clone(&enter), Arc::clone(&go));
+            async move {
+                enter.notify_one();
+                go.notified().await;
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            }
+        });
+    let running = tokio::spawn(service.oneshot(request("/a.B/C", &[])));
+    soon(entered.notified()).await;
+    let expected = |n| [("rpc.method=a.B/C rpc.system.name=grpc".to_owned(), n)];
+    assert_eq!(telemetry.sum("rpc.server.active_calls"), expected(1));
+    wait.notify_one();
+    soon(running).await.unwrap().unwrap();
+    assert_eq!(telemetry.sum("rpc.server.active_calls"), expected(0));
+}
+
+#[tokio::test]
+async fn grpcs_own_metrics_tell_calls_from_attempts() {
+    let telemetry = Telemetry::new();
+    let tracer = |what| telemetry.tracer().methods(["a.B/C"]).grpc_metrics(what);
+    let callee = || tower_tracer::Endpoint::default().address("dns:///echo.example:50051");
+    let outer = TracerLayer::new(tracer(GrpcMetrics::Calls))
+        .client()
+        .callee(callee());
+    let inner = TracerLayer::new(tracer(GrpcMetrics::Attempts))
+        .client()
+        .callee(callee());
+    // Two attempts that fail, and one that does not.
+    let attempts = in_process(inner);
+    let retrying =
+        ServiceBuilder::new()
+            .layer(outer)
+            .service_fn(move |request: http::Request<String>| {
+                let attempts = attempts.clone();
+                async move {
+                    for code in ["14", "14"] {
+                        let attempt = request.clone().map(|_| code.to_owned());
+                        let _ = attempts.clone().oneshot(attempt).await.unwrap();
+                    }
+                    attempts.oneshot(request).await
+                }
+            });
+    retrying.oneshot(request("/a.B/C", &[])).await.unwrap();
+
+    let target = "grpc.target=dns:///echo.example:50051";
+    let all = |status: &str| {
+        let mut all = vec!["grpc.method=a.B/C".to_owned()];
+        all.extend((!status.is_empty()).then(|| format!("grpc.status={status}")));
+        all.push(target.to_owned());
+        all
+    };
+    assert_eq!(
+        telemetry.sum("grpc.client.attempt.started"),
+        [(all("").join(" "), 3)]
+    );
+    let histogram = |name: &str| {
+        let points = telemetry.histogram(name).into_iter();
+        let mut points: Vec<_> = points.map(|p| (p.attributes, p.count)).collect();
+        points.sort();
+        points
+    };
+    let attempts = [(all("OK"), 1), (all("UNAVAILABLE"), 2)];
+    assert_eq!(histogram("grpc.client.attempt.duration"), attempts);
+    assert_eq!(
+        histogram("grpc.client.attempt.rcvd_total_compressed_message_size"),
+        attempts
+    );
+    assert_eq!(histogram("grpc.client.call.duration"), [(all("OK"), 1)]);
+    assert_eq!(histogram("grpc.client.call.retries"), [(all(""), 1)]);
+    assert_eq!(telemetry.histogram("grpc.client.call.retries")[0].sum, 2.0);
+    assert_eq!(telemetry.unit("grpc.client.call.retries"), "{retry}");
+
+    // Where there is no retry layer, and on a server.
+    let telemetry = Telemetry::new();
+    let tracer = || {
+        telemetry
+            .tracer()
+            .methods(methods())
+            .grpc_metrics(GrpcMetrics::CallsAndAttempts)
+    };
+    let (uri, served) = serve(EchoService, tracer()).await;
+    let (mut client, called) = connect(&uri, tracer()).await;
+    client.unary_echo(say("hello")).await.unwrap();
+    soon(called.wait_finished(1)).await;
+    soon(served.wait_finished(1)).await;
+    let expected = [
+        "grpc.client.attempt.duration",
+        "grpc.client.attempt.rcvd_total_compressed_message_size",
+        "grpc.client.attempt.sent_total_compressed_message_size",
+        "grpc.client.attempt.started",
+        "grpc.client.call.duration",
+        "grpc.server.call.duration",
+        "grpc.server.call.rcvd_total_compressed_message_size",
+        "grpc.server.call.sent_total_compressed_message_size",
+        "grpc.server.call.started",
+        "rpc.client.call.duration",
+        "rpc.server.call.duration",
+    ];
+    assert_eq!(telemetry.metrics(), expected);
+    for name in &expected[5..9] {
+        if name.ends_with("size") {
+            let point = telemetry.histogram(name).remove(0);
+            assert_eq!(
+                point.attributes,
+                ["grpc.method=echo.Echo/UnaryEcho", "grpc.status=OK"]
+            );
+            assert_eq!(point.sum, 7.0, "without the prefix");
+            assert_eq!(telemetry.unit(name), "By");
+            assert_eq!(point.bounds.len(), 14);
+        }
+    }
+    assert_eq!(
+        telemetry.histogram("grpc.server.call.duration")[0]
+            .bounds
+            .len(),
+        41
+    );
+    let started = telemetry.sum("grpc.server.call.started");
+    assert_eq!(started, [("grpc.method=echo.Echo/UnaryEcho".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn plain_http_is_described_by_the_conventions_for_http() {
+    let telemetry = Telemetry::new();
+    let tracer = || {
+        telemetry.tracer().http_route(|request| {
+            let known = request.path().starts_with("/users/");
+            known.then(|| "/users/{id}".to_owned())
+        })
+    };
+    let answer = |layer: TracerLayer<OtelTracer>| {
+        ServiceBuilder::new()
+            .layer(layer)
+            .service_fn(|request: http::Request<String>| async move {
+                let mut response = http::Response::new(String::new());
+                *response.status_mut() = request.body().parse().unwrap();
+                Ok::<_, std::convert::Infallible>(response)
+            })
+    };
+    let http = |method: &str, uri: &str, status: &str| {
+        let request = http::Request::builder().method(method).uri(uri);
+        request.body(status.to_owned()).unwrap()
+    };
+
+    let server = answer(TracerLayer::new(tracer()).server());
+    server
+        .clone()
+        .oneshot(http("GET", "/users/7?secret=1", "404"))
+        .await
+        .unwrap();
+    let span = last(&telemetry);
+    assert_eq!(span.name, "GET /users/{id}");
+    assert_eq!(span.span_kind, SpanKind::Server);
+    assert_eq!(span.status, SpanStatus::Unset, "the caller's own fault");
+    assert_eq!(
+        attributes(&span.attributes),
+        [
+            "http.request.method=GET",
+            "http.response.status_code=404",
+            "http.route=/users/{id}",
+            "url.path=/users/7",
+            "url.scheme=http",
+        ]
+    );
+    let point = telemetry
+        .histogram("http.server.request.duration")
+        .remove(0);
+    assert_eq!(
+        point.attributes,
+        [
+            "http.request.method=GET",
+            "http.response.status_code=404",
+            "http.route=/users/{id}",
+            "url.scheme=http",
+        ]
+    );
+    assert_eq!(point.sum, duration(&span).as_secs_f64());
+
+    server
+        .oneshot(http("BREW", "https://tea/pot", "503"))
+        .await
+        .unwrap();
+    let span = last(&telemetry);
+    assert_eq!(span.name, "HTTP");
+    assert_eq!(span.status, SpanStatus::error(""));
+    assert_eq!(
+        attributes(&span.attributes),
+        [
+            "error.type=503",
+            "http.request.method=_OTHER",
+            "http.request.method_original=BREW",
+            "http.response.status_code=503",
+            "url.path=/pot",
+            "url.scheme=https",
+        ]
+    );
+
+    let client = answer(TracerLayer::new(tracer()).client());
+    let uri = "https://user:secret@echo.example/users/7?secret=1";
+    client.oneshot(http("POST", uri, "404")).await.unwrap();
+    let span = last(&telemetry);
+    assert_eq!(span.span_kind, SpanKind::Client);
+    assert_eq!(span.status, SpanStatus::error(""));
+    assert_eq!(
+        attributes(&span.attributes),
+        [
+            "error.type=404",
+            "http.request.method=POST",
+            "http.response.status_code=404",
+            "http.route=/users/{id}",
+            "server.address=echo.example",
+            "server.port=443",
+            "url.full=https://echo.example/users/7",
+        ]
+    );
+    let point = telemetry
+        .histogram("http.client.request.duration")
+        .remove(0);
+    assert!(
+        !point.attributes.iter().any(|a| a.starts_with("url.")),
+        "{point:?}"
+    );
+}
+
+#[tokio::test]
+async fn connect_and_grpc_web_are_described_as_what_they_are() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().methods(["a.B/C"]);
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(tracer).client())
+        .service_fn(|request: http::Request<String>| async move {
+            let mut response = http::Response::new(request.into_body());
+            if !response.body().is_empty() {
+                *response.status_mut() = http::StatusCode::NOT_FOUND;
+                let json = "application/json".parse().unwrap();
+                response.headers_mut().insert("content-type", json);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        });
+    let call = async |content_type: &str, body: &str| {
+        let mut request = request("/a.B/C", &[("connect-protocol-version", "1")]);
+        let headers = request.headers_mut();
+        headers.insert("content-type", content_type.parse().unwrap());
+        let request = request.map(|_| body.to_owned());
+        let response = service.clone().oneshot(request).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        drop(body.unwrap());
+        attributes(&last(&telemetry).attributes)
+    };
+    let connect = ["rpc.method=a.B/C", "rpc.system.name=connectrpc"];
+    assert_eq!(call("application/proto", "").await, connect);
+    assert_eq!(
+        call("application/proto", r#"{"code":"not_found"}"#).await,
+        [
+            "error.type=not_found",
+            "rpc.method=a.B/C",
+            "rpc.response.status_code=not_found",
+            "rpc.system.name=connectrpc",
+        ]
+    );
+    // A response that ends without a status.
+    assert_eq!(
+        call("application/grpc-web", "").await,
+        [
+            "error.type=UNKNOWN",
+            "rpc.method=a.B/C",
+            "rpc.response.status_code=UNKNOWN",
+            "rpc.system.name=grpc",
+        ]
+    );
+}
