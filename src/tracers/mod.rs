@@ -2,6 +2,8 @@
 //! tracer of yours can do.
 
 #[cfg(feature = "metrics")]
+mod known;
+#[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
 #[cfg(feature = "otel")]
@@ -13,3 +15,7 @@ pub mod testing;
 #[cfg(feature = "tracing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub mod tracing;
+
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use known::KnownMethods;
