@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+#[cfg(feature = "metrics")]
 use crate::{RequestParts, Role, RpcInfo};
 
 /// The name of a method that is not known.
+#[cfg(feature = "metrics")]
 pub(super) const OTHER: &str = "_OTHER";
 
 /// The methods that a tracer may name in a label.
@@ -74,6 +76,7 @@ impl KnownMethods {
 /// Service and method of a call that generated code makes: part of this program, so known.
 ///
 /// The names live as long as the program, though the signature cannot say so.
+#[cfg(feature = "metrics")]
 pub(super) fn generated<'a>(
     rpc: &RpcInfo,
     request: &'a RequestParts<'_>,

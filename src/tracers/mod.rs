@@ -1,7 +1,6 @@
 //! Tracers that come with the crate, a feature each. They use only what is public: what they do, a
 //! tracer of yours can do.
 
-#[cfg(feature = "metrics")]
 mod known;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
@@ -16,6 +15,4 @@ pub mod testing;
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub mod tracing;
 
-#[cfg(feature = "metrics")]
-#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub use known::KnownMethods;
