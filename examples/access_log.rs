@@ -10,7 +10,7 @@ mod echo;
 #[path = "load/mod.rs"]
 mod load;
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use tower_tracer::{
     TracerLayer,
@@ -29,10 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         false => None,
         true => Some(level_of(rpc)),
     });
-    let uri = load::serve(TracerLayer::new(server).server()).await?;
-    let channel = load::connect(&uri, TracerLayer::new(client).client()).await?;
-    load::round(&channel).await?;
-    // What was cancelled ends on the server a moment later.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let server = load::serve(TracerLayer::new(server).server()).await?;
+    let channel = load::connect(&server.uri, TracerLayer::new(client).client()).await?;
+    load::rounds(&channel, 1).await?;
+    drop(channel);
+    server.end().await;
     Ok(())
 }

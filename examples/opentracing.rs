@@ -117,8 +117,9 @@ impl<'a> IterHttpHeaderFields<'a> for Incoming<'_> {
 async fn main() -> Result<(), Box<dyn Error>> {
     let (caller, calls) = rustracing_jaeger::Tracer::new(AllSampler);
     let (handler, handles) = rustracing_jaeger::Tracer::new(AllSampler);
-    let uri = load::serve(TracerLayer::new(ServerTracer(handler)).server()).await?;
-    let channel = load::connect(&uri, TracerLayer::new(ClientTracer(caller)).client()).await?;
+    let server = load::serve(TracerLayer::new(ServerTracer(handler)).server()).await?;
+    let channel =
+        load::connect(&server.uri, TracerLayer::new(ClientTracer(caller)).client()).await?;
 
     let mut echo = EchoClient::new(channel);
     echo.unary_echo(say("hello")).await?;

@@ -13,7 +13,7 @@ mod load;
 #[allow(dead_code, unreachable_pub)]
 mod tracer;
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use tower_tracer::{TracerLayer, tracers::KnownMethods};
 use tracer::{InfluxWriter, Settings};
@@ -21,7 +21,7 @@ use tracer::{InfluxWriter, Settings};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let rounds: u32 = arguments.next().map_or(Ok(10), |n| n.parse())?;
+    let rounds: usize = arguments.next().map_or(Ok(10), |n| n.parse())?;
     let store = arguments
         .next()
         .unwrap_or("http://127.0.0.1:8086/write?db=rpc&precision=ns".to_owned());
@@ -30,13 +30,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         methods: KnownMethods::new(load::METHODS),
         ..Settings::new(store.parse()?)
     });
-    let uri = load::serve(TracerLayer::new(tracer.clone()).server()).await?;
-    let channel = load::connect(&uri, TracerLayer::new(tracer).client()).await?;
-    for _ in 0..rounds {
-        load::round(&channel).await?;
-    }
-    // What was cancelled ends on the server a moment later.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let server = load::serve(TracerLayer::new(tracer.clone()).server()).await?;
+    let channel = load::connect(&server.uri, TracerLayer::new(tracer).client()).await?;
+    load::rounds(&channel, rounds).await?;
+    drop(channel);
+    server.end().await;
 
     let [written, dropped, rejected, lost] = writer.shutdown().await.all();
     println!("written {written}, dropped {dropped}, rejected {rejected}, lost {lost}");

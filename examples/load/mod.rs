@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio_stream::StreamExt as _;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{
     Request, Status,
     body::Body,
@@ -23,20 +23,34 @@ pub const METHODS: [&str; 4] = [
     "echo.Echo/BidirectionalStreamingEcho",
 ];
 
-/// How many calls a round makes.
-pub const CALLS_OF_A_ROUND: usize = 9;
-
 pub type Traced<T> = TracerService<Channel, T>;
 
-/// Serves Echo on a free port of the loopback address until the program ends; returns its URI.
-pub async fn serve<T: Tracer>(layer: TracerLayer<T>) -> std::io::Result<String> {
+/// A server of Echo on a free port of the loopback address.
+pub struct Served {
+    pub uri: String,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+pub async fn serve<T: Tracer>(layer: TracerLayer<T>) -> std::io::Result<Served> {
     let (incoming, uri) = listen().await?;
+    let (stop, stopped) = oneshot::channel();
     let server = Server::builder()
         .layer(layer)
         .add_service(EchoServer::new(EchoService))
-        .serve_with_incoming(incoming);
-    tokio::spawn(server);
-    Ok(uri)
+        .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
+    let server = tokio::spawn(server);
+    Ok(Served { uri, stop, server })
+}
+
+impl Served {
+    /// Waits until all connections are closed: to be called when the clients are dropped.
+    pub async fn end(self) {
+        let _ = self.stop.send(());
+        let _ = self.server.await;
+        // Of a call that was cancelled, the handler goes right after its connection.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// A connection to it.
@@ -48,9 +62,15 @@ pub async fn connect<T: Tracer>(
     Ok(ServiceBuilder::new().layer(layer).service(channel))
 }
 
+/// Makes this many rounds of calls, all at once.
+pub async fn rounds<T: Tracer>(channel: &Traced<T>, count: usize) -> Result<(), Status> {
+    let rounds = (0..count).map(|_| round(channel));
+    futures_util::future::try_join_all(rounds).await.map(drop)
+}
+
 /// One call of each kind: all four kinds of method, a failure, a call cancelled by its caller, one
 /// that runs out of time, a method that does not exist, and a path that is no method's.
-pub async fn round<T: Tracer>(channel: &Traced<T>) -> Result<(), Status> {
+async fn round<T: Tracer>(channel: &Traced<T>) -> Result<(), Status> {
     let mut echo = EchoClient::new(channel.clone());
 
     echo.unary_echo(say("hello")).await?;
@@ -76,10 +96,13 @@ pub async fn round<T: Tracer>(channel: &Traced<T>) -> Result<(), Status> {
     };
     let _ = echo.unary_echo(request).await;
 
-    // The first request is answered; then the caller goes.
-    let requests = tokio_stream::once(say("first")).chain(tokio_stream::pending());
-    let responses = echo.bidirectional_streaming_echo(requests).await?;
-    let mut responses = responses.into_inner();
+    // The caller goes after the first of two messages.
+    let request = EchoRequest {
+        count: 2,
+        delay_ms: 2_000,
+        ..say("first")
+    };
+    let mut responses = echo.server_streaming_echo(request).await?.into_inner();
     responses.message().await?;
     drop(responses);
 
@@ -87,7 +110,7 @@ pub async fn round<T: Tracer>(channel: &Traced<T>) -> Result<(), Status> {
         delay_ms: 60_000,
         ..say("late")
     });
-    request.set_timeout(Duration::from_millis(30));
+    request.set_timeout(Duration::from_millis(500));
     let _ = echo.unary_echo(request).await;
 
     for path in ["/echo.Echo/Nonsense", "/a%22b,%20c%0Ad=e/%F0%9F%A6%80?q=1"] {

@@ -28,7 +28,7 @@ use tower_tracer::{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let rounds: u32 = arguments.next().map_or(Ok(10), |n| n.parse())?;
+    let rounds: usize = arguments.next().map_or(Ok(10), |n| n.parse())?;
     let address = arguments.next().unwrap_or("127.0.0.1:9464".to_owned());
     let address: SocketAddr = address.parse()?;
 
@@ -43,11 +43,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A server says which methods it has; all others are counted together.
     let tracer = MetricsTracer::new().methods(KnownMethods::new(load::METHODS));
-    let uri = load::serve(TracerLayer::new(tracer).server()).await?;
-    let channel = load::connect(&uri, TracerLayer::new(MetricsTracer::new()).client()).await?;
-    for _ in 0..rounds {
-        load::round(&channel).await?;
-    }
+    let server = load::serve(TracerLayer::new(tracer).server()).await?;
+    let layer = TracerLayer::new(MetricsTracer::new()).client();
+    let channel = load::connect(&server.uri, layer).await?;
+    load::rounds(&channel, rounds).await?;
     println!("{rounds} rounds done; metrics on http://{address}/metrics");
     tokio::signal::ctrl_c().await?;
     Ok(())
