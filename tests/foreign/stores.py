@@ -222,7 +222,7 @@ scrape_configs:
         check("Prometheus: RPCs started", by(labels, "rpc_started_total"), started)
         check(
             "Prometheus: nothing in flight",
-            by(labels, "rpc_in_flight"),
+            settled(lambda: by(labels, "rpc_in_flight"), {key: 0.0 for key in started}),
             {key: 0.0 for key in started},
         )
         for index, what in enumerate(["messages", "message_bytes"]):
