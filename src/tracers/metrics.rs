@@ -102,9 +102,13 @@ pub struct MetricsTracer {
     /// Given by the user.
     known: HashMap<Box<str>, BothRoles>,
     unknown: BothRoles,
-    /// Of generated clients, by where the two names stand in the program.
-    generated: RwLock<HashMap<[(usize, usize); 2], Arc<Method>>>,
+    /// Of generated clients.
+    generated: RwLock<HashMap<Place, Arc<Method>>>,
 }
+
+/// Where the two names of a generated client's method stand in the program: quicker to compare than
+/// the names.
+type Place = [(usize, usize); 2];
 
 /// The handles of one method on each side, taken when first needed.
 #[derive(Default)]
@@ -169,10 +173,10 @@ impl MetricsTracer {
 
     /// The handles of a method of a generated client; `None` where there are too many.
     fn generated(&self, service: &str, method: &str) -> Option<Arc<Method>> {
-        let key = [service, method].map(|name| (name.as_ptr().addr(), name.len()));
+        let place: Place = [service, method].map(|name| (name.as_ptr().addr(), name.len()));
         let methods = self.generated.read();
         let methods = methods.unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = methods.get(&key) {
+        if let Some(found) = methods.get(&place) {
             return Some(Arc::clone(found));
         }
         drop(methods);
@@ -182,7 +186,7 @@ impl MetricsTracer {
             return None;
         }
         let made = methods
-            .entry(key)
+            .entry(place)
             .or_insert_with(|| Arc::new(self.register(Role::Client, service, method)));
         Some(Arc::clone(made))
     }
