@@ -1,4 +1,4 @@
-//! A [`tracing`](::tracing) span per RPC, and one access-log event at its end.
+//! A [`tracing`] span per RPC, and one access-log event at its end.
 //!
 //! ```
 //! use tower_tracer::{TracerLayer, tracers::tracing::TracingTracer};
