@@ -1,1 +1,433 @@
-//! Metrics on the `metrics` facade.
+//! Metrics on the [`metrics`] facade, for Prometheus and every other exporter of that facade.
+//!
+//! | name | kind | labels | what |
+//! | --- | --- | --- | --- |
+//! | `rpc_started_total` | counter | role, service, method | RPCs that started |
+//! | `rpc_handled_total` | counter | role, service, method, code, ending | RPCs that are over |
+//! | `rpc_in_flight` | gauge | role, service, method | RPCs that started and are not over |
+//! | `rpc_duration_seconds` | histogram | role, service, method, code | from start to end, of RPCs that are over |
+//! | `rpc_sent_messages_total` | counter | role, service, method | messages this side sent |
+//! | `rpc_received_messages_total` | counter | role, service, method | messages this side received |
+//! | `rpc_sent_message_bytes_total` | counter | role, service, method | their bytes: compressed where they are, without prefixes |
+//! | `rpc_received_message_bytes_total` | counter | role, service, method | likewise |
+//!
+//! | label | values |
+//! | --- | --- |
+//! | `role` | `client`, `server` |
+//! | `service`, `method` | `pkg.Svc` and `Method` where the method is [known](MetricsTracer::methods), else `_OTHER` for both; also `_OTHER` for plain HTTP |
+//! | `code` | a gRPC code such as `NOT_FOUND`; for plain HTTP a status such as `404`, `_OTHER` where it is not a registered one, `none` where there was no response |
+//! | `ending` | how it ended: an [`Ending`] such as `trailers` or `cancelled` |
+//!
+//! So the number of series depends on the program, never on what a peer sends. Messages and bytes
+//! are added when an RPC is over, also when it was cancelled.
+//!
+//! # Buckets
+//!
+//! The facade leaves buckets to the exporter, and `metrics-exporter-prometheus` makes a summary of a
+//! histogram that was given none. [`DURATION_BUCKETS`] are those of gRPC's own metrics:
+//!
+//! ```
+//! use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+//! use tower_tracer::{
+//!     TracerLayer,
+//!     tracers::{
+//!         KnownMethods,
+//!         metrics::{DURATION_BUCKETS, MetricsTracer},
+//!     },
+//! };
+//!
+//! # fn main() -> Result<(), metrics_exporter_prometheus::BuildError> {
+//! let recorder = PrometheusBuilder::new()
+//!     .set_buckets_for_metric(
+//!         Matcher::Full("rpc_duration_seconds".to_owned()),
+//!         &DURATION_BUCKETS,
+//!     )?
+//!     .build_recorder();
+//! let exposition = recorder.handle();
+//!
+//! let tracer = MetricsTracer::new()
+//!     .recorder(recorder)
+//!     .methods(KnownMethods::new(["echo.Echo/UnaryEcho"]));
+//! let layer = TracerLayer::new(tracer);
+//! # let _ = (layer, exposition.render());
+//! # Ok(()) }
+//! ```
+//!
+//! # The recorder
+//!
+//! Handles are taken at the first RPC of a method and kept: recording looks nothing up by string.
+//! So a global recorder has to be installed before the first RPC, and an exporter's idle timeout,
+//! which drops series that did not move, must not be on for these: a kept handle would go on
+//! counting into nothing.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+use http::StatusCode;
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
+    with_recorder,
+};
+
+use super::known::{KnownMethods, OTHER, generated};
+use crate::{Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, Traffic};
+
+/// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
+/// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
+#[rustfmt::skip]
+pub const DURATION_BUCKETS: [f64; 40] = [
+    0.000_01, 0.000_05, 0.000_1, 0.000_3, 0.000_6, 0.000_8, 0.001, 0.002, 0.003, 0.004, 0.005,
+    0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16,
+    0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+];
+
+const STARTED: &str = "rpc_started_total";
+const HANDLED: &str = "rpc_handled_total";
+const IN_FLIGHT: &str = "rpc_in_flight";
+const DURATION: &str = "rpc_duration_seconds";
+const SENT_MESSAGES: &str = "rpc_sent_messages_total";
+const SENT_BYTES: &str = "rpc_sent_message_bytes_total";
+const RECEIVED_MESSAGES: &str = "rpc_received_messages_total";
+const RECEIVED_BYTES: &str = "rpc_received_message_bytes_total";
+
+/// Methods of generated clients beyond these are `_OTHER`; no program comes near.
+const MOST_GENERATED: usize = 4096;
+
+/// Counts and measures RPCs; see the [module](self).
+pub struct MetricsTracer {
+    registry: Registry,
+    /// Given by the user.
+    known: HashMap<Box<str>, BothRoles>,
+    unknown: BothRoles,
+    /// Of generated clients.
+    generated: RwLock<HashMap<Place, Arc<Method>>>,
+}
+
+/// Where the two names of a generated client's method stand in the program: quicker to compare than
+/// the names.
+type Place = [(usize, usize); 2];
+
+/// The handles of one method on each side, taken when first needed.
+#[derive(Default)]
+struct BothRoles {
+    client: OnceLock<Arc<Method>>,
+    server: OnceLock<Arc<Method>>,
+}
+
+impl MetricsTracer {
+    /// A tracer that knows the methods of generated clients and no other, on the recorder that is
+    /// installed globally.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            registry: Registry::default(),
+            known: HashMap::new(),
+            unknown: BothRoles::default(),
+            generated: RwLock::default(),
+        }
+    }
+
+    /// Records to this recorder instead of the global one.
+    #[must_use]
+    pub fn recorder(mut self, recorder: impl Recorder + Send + Sync + 'static) -> Self {
+        self.registry.recorder = Some(Box::new(recorder));
+        self
+    }
+
+    /// The methods to name besides those of generated clients: on a server, those it serves.
+    #[must_use]
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.known = known
+            .iter()
+            .map(|name| (name.into(), BothRoles::default()))
+            .collect();
+        self
+    }
+
+    /// The handles for an RPC.
+    fn method(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Arc<Method> {
+        if let Some((service, method)) = generated(rpc, request)
+            && let Some(found) = self.generated(service, method)
+        {
+            return found;
+        }
+        let full_method = rpc.full_method().unwrap_or_default();
+        let (both, names) = match self.known.get_key_value(full_method) {
+            Some((name, both)) => (both, name.split_once('/')),
+            None => (&self.unknown, None),
+        };
+        let role = rpc.role();
+        let slot = match role {
+            Role::Client => &both.client,
+            Role::Server => &both.server,
+        };
+        let found = slot.get_or_init(|| {
+            let (service, method) = names.unwrap_or((OTHER, OTHER));
+            Arc::new(self.register(role, service, method))
+        });
+        Arc::clone(found)
+    }
+
+    /// The handles of a method of a generated client; `None` where there are too many.
+    fn generated(&self, service: &str, method: &str) -> Option<Arc<Method>> {
+        let place: Place = [service, method].map(|name| (name.as_ptr().addr(), name.len()));
+        let methods = self.generated.read();
+        let methods = methods.unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = methods.get(&place) {
+            return Some(Arc::clone(found));
+        }
+        drop(methods);
+        let methods = self.generated.write();
+        let mut methods = methods.unwrap_or_else(PoisonError::into_inner);
+        if methods.len() >= MOST_GENERATED {
+            return None;
+        }
+        let made = methods
+            .entry(place)
+            .or_insert_with(|| Arc::new(self.register(Role::Client, service, method)));
+        Some(Arc::clone(made))
+    }
+
+    #[cold]
+    fn register(&self, role: Role, service: &str, method: &str) -> Method {
+        let labels = [
+            Label::from_static_parts("role", role.as_str()),
+            Label::new("service", service.to_owned()),
+            Label::new("method", method.to_owned()),
+        ];
+        let registry = &self.registry;
+        Method {
+            started: registry.counter(STARTED, &labels),
+            in_flight: registry.gauge(IN_FLIGHT, &labels),
+            sent_messages: registry.counter(SENT_MESSAGES, &labels),
+            sent_bytes: registry.counter(SENT_BYTES, &labels),
+            received_messages: registry.counter(RECEIVED_MESSAGES, &labels),
+            received_bytes: registry.counter(RECEIVED_BYTES, &labels),
+            grpc: [const { OnceLock::new() }; Code::ALL.len()],
+            http: OnceLock::new(),
+            labels,
+        }
+    }
+}
+
+impl Default for MetricsTracer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MetricsTracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsTracer")
+            .field("methods", &self.known.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tracer for MetricsTracer {
+    type State = InFlight;
+
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> InFlight {
+        InFlight::new(self.method(rpc, request))
+    }
+
+    fn finish(&self, state: InFlight, rpc: &RpcInfo) {
+        let stats = rpc.stats();
+        let method = &*state.0;
+        add(stats.sent(), &method.sent_messages, &method.sent_bytes);
+        add(
+            stats.received(),
+            &method.received_messages,
+            &method.received_bytes,
+        );
+        let outcome = method.outcome(stats.status(), &self.registry);
+        if let (Some(cost), Some(ending)) = (stats.cost(), stats.ending()) {
+            outcome.duration.record(cost);
+            if let Some(handled) = outcome.handled(ending, &self.registry) {
+                handled.increment(1);
+            }
+        }
+    }
+}
+
+/// Adds what is known of one direction.
+fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
+    if let (Some(count @ 1..), Some(size)) = (traffic.messages(), traffic.message_bytes()) {
+        messages.increment(count);
+        bytes.increment(size);
+    }
+}
+
+/// An RPC that [`MetricsTracer`] counts as in flight, until it is dropped.
+pub struct InFlight(Arc<Method>);
+
+impl InFlight {
+    fn new(method: Arc<Method>) -> Self {
+        method.started.increment(1);
+        method.in_flight.increment(1.0);
+        Self(method)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.decrement(1.0);
+    }
+}
+
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InFlight").field(&self.0.labels).finish()
+    }
+}
+
+/// The handles of one method on one side.
+struct Method {
+    labels: [Label; 3],
+    started: Counter,
+    in_flight: Gauge,
+    sent_messages: Counter,
+    sent_bytes: Counter,
+    received_messages: Counter,
+    received_bytes: Counter,
+    grpc: [OnceLock<Box<Outcome>>; Code::ALL.len()],
+    /// By HTTP status, for exchanges that have no gRPC code: see `http_slot`.
+    http: OnceLock<Box<[OnceLock<Box<Outcome>>]>>,
+}
+
+/// The handles of one code of a method.
+struct Outcome {
+    labels: [Label; 4],
+    duration: Histogram,
+    /// By ending, whose numbers begin with 1.
+    handled: [OnceLock<Counter>; 11],
+}
+
+impl Method {
+    fn outcome(&self, status: Option<Status>, registry: &Registry) -> &Outcome {
+        let (slot, code) = match status {
+            Some(Status::Grpc(code)) => (self.grpc.get(code as usize), code.as_str().into()),
+            Some(Status::Http(status)) => self.http_slot(status),
+            None => (self.http().get(1), "none".into()),
+        };
+        // There is a slot for everything above; the first one of HTTP's is for the rest.
+        let slot = slot.unwrap_or(&self.grpc[Code::Unknown as usize]);
+        slot.get_or_init(|| Box::new(self.register(code, registry)))
+    }
+
+    /// Where a status is counted, and as what: one that is not registered is a peer's invention.
+    fn http_slot(&self, status: u16) -> (Option<&OnceLock<Box<Outcome>>>, SharedString) {
+        let registered =
+            StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
+        match self.http().get(usize::from(status)) {
+            Some(slot) if registered => (Some(slot), status.to_string().into()),
+            _ => (self.http().first(), OTHER.into()),
+        }
+    }
+
+    /// A slot per status up to 599; of those below 100, which are none, two serve for the rest.
+    fn http(&self) -> &[OnceLock<Box<Outcome>>] {
+        self.http
+            .get_or_init(|| (0..600).map(|_| OnceLock::new()).collect())
+    }
+
+    #[cold]
+    fn register(&self, code: SharedString, registry: &Registry) -> Outcome {
+        let [role, service, method] = self.labels.clone();
+        let labels = [role, service, method, Label::new("code", code)];
+        Outcome {
+            duration: registry.histogram(DURATION, &labels),
+            handled: [const { OnceLock::new() }; 11],
+            labels,
+        }
+    }
+}
+
+impl Outcome {
+    fn handled(&self, ending: Ending, registry: &Registry) -> Option<&Counter> {
+        let slot = self.handled.get(ending as usize)?;
+        Some(slot.get_or_init(|| {
+            let [role, service, method, code] = self.labels.clone();
+            let ending = Label::from_static_parts("ending", ending.as_str());
+            let labels = [role, service, method, code, ending];
+            registry.counter(HANDLED, &labels)
+        }))
+    }
+}
+
+/// Where handles come from.
+#[derive(Default)]
+struct Registry {
+    recorder: Option<Box<dyn Recorder + Send + Sync>>,
+    described: OnceLock<()>,
+}
+
+impl Registry {
+    fn counter(&self, name: &'static str, labels: &[Label]) -> Counter {
+        self.with(|recorder| recorder.register_counter(&key(name, labels), &METADATA))
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[Label]) -> Gauge {
+        self.with(|recorder| recorder.register_gauge(&key(name, labels), &METADATA))
+    }
+
+    fn histogram(&self, name: &'static str, labels: &[Label]) -> Histogram {
+        self.with(|recorder| recorder.register_histogram(&key(name, labels), &METADATA))
+    }
+
+    /// Runs `f` on the recorder, which has been told what the metrics mean.
+    fn with<R>(&self, f: impl FnOnce(&dyn Recorder) -> R) -> R {
+        let on = |recorder: &dyn Recorder| {
+            self.described.get_or_init(|| describe(recorder));
+            f(recorder)
+        };
+        match &self.recorder {
+            Some(recorder) => on(&**recorder),
+            None => with_recorder(on),
+        }
+    }
+}
+
+const METADATA: Metadata<'static> =
+    Metadata::new("tower_tracer", Level::INFO, Some("tower_tracer"));
+
+fn key(name: &'static str, labels: &[Label]) -> Key {
+    Key::from_parts(KeyName::from_const_str(name), labels.to_vec())
+}
+
+fn describe(recorder: &dyn Recorder) {
+    let counters = [
+        (STARTED, Unit::Count, "RPCs that started."),
+        (
+            HANDLED,
+            Unit::Count,
+            "RPCs that are over, however they ended.",
+        ),
+        (SENT_MESSAGES, Unit::Count, "Messages that this side sent."),
+        (
+            RECEIVED_MESSAGES,
+            Unit::Count,
+            "Messages that this side received.",
+        ),
+        (
+            SENT_BYTES,
+            Unit::Bytes,
+            "Bytes of the messages that this side sent.",
+        ),
+        (
+            RECEIVED_BYTES,
+            Unit::Bytes,
+            "Bytes of the messages that this side received.",
+        ),
+    ];
+    for (name, unit, text) in counters {
+        recorder.describe_counter(name.into(), Some(unit), text.into());
+    }
+    let text = "RPCs that started and are not over.";
+    recorder.describe_gauge(IN_FLIGHT.into(), Some(Unit::Count), text.into());
+    let text = "Time from start to end of RPCs that are over.";
+    recorder.describe_histogram(DURATION.into(), Some(Unit::Seconds), text.into());
+}

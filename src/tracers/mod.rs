@@ -1,6 +1,7 @@
 //! Tracers that come with the crate, a feature each. They use only what is public: what they do, a
 //! tracer of yours can do.
 
+mod known;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
@@ -13,3 +14,5 @@ pub mod testing;
 #[cfg(feature = "tracing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub mod tracing;
+
+pub use known::KnownMethods;

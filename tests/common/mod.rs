@@ -10,9 +10,9 @@ use std::{future::Future, time::Duration};
 use echo::{EchoClient, EchoServer, EchoService, listen};
 use tonic::transport::{Channel, Endpoint, Server};
 use tower::ServiceBuilder;
-use tower_tracer::{TracerLayer, TracerService, tracers::testing::Recorder};
+use tower_tracer::{Tracer, TracerLayer, TracerService, tracers::testing::Recorder};
 
-pub type TracedClient = EchoClient<TracerService<Channel, Recorder>>;
+pub type TracedClient<T = Recorder> = EchoClient<TracerService<Channel, T>>;
 
 /// A traced Echo server and a client of it, traced too.
 pub struct Pair {
@@ -37,7 +37,7 @@ pub async fn pair() -> Pair {
 }
 
 /// Starts a traced Echo server; it ends with the test's runtime.
-pub async fn serve(layer: TracerLayer<Recorder>) -> String {
+pub async fn serve<T: Tracer>(layer: TracerLayer<T>) -> String {
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .layer(layer)
@@ -48,7 +48,7 @@ pub async fn serve(layer: TracerLayer<Recorder>) -> String {
 }
 
 /// Connects a traced client.
-pub async fn connect(uri: &str, layer: TracerLayer<Recorder>) -> TracedClient {
+pub async fn connect<T: Tracer>(uri: &str, layer: TracerLayer<T>) -> TracedClient<T> {
     let channel = Endpoint::from_shared(uri.to_owned())
         .unwrap()
         .connect()

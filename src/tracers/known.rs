@@ -1,0 +1,198 @@
+//! Which methods may be named where names must not grow with what peers send.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+#[cfg(feature = "metrics")]
+use crate::{RequestParts, Role, RpcInfo};
+
+/// The name of a method that is not known.
+#[cfg(feature = "metrics")]
+pub(super) const OTHER: &str = "_OTHER";
+
+/// The methods that a tracer may name in a label.
+///
+/// On a server a method's name is a peer's word, and a label of it would let that peer make a new
+/// time series per request. So a server says which methods it has; every other one is `_OTHER`. A
+/// client made by `tonic-build` needs no list: its calls carry their `tonic::GrpcMethod`, which is
+/// part of the program.
+///
+/// ```
+/// use tower_tracer::tracers::KnownMethods;
+///
+/// let known = KnownMethods::new(["echo.Echo/UnaryEcho", "echo.Echo/ServerStreamingEcho"]);
+/// assert!(known.contains("echo.Echo/UnaryEcho"));
+/// assert!(!known.contains("echo.Echo/Nonsense"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownMethods(Arc<BTreeSet<Box<str>>>);
+
+impl KnownMethods {
+    /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off.
+    #[must_use]
+    pub fn new<M: AsRef<str>>(full_methods: impl IntoIterator<Item = M>) -> Self {
+        let names = full_methods.into_iter().map(|name| {
+            let name = name.as_ref();
+            name.strip_prefix('/').unwrap_or(name).into()
+        });
+        Self(Arc::new(names.collect()))
+    }
+
+    /// All methods of all services in an encoded `FileDescriptorSet`, as `tonic-build` writes it
+    /// with `file_descriptor_set_path` and servers hand it to gRPC's reflection.
+    ///
+    /// `None` where the bytes are no such thing.
+    #[must_use]
+    pub fn from_descriptor_set(encoded: &[u8]) -> Option<Self> {
+        let mut names = Vec::new();
+        for file in fields(encoded) {
+            let (1, file) = file? else { continue };
+            let package = text(file, 2)?.unwrap_or_default();
+            for service in fields(file) {
+                let (6, service) = service? else { continue };
+                let name = text(service, 1)?.unwrap_or_default();
+                let dot = if package.is_empty() { "" } else { "." };
+                for method in fields(service) {
+                    let (2, method) = method? else { continue };
+                    let method = text(method, 1)?.unwrap_or_default();
+                    names.push(format!("{package}{dot}{name}/{method}"));
+                }
+            }
+        }
+        Some(Self::new(names))
+    }
+
+    /// Whether `pkg.Svc/Method` is one of them.
+    #[must_use]
+    pub fn contains(&self, full_method: &str) -> bool {
+        self.0.contains(full_method)
+    }
+
+    /// All of them, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|name| &**name)
+    }
+}
+
+/// Service and method of a call that generated code makes: part of this program, so known.
+///
+/// The names live as long as the program, though the signature cannot say so.
+#[cfg(feature = "metrics")]
+pub(super) fn generated<'a>(
+    rpc: &RpcInfo,
+    request: &'a RequestParts<'_>,
+) -> Option<(&'a str, &'a str)> {
+    #[cfg(feature = "tonic")]
+    if rpc.role() == Role::Client {
+        let method: &tonic::GrpcMethod<'static> = request.extensions()?.get()?;
+        return Some((method.service(), method.method()));
+    }
+    let _ = (rpc, request, Role::Client);
+    None
+}
+
+/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where
+/// the message is broken off or malformed.
+fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            match field(&mut rest) {
+                Some((number, Some(bytes))) => return Some(Some((number, bytes))),
+                Some((_, None)) => {}
+                None => {
+                    rest = &[];
+                    return Some(None);
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Takes the next field: its number, and its bytes where it has some.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+    let tag = varint(rest)?;
+    let length = match tag & 7 {
+        0 => {
+            varint(rest)?;
+            return Some((tag >> 3, None));
+        }
+        1 => 8,
+        2 => usize::try_from(varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (bytes, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((tag >> 3, (tag & 7 == 2).then_some(bytes)))
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The text of a field, `Some(None)` where it is missing.
+fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
+    for field in fields(message) {
+        let (found, bytes) = field?;
+        if found == number {
+            return Some(Some(std::str::from_utf8(bytes).ok()?));
+        }
+    }
+    Some(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::KnownMethods;
+
+    fn echo() -> Vec<u8> {
+        let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo");
+        let set = protox::compile([format!("{echo}/echo.proto")], [echo]).unwrap();
+        set.encode_to_vec()
+    }
+
+    #[test]
+    fn a_descriptor_set_gives_the_methods_of_its_services() {
+        let known = KnownMethods::from_descriptor_set(&echo()).unwrap();
+        assert_eq!(
+            known.iter().collect::<Vec<_>>(),
+            [
+                "echo.Echo/BidirectionalStreamingEcho",
+                "echo.Echo/ClientStreamingEcho",
+                "echo.Echo/ServerStreamingEcho",
+                "echo.Echo/UnaryEcho",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_descriptor_set_gives_none_and_no_panic() {
+        let whole = echo();
+        for end in 1..whole.len() - 1 {
+            // Cut anywhere inside its one file.
+            assert_eq!(KnownMethods::from_descriptor_set(&whole[..end]), None);
+        }
+        assert_eq!(KnownMethods::from_descriptor_set(&[0xff; 64]), None);
+        assert_eq!(
+            KnownMethods::from_descriptor_set(&[]),
+            Some(KnownMethods::default())
+        );
+    }
+
+    #[test]
+    fn a_leading_slash_makes_no_other_method() {
+        assert_eq!(KnownMethods::new(["/a.B/C"]), KnownMethods::new(["a.B/C"]));
+    }
+}

@@ -1,0 +1,420 @@
+"""Runs the examples against Prometheus and InfluxDB and compares what these say with the load.
+
+`stores.py EXAMPLES`: the folder of the built examples. Everything listens on the loopback address,
+keeps its data in a temporary folder and has ended when this ends.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections import Counter
+
+EXAMPLES = sys.argv[1]
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROMETHEUS = os.path.join(HERE, "../../examples/prometheus")
+ROUNDS = 25
+# In seconds, for a machine that is slow; nothing here takes as long.
+PATIENCE = 60
+
+# What one round of `examples/load` makes, by method: the codes, and messages and bytes of requests
+# and of responses.
+ROUND = {
+    # "hello", a NOT_FOUND, and one that runs out of time in the handler.
+    ("echo.Echo", "UnaryEcho"): (
+        {"OK": 1, "NOT_FOUND": 1, "DEADLINE_EXCEEDED": 1},
+        (3, 7 + 17 + 10),
+        (1, 7),
+    ),
+    # Three messages; one of two, then cancelled.
+    ("echo.Echo", "ServerStreamingEcho"): (
+        {"OK": 1, "CANCELLED": 1},
+        (2, 15 + 12),
+        (4, 3 * 13 + 7),
+    ),
+    ("echo.Echo", "ClientStreamingEcho"): ({"OK": 1}, (2, 6), (1, 4)),
+    ("echo.Echo", "BidirectionalStreamingEcho"): ({"OK": 1}, (2, 6), (2, 6)),
+    ("_OTHER", "_OTHER"): ({"UNIMPLEMENTED": 2}, (0, 0), (0, 0)),
+}
+CALLS = sum(sum(codes.values()) for codes, _, _ in ROUND.values())
+
+results = Counter()
+
+
+def by_outcome(rows):
+    """Sums of rows (role, service, method, code), figure.
+
+    A caller whose time is up cancels; the server may see that before its own clock says so.
+    """
+    sums = Counter()
+    for (role, service, method, code), figure in rows:
+        if (role, method, code) == ("server", "UnaryEcho", "CANCELLED"):
+            code = "DEADLINE_EXCEEDED"
+        sums[role, service, method, code] += figure
+    return dict(sums)
+
+
+def check(name, found, expected):
+    """Compares, counts and tells."""
+    passed = found == expected
+    results[passed] += 1
+    print("ok    " if passed else "FAILED", name)
+    if not passed:
+        print("   found   ", found)
+        print("   expected", expected)
+
+
+def wait(what, ask):
+    """Asks until the answer is true, and returns it."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            answer = ask()
+            if answer:
+                return answer
+        time.sleep(0.1)
+    raise TimeoutError(what)
+
+
+def settled(ask, expected):
+    """Asks until the answer is the expected one; the last answer where that never happens."""
+    found = None
+    with contextlib.suppress(TimeoutError):
+
+        def same():
+            nonlocal found
+            found = ask()
+            return found == expected
+
+        wait("figures", same)
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(url, **query):
+    if query:
+        url += "?" + urllib.parse.urlencode(query)
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+@contextlib.contextmanager
+def running(name, *arguments, log):
+    """A program that runs until the end of the block."""
+    with open(log, "w") as output:
+        program = subprocess.Popen(
+            [name, *arguments], stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            yield program
+        except BaseException:
+            print(f"--- {name}:", open(log).read()[-3000:], sep="\n")
+            raise
+        finally:
+            program.send_signal(signal.SIGTERM)
+            try:
+                program.wait(20)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.wait()
+
+
+def run(name, *arguments, **options):
+    """Runs a program to its end: how it ended, and all it printed."""
+    done = subprocess.run(
+        [name, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        **options,
+    )
+    return done.returncode, done.stdout
+
+
+def with_prometheus(folder):
+    port, metrics = free_port(), free_port()
+    base = f"http://127.0.0.1:{port}"
+    config = os.path.join(folder, "prometheus.yml")
+    with open(config, "w") as file:
+        file.write(
+            f"""
+global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
+rule_files: ["{os.path.abspath(PROMETHEUS)}/alerts.yml"]
+scrape_configs:
+  - job_name: rpc
+    static_configs: [{{targets: ["127.0.0.1:{metrics}"]}}]
+"""
+        )
+
+    def query(expression):
+        answer = json.loads(get(f"{base}/api/v1/query", query=expression))
+        return answer["data"]["result"]
+
+    def by(labels, metric, where=""):
+        expression = f"sum by ({labels}) ({metric}{{{where}}})"
+        labels = labels.split(", ")
+        return {
+            tuple(row["metric"].get(label, "") for label in labels): float(row["value"][1])
+            for row in query(expression)
+        }
+
+    example = running(
+        os.path.join(EXAMPLES, "prometheus"),
+        str(ROUNDS),
+        f"127.0.0.1:{metrics}",
+        log=os.path.join(folder, "example.log"),
+    )
+    store = running(
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder}/prometheus",
+        f"--web.listen-address=127.0.0.1:{port}",
+        log=os.path.join(folder, "prometheus.log"),
+    )
+    with example, store:
+        log = os.path.join(folder, "example.log")
+        wait("the load", lambda: "rounds done" in open(log).read())
+        wait("Prometheus", lambda: get(f"{base}/-/ready"))
+
+        exposition = get(f"http://127.0.0.1:{metrics}/metrics")
+        check("promtool check metrics", run("promtool", "check", "metrics", input=exposition), (0, ""))
+
+        roles = ("client", "server")
+        expected = {
+            (role, *method, code): float(count * ROUNDS)
+            for role in roles
+            for method, (codes, _, _) in ROUND.items()
+            for code, count in codes.items()
+        }
+        handled = "role, service, method, code"
+        check(
+            "Prometheus: codes of all RPCs",
+            settled(lambda: by_outcome(by(handled, "rpc_handled_total").items()), expected),
+            expected,
+        )
+        check(
+            "Prometheus: counts of the durations",
+            settled(
+                lambda: by_outcome(by(handled, "rpc_duration_seconds_count").items()), expected
+            ),
+            expected,
+        )
+        started = {
+            (role, *method): float(sum(codes.values()) * ROUNDS)
+            for role in roles
+            for method, (codes, _, _) in ROUND.items()
+        }
+        labels = "role, service, method"
+        check("Prometheus: RPCs started", by(labels, "rpc_started_total"), started)
+        check(
+            "Prometheus: nothing in flight",
+            settled(lambda: by(labels, "rpc_in_flight"), {key: 0.0 for key in started}),
+            {key: 0.0 for key in started},
+        )
+        for index, what in enumerate(["messages", "message_bytes"]):
+            for direction in ["sent", "received"]:
+                requests_of = "client" if direction == "sent" else "server"
+                figures = {
+                    (role, *method): float((asked if role == requests_of else answered)[index] * ROUNDS)
+                    for role in roles
+                    for method, (_, asked, answered) in ROUND.items()
+                }
+                name = f"rpc_{direction}_{what}_total"
+                check(f"Prometheus: {name}", by(labels, name), figures)
+        endings = by(
+            "role, ending", "rpc_handled_total", 'method="ServerStreamingEcho", code="CANCELLED"'
+        )
+        check(
+            "Prometheus: the cancelled ones ended as cancelled",
+            endings,
+            {(role, "cancelled"): float(ROUNDS) for role in roles},
+        )
+        slow = by(
+            "role", "rpc_duration_seconds_sum", 'code=~"DEADLINE_EXCEEDED|CANCELLED", method="UnaryEcho"'
+        )
+        check(
+            "Prometheus: what ran out of half a second took as long",
+            {key: 0.4 * ROUNDS <= seconds < 60 * ROUNDS for key, seconds in slow.items()},
+            {(role,): True for role in roles},
+        )
+
+        def rules():
+            groups = json.loads(get(f"{base}/api/v1/rules"))["data"]["groups"]
+            return Counter(rule["health"] for group in groups for rule in group["rules"])
+
+        count = len(re.findall(r"- alert:", open(f"{PROMETHEUS}/alerts.yml").read()))
+        check(
+            "Prometheus: all alert rules are evaluated",
+            settled(rules, Counter(ok=count)),
+            Counter(ok=count),
+        )
+        with open(f"{PROMETHEUS}/dashboard.json") as file:
+            panels = json.load(file)["panels"]
+        variables = {"$role": "server", "$service": ".*", "$method": ".*", "$__rate_interval": "1m"}
+        empty = []
+        for panel in panels:
+            for target in panel["targets"]:
+                expression = target["expr"]
+                for variable, value in variables.items():
+                    expression = expression.replace(variable, value)
+                if not settled(lambda: bool(query(expression)), True):
+                    empty.append(panel["title"])
+        check("Prometheus: every panel of the dashboard shows something", empty, [])
+
+
+def with_influxdb(folder):
+    port, backup = free_port(), free_port()
+    base = f"http://127.0.0.1:{port}"
+    config = os.path.join(folder, "influxdb.conf")
+    with open(config, "w") as file:
+        file.write(
+            f"""
+reporting-disabled = true
+bind-address = "127.0.0.1:{backup}"
+[meta]
+  dir = "{folder}/influxdb/meta"
+[data]
+  dir = "{folder}/influxdb/data"
+  wal-dir = "{folder}/influxdb/wal"
+[http]
+  bind-address = "127.0.0.1:{port}"
+"""
+        )
+
+    def influx(statement):
+        code, printed = run(
+            "influx", "-host", "127.0.0.1", "-port", str(port), "-database", "rpc",
+            "-format", "json", "-execute", statement,
+        )  # fmt: skip
+        if code != 0:
+            raise RuntimeError(printed)
+        answers = json.loads(printed)["results"] if printed.strip() else []
+        return [series for answer in answers for series in answer.get("series", [])]
+
+    def example(store):
+        code, printed = run(os.path.join(EXAMPLES, "influxdb"), str(ROUNDS), store)
+        lines = printed.splitlines()
+        return code, lines[-1] if lines else "", printed
+
+    all_points = 2 * CALLS * ROUNDS
+    log = os.path.join(folder, "influxdb.log")
+    with running("influxd", "-config", config, log=log):
+        wait("InfluxDB", lambda: get(f"{base}/ping") == "")
+        influx("CREATE DATABASE rpc")
+        code, last, _ = example(f"{base}/write?db=rpc&precision=ns")
+        check(
+            "influxdb example: all points written",
+            (code, last),
+            (0, f"written {all_points}, dropped 0, rejected 0, lost 0"),
+        )
+        counts = []
+        for series in influx("SELECT count(cost_ns) FROM rpc GROUP BY role, service, method, code"):
+            tags = series["tags"]
+            key = tuple(tags[tag] for tag in ("role", "service", "method", "code"))
+            counts.append((key, series["values"][0][1]))
+        check(
+            "InfluxDB: codes of all RPCs",
+            by_outcome(counts),
+            {
+                (role, *method, code): count * ROUNDS
+                for role in ("client", "server")
+                for method, (codes, _, _) in ROUND.items()
+                for code, count in codes.items()
+            },
+        )
+        sums = {}
+        fields = ["request_messages", "request_bytes", "response_messages", "response_bytes"]
+        selected = ", ".join(f"sum({field})" for field in fields)
+        for series in influx(f"SELECT {selected} FROM rpc GROUP BY role, service, method"):
+            tags = series["tags"]
+            key = tuple(tags[tag] for tag in ("role", "service", "method"))
+            sums[key] = series["values"][0][1:]
+        check(
+            "InfluxDB: sums of messages and bytes",
+            sums,
+            {
+                (role, *method): [figure * ROUNDS for figure in (*asked, *answered)]
+                for role in ("client", "server")
+                for method, (_, asked, answered) in ROUND.items()
+            },
+        )
+        for what, target, status in [
+            ("400", "/write?db=rpc&precision=ns&consistency=nonsense", "400"),
+            ("404", "/write?db=missing&precision=ns", "404"),
+        ]:
+            code, last, printed = example(base + target)
+            check(
+                f"influxdb example: a store that answers {what} is told of, and counted",
+                (code, last, f"points rejected: {status}" in printed),
+                (0, f"written 0, dropped 0, rejected {all_points}, lost 0", True),
+            )
+    code, last, printed = example(f"{base}/write?db=rpc&precision=ns")
+    check(
+        "influxdb example: a store that is down is told of, and counted",
+        (code, last, "points lost" in printed),
+        (0, f"written 0, dropped 0, rejected 0, lost {all_points}", True),
+    )
+
+
+def alone():
+    code, printed = run(os.path.join(EXAMPLES, "opentracing"))
+    names = [line.split(" trace ")[0].strip() for line in printed.splitlines()]
+    check(
+        "opentracing example: the handler's span is a child of the call's",
+        (code, names),
+        (0, ["RPC call", "RPC handle"] * 2),
+    )
+    environment = {**os.environ, "NO_COLOR": "1"}
+    code, printed = run(os.path.join(EXAMPLES, "access_log"), env=environment)
+    found = Counter()
+    for line in printed.splitlines():
+        level = re.search(r"\b(ERROR|WARN|INFO)\b", line)
+        fields = re.search(r'role="(\w+)".* status="(\w+)"', line)
+        found[(level[0], *fields.groups()) if level and fields else line] += 1
+    # The server may see the caller's cancel before its own clock says that the time is up.
+    late = ("INFO", "server", "CANCELLED")
+    if found[late] == 2:
+        found[late] -= 1
+        found["WARN", "server", "DEADLINE_EXCEEDED"] += 1
+    failures = {
+        ("INFO", "NOT_FOUND"): 1,
+        ("INFO", "CANCELLED"): 1,
+        ("WARN", "DEADLINE_EXCEEDED"): 1,
+        ("WARN", "UNIMPLEMENTED"): 2,
+    }
+    expected = Counter({("INFO", "server", "OK"): 4})
+    for (level, code_name), count in failures.items():
+        for role in ("client", "server"):
+            expected[level, role, code_name] = count
+    check("access_log example: a line per RPC, at its level", (code, found), (0, expected))
+
+
+def main():
+    code, printed = run("promtool", "check", "rules", f"{PROMETHEUS}/alerts.yml")
+    check("promtool check rules", (code, "SUCCESS" in printed), (0, True))
+    for part in (with_prometheus, with_influxdb):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                part(folder)
+            except Exception as error:  # Counted, so that the other part runs too.
+                check(f"{part.__name__}: {error!r}", False, True)
+    alone()
+    print(f"{results[True]} passed, {results[False]} failed")
+    sys.exit(results[False] > 0)
+
+
+main()
