@@ -29,7 +29,8 @@ use tower::{Service, ServiceBuilder, ServiceExt as _};
 use tower_tracer::{
     Event, Level, ResponseBody, RpcInfo, TracerLayer, TracerService,
     tracers::{
-        otel::{self, Conventions, GrpcMetrics, OtelTracer},
+        KnownMethods,
+        otel::{Conventions, GrpcMetrics, OtelTracer},
         testing::Recorder,
     },
 };
@@ -40,13 +41,15 @@ type Client = EchoClient<TracerService<Channel, Both>>;
 
 const CALLEE: &str = "echo.example:50051";
 
-fn methods() -> [&'static str; 4] {
-    [
-        "echo.Echo/UnaryEcho",
-        "echo.Echo/ServerStreamingEcho",
-        "echo.Echo/ClientStreamingEcho",
-        "echo.Echo/BidirectionalStreamingEcho",
-    ]
+const METHODS: [&str; 4] = [
+    "echo.Echo/UnaryEcho",
+    "echo.Echo/ServerStreamingEcho",
+    "echo.Echo/ClientStreamingEcho",
+    "echo.Echo/BidirectionalStreamingEcho",
+];
+
+fn methods() -> KnownMethods {
+    KnownMethods::new(METHODS)
 }
 
 async fn serve<E: Echo>(service: E, tracer: OtelTracer) -> (String, Recorder) {
@@ -132,7 +135,7 @@ async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_
     ];
 
     let mut calls = 0;
-    for (kind, method) in methods().into_iter().enumerate() {
+    for (kind, method) in METHODS.into_iter().enumerate() {
         for number in 0..17 {
             let code = Code::from_i32(number);
             let request = EchoRequest {
@@ -597,7 +600,7 @@ async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
     }
     let seen = Seen::default();
     let telemetry = Telemetry::sampled(seen.clone());
-    let layer = TracerLayer::new(telemetry.tracer().methods(["/a.B/C"]))
+    let layer = TracerLayer::new(telemetry.tracer().methods(KnownMethods::new(["/a.B/C"])))
         .client()
         .callee(tower_tracer::Endpoint::default().address(CALLEE));
     in_process(layer)
@@ -727,10 +730,12 @@ async fn with_a_list_or_a_descriptor_set_no_other_method_is_known() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/echo");
     let set = protox::compile(["echo.proto"], [root]).unwrap();
     let set = prost::Message::encode_to_vec(&set);
-    assert!(otel::tracer().descriptor_set(b"no such thing").is_err());
+    assert!(KnownMethods::from_descriptor_set(b"no such thing").is_err());
 
     let telemetry = Telemetry::new();
-    let tracer = telemetry.tracer().descriptor_set(&set).unwrap();
+    let tracer = telemetry
+        .tracer()
+        .methods(KnownMethods::from_descriptor_set(&set).unwrap());
     let service = in_process(TracerLayer::new(tracer).server());
     for (path, name) in [
         ("/echo.Echo/UnaryEcho", "echo.Echo/UnaryEcho"),
@@ -920,7 +925,7 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
         let telemetry = Telemetry::new();
         let tracer = telemetry
             .tracer()
-            .methods(["a.B/C"])
+            .methods(KnownMethods::new(["a.B/C"]))
             .conventions(conventions);
         let layer = TracerLayer::new(tracer.status_code_key(key)).server();
         let request = request("/a.B/C", &[]).map(|_| "13".to_owned());
@@ -985,7 +990,10 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
 #[tokio::test]
 async fn calls_in_flight_are_counted_up_and_down() {
     let telemetry = Telemetry::new();
-    let tracer = telemetry.tracer().methods(["a.B/C"]).in_flight();
+    let tracer = telemetry
+        .tracer()
+        .methods(KnownMethods::new(["a.B/C"]))
+        .in_flight();
     let layer = TracerLayer::new(tracer).server();
     let (entered, wait) = (
         Arc::new(tokio::sync::Notify::new()),
@@ -1014,7 +1022,12 @@ async fn calls_in_flight_are_counted_up_and_down() {
 #[tokio::test]
 async fn grpcs_own_metrics_tell_calls_from_attempts() {
     let telemetry = Telemetry::new();
-    let tracer = |what| telemetry.tracer().methods(["a.B/C"]).grpc_metrics(what);
+    let tracer = |what| {
+        telemetry
+            .tracer()
+            .methods(KnownMethods::new(["a.B/C"]))
+            .grpc_metrics(what)
+    };
     let callee = || tower_tracer::Endpoint::default().address("dns:///echo.example:50051");
     let outer = TracerLayer::new(tracer(GrpcMetrics::Calls))
         .client()
@@ -1222,7 +1235,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
 #[tokio::test]
 async fn connect_and_grpc_web_are_described_as_what_they_are() {
     let telemetry = Telemetry::new();
-    let tracer = telemetry.tracer().methods(["a.B/C"]);
+    let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(tracer).client())
         .service_fn(|request: http::Request<String>| async move {

@@ -1,12 +1,12 @@
 //! Which methods may be named where names must not grow with what peers send.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 #[cfg(feature = "metrics")]
 use crate::{RequestParts, Role, RpcInfo};
 
 /// The name of a method that is not known.
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "otel"))]
 pub(super) const OTHER: &str = "_OTHER";
 
 /// The methods that a tracer may name in a label.
@@ -40,9 +40,14 @@ impl KnownMethods {
     /// All methods of all services in an encoded `FileDescriptorSet`, as `tonic-build` writes it
     /// with `file_descriptor_set_path` and servers hand it to gRPC's reflection.
     ///
-    /// `None` where the bytes are no such thing.
-    #[must_use]
-    pub fn from_descriptor_set(encoded: &[u8]) -> Option<Self> {
+    /// # Errors
+    ///
+    /// Where the bytes are no such thing.
+    pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
+        Self::read(encoded).ok_or(InvalidDescriptorSet(()))
+    }
+
+    fn read(encoded: &[u8]) -> Option<Self> {
         let mut names = Vec::new();
         for file in fields(encoded) {
             let (1, file) = file? else { continue };
@@ -72,6 +77,18 @@ impl KnownMethods {
         self.0.iter().map(|name| &**name)
     }
 }
+
+/// The bytes given as a `FileDescriptorSet` are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidDescriptorSet(());
+
+impl fmt::Display for InvalidDescriptorSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an encoded google.protobuf.FileDescriptorSet")
+    }
+}
+
+impl std::error::Error for InvalidDescriptorSet {}
 
 /// Service and method of a call that generated code makes: part of this program, so known.
 ///
@@ -178,16 +195,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_descriptor_set_gives_none_and_no_panic() {
+    fn what_is_no_descriptor_set_is_an_error_and_no_panic() {
         let whole = echo();
         for end in 1..whole.len() - 1 {
             // Cut anywhere inside its one file.
-            assert_eq!(KnownMethods::from_descriptor_set(&whole[..end]), None);
+            assert!(KnownMethods::from_descriptor_set(&whole[..end]).is_err());
         }
-        assert_eq!(KnownMethods::from_descriptor_set(&[0xff; 64]), None);
+        assert!(KnownMethods::from_descriptor_set(&[0xff; 64]).is_err());
+        for at in 0..whole.len() {
+            for byte in [0, 0x7f, 0x80, 0xff] {
+                let mut garbled = whole.clone();
+                garbled[at] = byte;
+                let _ = KnownMethods::from_descriptor_set(&garbled);
+            }
+        }
         assert_eq!(
             KnownMethods::from_descriptor_set(&[]),
-            Some(KnownMethods::default())
+            Ok(KnownMethods::default())
         );
     }
 

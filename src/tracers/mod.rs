@@ -15,4 +15,4 @@ pub mod testing;
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub mod tracing;
 
-pub use known::KnownMethods;
+pub use known::{InvalidDescriptorSet, KnownMethods};

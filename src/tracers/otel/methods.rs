@@ -1,9 +1,7 @@
 //! Which methods are known, and what is prebuilt for each.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
-    fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -11,9 +9,8 @@ use std::{
 };
 
 use super::series::{Key, Series};
+use crate::tracers::{KnownMethods, known::OTHER};
 
-/// The label of a method that is not known.
-pub(super) const OTHER: &str = "_OTHER";
 /// Of a method that may turn out to be known when its RPC ends.
 pub(super) const UNDECIDED: &str = "";
 
@@ -29,7 +26,7 @@ const LEARNED: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Methods {
     /// Where there is a list, no other method is known, but for those of generated clients.
-    listed: Option<HashSet<Box<str>>>,
+    listed: Option<KnownMethods>,
     table: RwLock<Table>,
     learned: AtomicUsize,
 }
@@ -42,13 +39,8 @@ struct Table {
 }
 
 impl Methods {
-    pub(super) fn list(&mut self, methods: impl IntoIterator<Item: Into<String>>) {
-        let listed = self.listed.get_or_insert_default();
-        for method in methods {
-            let method: String = method.into();
-            let method = method.strip_prefix('/').unwrap_or(&method);
-            listed.insert(method.into());
-        }
+    pub(super) fn list(&mut self, known: KnownMethods) {
+        self.listed = Some(known);
     }
 
     /// The series of an RPC that starts; `generated` where generated code named the method.
@@ -150,112 +142,4 @@ fn intern(name: &str) -> &'static str {
     let name: &'static str = Box::leak(name.into());
     names.insert(name);
     name
-}
-
-/// The bytes given as a `FileDescriptorSet` are none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidDescriptorSet(());
-
-impl fmt::Display for InvalidDescriptorSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not an encoded google.protobuf.FileDescriptorSet")
-    }
-}
-
-impl std::error::Error for InvalidDescriptorSet {}
-
-/// All methods of an encoded `FileDescriptorSet`, as `pkg.Svc/Method`.
-pub(super) fn methods_of_descriptor_set(set: &[u8]) -> Result<Vec<String>, InvalidDescriptorSet> {
-    // Field numbers of google/protobuf/descriptor.proto.
-    let mut methods = Vec::new();
-    for file in fields(set, 1)? {
-        let package = text(file, 2)?;
-        for service in fields(file, 6)? {
-            let name = text(service, 1)?;
-            let service_name = match &*package {
-                "" => name,
-                package => Cow::Owned(format!("{package}.{name}")),
-            };
-            for method in fields(service, 2)? {
-                methods.push(format!("{service_name}/{}", text(method, 1)?));
-            }
-        }
-    }
-    Ok(methods)
-}
-
-/// The last value of a text field, empty where there is none.
-fn text(message: &[u8], field: u64) -> Result<Cow<'_, str>, InvalidDescriptorSet> {
-    let value = fields(message, field)?.pop().unwrap_or_default();
-    let text = std::str::from_utf8(value).map_err(|_| InvalidDescriptorSet(()))?;
-    Ok(Cow::Borrowed(text))
-}
-
-/// The values of one length-delimited field of a message.
-fn fields(mut message: &[u8], field: u64) -> Result<Vec<&[u8]>, InvalidDescriptorSet> {
-    let invalid = InvalidDescriptorSet(());
-    let mut values = Vec::new();
-    while !message.is_empty() {
-        let tag = varint(&mut message).ok_or(invalid)?;
-        let length = match tag & 7 {
-            0 => {
-                varint(&mut message).ok_or(invalid)?;
-                continue;
-            }
-            1 => 8,
-            2 => varint(&mut message).ok_or(invalid)?,
-            5 => 4,
-            _ => return Err(invalid),
-        };
-        let length = usize::try_from(length).map_err(|_| invalid)?;
-        let (value, rest) = message.split_at_checked(length).ok_or(invalid)?;
-        if tag & 7 == 2 && tag >> 3 == field {
-            values.push(value);
-        }
-        message = rest;
-    }
-    Ok(values)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::methods_of_descriptor_set;
-
-    #[test]
-    fn no_bytes_make_the_descriptor_reader_panic() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/echo");
-        let set = protox::compile(["echo.proto"], [root]).unwrap();
-        let set = prost::Message::encode_to_vec(&set);
-        let methods = methods_of_descriptor_set(&set).unwrap();
-        assert_eq!(methods.len(), 4, "{methods:?}");
-        assert_eq!(methods[0], "echo.Echo/UnaryEcho");
-        for end in 0..set.len() {
-            let _ = methods_of_descriptor_set(&set[..end]);
-        }
-        for at in 0..set.len() {
-            for byte in [0, 0x7f, 0x80, 0xff] {
-                let mut garbled = set.clone();
-                garbled[at] = byte;
-                let _ = methods_of_descriptor_set(&garbled);
-            }
-        }
-        assert!(
-            methods_of_descriptor_set(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01").is_err()
-        );
-        assert!(methods_of_descriptor_set(b"<html>").is_err());
-        assert_eq!(methods_of_descriptor_set(b""), Ok(Vec::new()));
-    }
 }

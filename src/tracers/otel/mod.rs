@@ -65,7 +65,7 @@
 //!
 //! A method's name becomes a label only where it is known to exist, since on a server it is a
 //! stranger's word. Known are the methods that generated code calls on a client, and those of a
-//! [list](OtelTracer::methods) or a [descriptor set](OtelTracer::descriptor_set). Without a list, a
+//! [list or a descriptor set](OtelTracer::methods). Without one, a
 //! method becomes known when the service has answered a call of it with OK or with a message; until
 //! then it is `_OTHER`, as is one that is only ever UNIMPLEMENTED. 100 methods become known in this
 //! way, which a service that answers to any name uses up; one tracer keeps 2000 series at most.
@@ -84,7 +84,6 @@ mod span;
 
 use std::{borrow::Cow, env, fmt, sync::Arc, sync::OnceLock};
 
-pub use methods::InvalidDescriptorSet;
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue, StringValue, global,
     metrics::{Meter, MeterProvider},
@@ -100,6 +99,7 @@ use self::{
     series::{AllowedHeader, Key, Series, System, Wording},
     span::{Spans, What},
 };
+use crate::tracers::KnownMethods;
 use crate::{
     Address, Candidate, Event, Level, RequestParts, Role, RpcInfo, Scope, Status, Tracer,
     WireEvent, WireEventKind,
@@ -251,23 +251,12 @@ impl OtelTracer {
         self
     }
 
-    /// Adds methods that are known, as `pkg.Svc/Method`. Others than those of a list are `_OTHER`,
-    /// except for those that generated clients call.
+    /// The methods that are known, on a server; others are `_OTHER`. Those that generated clients
+    /// call are known without.
     #[must_use]
-    pub fn methods(mut self, methods: impl IntoIterator<Item: Into<String>>) -> Self {
-        self.methods.list(methods);
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.methods.list(known);
         self
-    }
-
-    /// Adds the methods of an encoded `google.protobuf.FileDescriptorSet`, the one that server
-    /// reflection is given; see [`methods`](Self::methods).
-    ///
-    /// # Errors
-    ///
-    /// Where the bytes are none.
-    pub fn descriptor_set(self, set: &[u8]) -> Result<Self, InvalidDescriptorSet> {
-        let methods = methods::methods_of_descriptor_set(set)?;
-        Ok(self.methods(methods))
     }
 
     /// Chooses the conventions, instead of `OTEL_SEMCONV_STABILITY_OPT_IN`.

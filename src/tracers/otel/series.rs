@@ -7,10 +7,9 @@ use std::{
 
 use opentelemetry::{Key as Name, KeyValue, StringValue};
 
-use super::{
-    Conventions,
-    methods::{OTHER, UNDECIDED},
-};
+use crate::tracers::known::OTHER;
+
+use super::{Conventions, methods::UNDECIDED};
 use crate::{Address, Code, Ending, Protocol, Role};
 
 /// What of the settings stands in attributes.
