@@ -2,16 +2,14 @@
 
 use std::{any::Any, fmt};
 
-use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE,
-};
+use http::{Extensions, HeaderMap, Method, Request, Response, Uri, header::CONTENT_TYPE};
 use http_body::Body;
 
 use super::{
     OpenRpc, ResponseBody, TracedResponse, body::RequestBody, counter::Counter, ending::Cause,
 };
 use crate::{
-    protocol::{find, grpc},
+    protocol::{self, find, grpc},
     rpc::{Event, MethodPath, Protocol, RpcInfo},
     tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
 };
@@ -112,7 +110,7 @@ where
             let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
             let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
             meter.stats.set_http_status(self.status().as_u16());
-            if is_of(protocol, content_type) {
+            if let Some(protocol) = protocol::of_response(protocol, content_type) {
                 counter = Counter::response(protocol, headers);
             }
             #[cfg(feature = "connect")]
@@ -144,10 +142,4 @@ where
     fn carry(&mut self, rpc: &RpcInfo) {
         self.extensions_mut().insert(rpc.clone());
     }
-}
-
-/// Whether a response speaks the protocol of its request: a proxy's error page does not.
-fn is_of(protocol: Protocol, content_type: Option<&HeaderValue>) -> bool {
-    !protocol.is_grpc()
-        || content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
