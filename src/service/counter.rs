@@ -39,6 +39,8 @@ struct Last {
     flag: u8,
     /// Its first bytes.
     bytes: Vec<u8>,
+    /// Whether there were more.
+    cut: bool,
     complete: bool,
 }
 
@@ -175,7 +177,13 @@ impl Counter {
             let end = crate::protocol::connect::end_of_stream(&last.bytes);
             return Some(LastWord::Connect(end.map_err(drop)));
         }
-        Some(LastWord::Trailers(grpc_web::trailers(&last.bytes)))
+        let mut lines = &last.bytes[..];
+        if last.cut {
+            // Half a line is not read: a 13 is no 1.
+            let end = lines.iter().rposition(|byte| *byte == b'\n');
+            lines = lines.get(..end.unwrap_or(0)).unwrap_or_default();
+        }
+        Some(LastWord::Trailers(grpc_web::trailers(lines)))
     }
 
     #[cold]
@@ -190,6 +198,7 @@ impl Last {
         Self {
             flag,
             bytes: Vec::new(),
+            cut: false,
             complete: false,
         }
     }
@@ -198,6 +207,7 @@ impl Last {
         let room = MOST.saturating_sub(self.bytes.len());
         let head = bytes.get(..room).unwrap_or(bytes);
         self.bytes.extend_from_slice(head);
+        self.cut |= head.len() < bytes.len();
     }
 }
 
