@@ -97,9 +97,9 @@ impl Counter {
         }
     }
 
-    /// Whether messages can be counted.
+    /// Whether messages can be counted. An error is none.
     pub(super) fn counts_messages(&self) -> bool {
-        !matches!(self.messages, Messages::None)
+        !matches!(self.messages, Messages::None) || self.last.is_some()
     }
 
     /// Keeps the body itself, which holds the error.
@@ -156,7 +156,7 @@ impl Counter {
                 if complete {
                     meter.message(*size, *compressed);
                 }
-                false
+                !complete && *size > 0
             }
             Messages::None => false,
         };

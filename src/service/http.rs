@@ -78,7 +78,7 @@ impl<B: 'static> TracedRequest for Request<B> {
 fn observe<B>(
     body: &mut B,
     counter: Counter,
-    mut observer: RequestObserver,
+    observer: RequestObserver,
     erase: fn(RequestBody<B>) -> B,
 ) where
     B: Body + Default,
@@ -89,7 +89,7 @@ fn observe<B>(
     };
     meter.observe(counter.counts_messages());
     if body.is_end_stream() {
-        observer.complete();
+        counter.end(&meter, true);
         return;
     }
     let inner = std::mem::take(body);
@@ -127,7 +127,7 @@ where
             // An HTTP server drops the body of an answer to HEAD unpolled.
             let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
             if self.body().is_end_stream() || is_head {
-                meter.complete();
+                counter.end(&meter, true);
                 open.end(&Cause::Headers(headers));
             } else if protocol.is_grpc() && status.is_some() {
                 // Trailers-only, as gRPC calls it: nobody will look at the body.
