@@ -83,6 +83,11 @@ pub(crate) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -
     }
 }
 
+/// Whether a response is gRPC-Web, binary or text.
+pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
+}
+
 /// Finds the first value of each of some headers.
 ///
 /// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash

@@ -15,6 +15,10 @@ pub(super) struct Counter {
     messages: Messages,
     /// What says the status at the end of a body, where that is in the body.
     last: Option<Box<Last>>,
+    /// How many bytes are still to come, where the length is known.
+    rest: Option<u64>,
+    /// Whether trailers can follow when the body says that it is at its end.
+    waits: bool,
 }
 
 /// Where the messages of a body are.
@@ -94,12 +98,35 @@ impl Counter {
         Self {
             messages,
             last: None,
+            rest: None,
+            waits: false,
         }
     }
 
     /// Whether messages can be counted. An error is none.
     pub(super) fn counts_messages(&self) -> bool {
         !matches!(self.messages, Messages::None) || self.last.is_some()
+    }
+
+    /// Tells how long the body is.
+    pub(super) fn expect(&mut self, length: Option<u64>) {
+        self.rest = length;
+    }
+
+    /// Whether the body is as long as it was said to be.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.rest == Some(0)
+    }
+
+    /// Has the end waited for, whatever the body says of itself.
+    pub(super) fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether the body is only at its end when a poll says so.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Keeps the body itself, which holds the error.
@@ -120,6 +147,9 @@ impl Counter {
     pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
         let length = data.remaining();
         meter.bytes(length as u64);
+        if let Some(rest) = &mut self.rest {
+            *rest = rest.saturating_sub(length as u64);
+        }
         let bytes = data.chunk();
         let whole = bytes.len() == length;
         let mut found = Found {

@@ -2,7 +2,10 @@
 
 use std::{any::Any, fmt};
 
-use http::{Extensions, HeaderMap, Method, Request, Response, Uri, header::CONTENT_TYPE};
+use http::{
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body::Body;
 
 use super::{
@@ -105,6 +108,7 @@ where
 
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
         let mut counter = Counter::default();
+        let mut at_end = false;
         if let Some(meter) = open.meter() {
             let headers = self.headers();
             let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
@@ -113,9 +117,17 @@ where
             if let Some(protocol) = protocol::of_response(protocol, content_type) {
                 counter = Counter::response(protocol, headers);
             }
+            // tonic-web's client translated it: its body has the trailers yet when it says that it
+            // is at its end.
+            if protocol == Protocol::Grpc && protocol::is_grpc_web(content_type) {
+                counter.wait();
+            }
             #[cfg(feature = "connect")]
             if protocol == Protocol::ConnectUnary && !self.status().is_success() {
                 counter.keep_error();
+            }
+            if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
+                counter.expect(length_of(headers));
             }
             meter.observe(counter.counts_messages());
             meter.event(
@@ -124,6 +136,7 @@ where
             );
             let at_once =
                 protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
+            at_end = protocol == Protocol::Http && has_no_body(self.status());
             // An HTTP server drops the body of an answer to HEAD unpolled.
             let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
             if self.body().is_end_stream() || is_head {
@@ -136,10 +149,20 @@ where
                 open.end(&Cause::Told(None));
             }
         }
-        self.map(|body| ResponseBody::new(body, counter, open))
+        self.map(|body| ResponseBody::new(body, counter, at_end, open))
     }
 
     fn carry(&mut self, rpc: &RpcInfo) {
         self.extensions_mut().insert(rpc.clone());
     }
+}
+
+/// How long the body is, by its header: a server that has sent so much does not poll again.
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether an HTTP/1 server drops the response's body unread, even if there is one.
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
