@@ -1,13 +1,12 @@
 //! Connect: errors are JSON, in the body of a unary response and in the last frame of a stream.
 
-mod exchange;
 mod scripted;
+mod two_sides;
 
 use std::time::Duration;
 
 use axum::{Router, body::Body, extract::Request, http::StatusCode, response::Response, routing};
 use bytes::Bytes;
-use exchange::{Exchange, frame, pieces};
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use scripted::Step;
@@ -15,6 +14,7 @@ use tower::{ServiceBuilder, ServiceExt as _};
 use tower_tracer::{
     Code, Ending, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
 };
+use two_sides::{Exchange, frame, pieces};
 
 const STREAM: &str = "application/connect+proto";
 

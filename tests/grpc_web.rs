@@ -1,8 +1,8 @@
 //! gRPC-Web, binary and text: the status is in the body's last frame.
 
 mod common;
-mod two_sides;
 mod scripted;
+mod two_sides;
 
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use common::{
     echo::{EchoClient, EchoRequest, EchoServer, EchoService, listen, say},
     soon,
 };
-use two_sides::{Exchange, frame, pieces};
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{
@@ -28,6 +27,7 @@ use tower_tracer::{
     Code, Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, Traffic,
     tracers::testing::Recorder,
 };
+use two_sides::{Exchange, frame, pieces};
 
 const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text+proto";
