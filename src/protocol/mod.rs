@@ -61,6 +61,34 @@ pub(crate) fn detect(headers: Option<&HeaderMap>) -> Protocol {
     })
 }
 
+/// What the body of a response speaks, by its own content type; `None` where that is not what the
+/// request asked for, as for a proxy's error page.
+pub(crate) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -> Option<Protocol> {
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    match asked {
+        Protocol::GrpcWeb | Protocol::GrpcWebText
+            if is(content_type, b"application/grpc-web-text") =>
+        {
+            Some(Protocol::GrpcWebText)
+        }
+        Protocol::GrpcWeb | Protocol::GrpcWebText => content_type
+            .starts_with(b"application/grpc")
+            .then_some(Protocol::GrpcWeb),
+        Protocol::Grpc => content_type
+            .starts_with(b"application/grpc")
+            .then_some(asked),
+        Protocol::ConnectStreaming => content_type
+            .starts_with(b"application/connect+")
+            .then_some(asked),
+        Protocol::ConnectUnary | Protocol::Http | Protocol::Other => Some(asked),
+    }
+}
+
+/// Whether a response is gRPC-Web, binary or text.
+pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
+}
+
 /// Finds the first value of each of some headers.
 ///
 /// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash

@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -27,6 +28,8 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         counter: Counter,
+        // At its end, as far as was said: dropped now it is whole. More may follow all the same.
+        at_end: bool,
         open: OpenRpc<T>,
     }
 
@@ -34,7 +37,12 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if let Some(meter) = this.open.meter() {
-                this.counter.end(&meter, false);
+                this.counter.end(&meter, *this.at_end);
+                if *this.at_end && meter.is_empty() {
+                    this.open.end(&Cause::Headers(&HeaderMap::new()));
+                } else if *this.at_end {
+                    this.open.end(&body_end(this.counter));
+                }
             }
             if this.open.is_open() {
                 this.open.enter(|| this.inner.set(None));
@@ -44,10 +52,12 @@ pin_project! {
 }
 
 impl<B, T: Tracer> ResponseBody<B, T> {
-    pub(super) fn new(inner: B, counter: Counter, open: OpenRpc<T>) -> Self {
+    /// `at_end` where nobody is to look at the body, even if there is one.
+    pub(super) fn new(inner: B, counter: Counter, at_end: bool, open: OpenRpc<T>) -> Self {
         Self {
             inner: Some(inner),
             counter,
+            at_end,
             open,
         }
     }
@@ -96,7 +106,11 @@ where
                         return polled;
                     }
                     // The peer may not poll again.
-                    if !inner.is_end_stream() {
+                    if !inner.is_end_stream() && !counter.is_full() {
+                        return polled;
+                    }
+                    if counter.waits() {
+                        *this.at_end = true;
                         return polled;
                     }
                     counter.end(&meter, true);
@@ -167,7 +181,7 @@ fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord) {
 /// The default is `B`'s, and belongs to no RPC. tonic asks for it where a client has an interceptor.
 impl<B: Default, T: Tracer> Default for ResponseBody<B, T> {
     fn default() -> Self {
-        Self::new(B::default(), Counter::default(), OpenRpc::closed())
+        Self::new(B::default(), Counter::default(), false, OpenRpc::closed())
     }
 }
 

@@ -15,6 +15,10 @@ pub(super) struct Counter {
     messages: Messages,
     /// What says the status at the end of a body, where that is in the body.
     last: Option<Box<Last>>,
+    /// How many bytes are still to come, where the length is known.
+    rest: Option<u64>,
+    /// Whether trailers can follow when the body says that it is at its end.
+    waits: bool,
 }
 
 /// Where the messages of a body are.
@@ -39,6 +43,8 @@ struct Last {
     flag: u8,
     /// Its first bytes.
     bytes: Vec<u8>,
+    /// Whether there were more.
+    cut: bool,
     complete: bool,
 }
 
@@ -95,12 +101,35 @@ impl Counter {
         Self {
             messages,
             last: None,
+            rest: None,
+            waits: false,
         }
     }
 
-    /// Whether messages can be counted.
+    /// Whether messages can be counted. An error is none.
     pub(super) fn counts_messages(&self) -> bool {
-        !matches!(self.messages, Messages::None)
+        !matches!(self.messages, Messages::None) || self.last.is_some()
+    }
+
+    /// Tells how long the body is.
+    pub(super) fn expect(&mut self, length: Option<u64>) {
+        self.rest = length;
+    }
+
+    /// Whether the body is as long as it was said to be.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.rest == Some(0)
+    }
+
+    /// Has the end waited for, whatever the body says of itself.
+    pub(super) fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether the body is only at its end when a poll says so.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 
     /// Keeps the body itself, which holds the error.
@@ -121,6 +150,9 @@ impl Counter {
     pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
         let length = data.remaining();
         meter.bytes(length as u64);
+        if let Some(rest) = &mut self.rest {
+            *rest = rest.saturating_sub(length as u64);
+        }
         let bytes = data.chunk();
         let whole = bytes.len() == length;
         let mut found = Found {
@@ -158,7 +190,7 @@ impl Counter {
                 if complete {
                     meter.message(*size, *compressed);
                 }
-                false
+                !complete && *size > 0
             }
             Messages::None => false,
         };
@@ -179,7 +211,13 @@ impl Counter {
             let end = crate::protocol::connect::end_of_stream(&last.bytes);
             return Some(LastWord::Connect(end.map_err(drop)));
         }
-        Some(LastWord::Trailers(grpc_web::trailers(&last.bytes)))
+        let mut lines = &last.bytes[..];
+        if last.cut {
+            // Half a line is not read: a 13 is no 1.
+            let end = lines.iter().rposition(|byte| *byte == b'\n');
+            lines = lines.get(..end.unwrap_or(0)).unwrap_or_default();
+        }
+        Some(LastWord::Trailers(grpc_web::trailers(lines)))
     }
 
     #[cold]
@@ -194,6 +232,7 @@ impl Last {
         Self {
             flag,
             bytes: Vec::new(),
+            cut: false,
             complete: false,
         }
     }
@@ -202,6 +241,7 @@ impl Last {
         let room = MOST.saturating_sub(self.bytes.len());
         let head = bytes.get(..room).unwrap_or(bytes);
         self.bytes.extend_from_slice(head);
+        self.cut |= head.len() < bytes.len();
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
         Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
         Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
         #[cfg(feature = "connect")]
+        Cause::Connect(..) if has_lost_caller(rpc) => dropped(rpc),
+        #[cfg(feature = "connect")]
         Cause::Connect(ending, error) => from_connect(rpc, *ending, error.as_ref()),
         Cause::Told(Some(status)) => told(Ending::Response, *status),
         Cause::Told(None) => without_status(rpc, Ending::Response),

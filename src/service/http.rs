@@ -3,7 +3,8 @@
 use std::{any::Any, fmt};
 
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, header::CONTENT_TYPE,
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::Body;
 
@@ -11,7 +12,7 @@ use super::{
     OpenRpc, ResponseBody, TracedResponse, body::RequestBody, counter::Counter, ending::Cause,
 };
 use crate::{
-    protocol::{find, grpc},
+    protocol::{self, find, grpc},
     rpc::{Event, MethodPath, Protocol, RpcInfo},
     tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
 };
@@ -80,7 +81,7 @@ impl<B: 'static> TracedRequest for Request<B> {
 fn observe<B>(
     body: &mut B,
     counter: Counter,
-    mut observer: RequestObserver,
+    observer: RequestObserver,
     erase: fn(RequestBody<B>) -> B,
 ) where
     B: Body + Default,
@@ -91,7 +92,7 @@ fn observe<B>(
     };
     meter.observe(counter.counts_messages());
     if body.is_end_stream() {
-        observer.complete();
+        counter.end(&meter, true);
         return;
     }
     let inner = std::mem::take(body);
@@ -107,17 +108,26 @@ where
 
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
         let mut counter = Counter::default();
+        let mut at_end = false;
         if let Some(meter) = open.meter() {
             let headers = self.headers();
             let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
             let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
             meter.stats.set_http_status(self.status().as_u16());
-            if is_of(protocol, content_type) {
+            if let Some(protocol) = protocol::of_response(protocol, content_type) {
                 counter = Counter::response(protocol, headers);
+            }
+            // tonic-web's client translated it: its body has the trailers yet when it says that it
+            // is at its end.
+            if protocol == Protocol::Grpc && protocol::is_grpc_web(content_type) {
+                counter.wait();
             }
             #[cfg(feature = "connect")]
             if protocol == Protocol::ConnectUnary && !self.status().is_success() {
                 counter.keep_error();
+            }
+            if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
+                counter.expect(length_of(headers));
             }
             meter.observe(counter.counts_messages());
             meter.event(
@@ -126,10 +136,11 @@ where
             );
             let at_once =
                 protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
+            at_end = protocol == Protocol::Http && has_no_body(self.status());
             // An HTTP server drops the body of an answer to HEAD unpolled.
             let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
             if self.body().is_end_stream() || is_head {
-                meter.complete();
+                counter.end(&meter, true);
                 open.end(&Cause::Headers(headers));
             } else if protocol.is_grpc() && status.is_some() {
                 // Trailers-only, as gRPC calls it: nobody will look at the body.
@@ -138,7 +149,7 @@ where
                 open.end(&Cause::Told(None));
             }
         }
-        self.map(|body| ResponseBody::new(body, counter, open))
+        self.map(|body| ResponseBody::new(body, counter, at_end, open))
     }
 
     fn carry(&mut self, rpc: &RpcInfo) {
@@ -146,9 +157,12 @@ where
     }
 }
 
-/// Whether a response speaks the protocol of its request: a proxy's error page does not.
-#[inline]
-fn is_of(protocol: Protocol, content_type: Option<&HeaderValue>) -> bool {
-    !protocol.is_grpc()
-        || content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+/// How long the body is, by its header: a server that has sent so much does not poll again.
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether an HTTP/1 server drops the response's body unread, even if there is one.
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }

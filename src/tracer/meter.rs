@@ -58,6 +58,11 @@ impl<'a> Meter<'a> {
         }
     }
 
+    /// Whether no byte of the body has passed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stats.cell(self.direction).snapshot().wire_bytes() == Some(0)
+    }
+
     /// A message is complete.
     #[inline]
     pub(crate) fn message(&self, size: u64, compressed: bool) {

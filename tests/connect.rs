@@ -1,0 +1,440 @@
+//! Connect: errors are JSON, in the body of a unary response and in the last frame of a stream.
+
+mod scripted;
+mod two_sides;
+
+use std::time::Duration;
+
+use axum::{Router, body::Body, extract::Request, http::StatusCode, response::Response, routing};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use scripted::Step;
+use tower::{ServiceBuilder, ServiceExt as _};
+use tower_tracer::{
+    Code, Ending, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
+};
+use two_sides::{Exchange, frame, pieces};
+
+const STREAM: &str = "application/connect+proto";
+
+/// What Connect calls the codes of errors.
+const NAMES: [(&str, Code); 16] = [
+    ("canceled", Code::Cancelled),
+    ("unknown", Code::Unknown),
+    ("invalid_argument", Code::InvalidArgument),
+    ("deadline_exceeded", Code::DeadlineExceeded),
+    ("not_found", Code::NotFound),
+    ("already_exists", Code::AlreadyExists),
+    ("permission_denied", Code::PermissionDenied),
+    ("resource_exhausted", Code::ResourceExhausted),
+    ("failed_precondition", Code::FailedPrecondition),
+    ("aborted", Code::Aborted),
+    ("out_of_range", Code::OutOfRange),
+    ("unimplemented", Code::Unimplemented),
+    ("internal", Code::Internal),
+    ("unavailable", Code::Unavailable),
+    ("data_loss", Code::DataLoss),
+    ("unauthenticated", Code::Unauthenticated),
+];
+
+fn unary() -> Exchange {
+    Exchange::new("application/proto").request_header("connect-protocol-version", "1")
+}
+
+fn text(text: &str) -> [Step; 1] {
+    [Step::Data(Bytes::copy_from_slice(text.as_bytes()))]
+}
+
+/// A unary call that fails with this body.
+fn failing(status: u16, body: &str) -> Exchange {
+    unary()
+        .status(status)
+        .response_header("content-type", "application/json")
+        .response(text(body))
+}
+
+/// A stream of two messages with this last frame.
+fn stream(end: &[u8]) -> Exchange {
+    let body = [&frame(0, &[1; 10])[..], &frame(1, &[2; 4]), end].concat();
+    Exchange::new(STREAM)
+        .request(pieces(&frame(0, &[3; 6]), 4))
+        .response(pieces(&body, 3))
+}
+
+fn end(json: &str) -> Vec<u8> {
+    frame(2, json.as_bytes())
+}
+
+#[test]
+fn a_unary_call_has_one_message_each_way_however_its_bodies_are_split() {
+    for step in [1, 7, 100] {
+        let exchange = unary()
+            .request(pieces(&[1; 20], step))
+            .response(pieces(&[2; 30], step));
+        for rpc in exchange.both() {
+            assert_eq!(rpc.protocol(), Protocol::ConnectUnary);
+            assert_eq!(rpc.full_method(), Some("echo.Echo/UnaryEcho"));
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::OK));
+            assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+            for (traffic, size) in [(stats.request(), 20), (stats.response(), 30)] {
+                assert_eq!(traffic.messages(), Some(1));
+                assert_eq!(traffic.message_bytes(), Some(size));
+                assert_eq!(traffic.wire_bytes(), Some(size));
+                assert_eq!(traffic.compressed_messages(), Some(0));
+                assert!(traffic.is_complete() && !traffic.truncated());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_log_of_a_unary_call_has_its_messages() {
+    let exchange = unary()
+        .request(pieces(&[1; 2], 1))
+        .response(pieces(&[2; 3], 1));
+    for role in [Role::Client, Role::Server] {
+        let expected = [
+            "start",
+            "request_headers",
+            "request_message #0 2B",
+            "half_close",
+            "response_headers",
+            "response_message #0 3B",
+            "finish body_end OK",
+        ];
+        assert_eq!(exchange.log(role, &Recorder::new()), expected);
+    }
+}
+
+// A message of which every field has its default is no bytes long.
+#[tokio::test]
+async fn an_empty_body_is_a_message_of_no_bytes() {
+    for role in [Role::Client, Role::Server] {
+        let recorder = Recorder::new();
+        let layer = TracerLayer::new(recorder.clone());
+        let layer = match role {
+            Role::Client => layer.client(),
+            Role::Server => layer.server(),
+        };
+        let service = ServiceBuilder::new().layer(layer).service_fn(async |_| {
+            let response = Response::builder().header("content-type", "application/proto");
+            response.body(Body::empty())
+        });
+        let request = Request::post("/echo.Echo/UnaryEcho")
+            .header("content-type", "application/proto")
+            .header("connect-protocol-version", "1")
+            .body(Body::empty())
+            .unwrap();
+        service.oneshot(request).await.unwrap();
+        let expected = [
+            "start",
+            "request_headers",
+            "request_message #0 0B",
+            "half_close",
+            "response_headers",
+            "response_message #0 0B",
+            "finish headers_only OK",
+        ];
+        assert_eq!(recorder.log(), expected);
+    }
+}
+
+#[test]
+fn each_code_of_a_unary_error_is_read_from_its_body() {
+    for (name, code) in NAMES {
+        let body = format!(r#"{{"code":"{name}","message":"no \"x\" \u263a","details":[{{}}]}}"#);
+        for rpc in failing(500, &body).both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(code)));
+            assert_eq!(stats.wire_status(), stats.status());
+            assert_eq!(stats.http_status(), Some(500));
+            assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+            assert_eq!(stats.error(), Some("no \"x\" \u{263a}"));
+            assert_eq!(stats.response().messages(), Some(0), "an error is none");
+            assert_eq!(stats.response().wire_bytes(), Some(body.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn a_unary_error_may_come_in_pieces() {
+    let body = r#"{"code":"aborted","message":"in pieces"}"#;
+    for step in 1..body.len() {
+        let exchange = failing(409, "").response(pieces(body.as_bytes(), step));
+        for rpc in exchange.both() {
+            assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Aborted)));
+            assert_eq!(rpc.stats().error(), Some("in pieces"));
+        }
+    }
+}
+
+#[test]
+fn without_a_readable_error_the_http_status_decides() {
+    for (status, code) in [
+        (400, Code::Internal),
+        (401, Code::Unauthenticated),
+        (403, Code::PermissionDenied),
+        (404, Code::Unimplemented),
+        (429, Code::Unavailable),
+        (502, Code::Unavailable),
+        (503, Code::Unavailable),
+        (504, Code::Unavailable),
+        (418, Code::Unknown),
+        (500, Code::Unknown),
+        (304, Code::Unknown),
+    ] {
+        for body in ["", "<html>", "{", "[]", "null", "{}", r#"{"code":5}"#] {
+            for rpc in failing(status, body).both() {
+                let stats = rpc.stats();
+                assert_eq!(stats.status(), Some(Status::Grpc(code)), "{status} {body}");
+                assert_eq!(stats.wire_status(), None, "{status} {body}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_code_that_connect_does_not_define_is_unknown_and_kept() {
+    for name in ["ok", "NOT_FOUND", "cancelled", "banana", ""] {
+        let body = format!(r#"{{"code":"{name}","message":"m"}}"#);
+        let json = format!(r#"{{"error":{body}}}"#);
+        for exchange in [failing(503, &body), stream(&end(&json))] {
+            for rpc in exchange.both() {
+                let stats = rpc.stats();
+                assert_eq!(stats.status(), Some(Status::Grpc(Code::Unknown)), "{name}");
+                assert_eq!(stats.wire_status(), None);
+                assert_eq!(stats.raw_status(), Some(name));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_huge_error_is_read_as_far_as_it_is_kept() {
+    let long = "x".repeat(100_000);
+    let body = format!(r#"{{"message":"{long}","code":"not_found"}}"#);
+    for rpc in failing(404, &body).both() {
+        let status = rpc.stats().status();
+        assert_eq!(status, Some(Status::Grpc(Code::Unimplemented)), "HTTP's");
+    }
+    let json = end(&format!(r#"{{"error":{body}}}"#));
+    for rpc in stream(&json).both() {
+        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
+        assert_eq!(rpc.stats().response().messages(), Some(2));
+    }
+}
+
+#[test]
+fn a_content_encoding_is_compression() {
+    for (encoding, compressed) in [("gzip", 1), ("br", 1), ("identity", 0)] {
+        let exchange = unary()
+            .request_header("content-encoding", encoding)
+            .request(pieces(&[1; 9], 4))
+            .response_header("content-encoding", encoding)
+            .response(pieces(&[2; 8], 4));
+        for rpc in exchange.both() {
+            for traffic in [rpc.stats().request(), rpc.stats().response()] {
+                assert_eq!(traffic.compressed_messages(), Some(compressed));
+                assert_eq!(traffic.messages(), Some(1));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_timeout_is_connects_own() {
+    for (value, timeout) in [
+        ("250", Some(Duration::from_millis(250))),
+        ("9999999999", Some(Duration::from_millis(9_999_999_999))),
+        ("10000000000", None),
+        ("1S", None),
+        ("", None),
+    ] {
+        for exchange in [unary(), Exchange::new(STREAM)] {
+            let exchange = exchange.request_header("connect-timeout-ms", value);
+            for rpc in exchange.both() {
+                assert_eq!(rpc.timeout(), timeout, "{value}");
+            }
+        }
+    }
+    let exchange = Exchange::new("application/grpc").request_header("connect-timeout-ms", "9");
+    assert_eq!(exchange.on(Role::Server).timeout(), None);
+}
+
+#[test]
+fn a_stream_ends_as_its_last_frame_says() {
+    for rpc in stream(&end("{}")).both() {
+        assert_eq!(rpc.protocol(), Protocol::ConnectStreaming);
+        assert_eq!(rpc.stats().status(), Some(Status::OK));
+        assert_eq!(rpc.stats().wire_status(), Some(Status::OK));
+    }
+    for (name, code) in NAMES {
+        let json =
+            format!(r#"{{"metadata":{{"a":["b"]}},"error":{{"code":"{name}","message":"m"}}}}"#);
+        for rpc in stream(&end(&json)).both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(code)));
+            assert_eq!(stats.wire_status(), stats.status());
+            assert_eq!(stats.error(), Some("m"));
+            assert_eq!(stats.ending(), Some(Ending::Trailers));
+            assert_eq!(stats.request().messages(), Some(1));
+            assert_eq!(stats.request().message_bytes(), Some(6));
+            let response = stats.response();
+            assert_eq!(response.messages(), Some(2), "the last frame is none");
+            assert_eq!(response.compressed_messages(), Some(1));
+            assert_eq!(response.message_bytes(), Some(14));
+            assert!(response.is_complete() && !response.truncated());
+        }
+    }
+}
+
+#[test]
+fn a_stream_without_a_readable_last_frame_has_no_status() {
+    for json in [
+        "",
+        "{",
+        "[]",
+        "null!",
+        "\u{0}",
+        r#"{"error":5}"#,
+        r#"{"error":{}}"#,
+    ] {
+        for rpc in stream(&end(json)).both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(Code::Unknown)), "{json}");
+            assert_eq!(stats.wire_status(), None, "{json}");
+            assert_eq!(stats.ending(), Some(Ending::BodyEnd), "{json}");
+            assert_eq!(stats.response().messages(), Some(2), "{json}");
+        }
+    }
+    for rpc in stream(b"").both() {
+        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
+        assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
+        assert!(!rpc.stats().response().truncated());
+    }
+}
+
+#[test]
+fn a_stream_cut_within_its_last_frame_is_truncated() {
+    let whole = end(r#"{"error":{"code":"aborted"}}"#);
+    for cut in 1..whole.len() {
+        for rpc in stream(&whole[..cut]).both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(Code::Unknown)));
+            assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+            assert_eq!(stats.response().messages(), Some(2));
+            assert!(stats.response().truncated());
+        }
+    }
+}
+
+#[test]
+fn a_page_instead_of_a_stream_is_not_read_as_one() {
+    let page = text("\0\0\0\0\x01x<html>");
+    let exchange = stream(b"")
+        .status(503)
+        .response_header("content-type", "text/html")
+        .response(page);
+    let [client, server] = exchange.both();
+    for rpc in [&client, &server] {
+        assert_eq!(rpc.stats().response().messages(), None);
+        assert_eq!(rpc.stats().response().wire_bytes(), Some(12));
+        assert!(!rpc.stats().response().truncated());
+    }
+    assert_eq!(
+        client.stats().status(),
+        Some(Status::Grpc(Code::Unavailable))
+    );
+}
+
+#[test]
+fn a_unary_body_that_fails_is_truncated_and_its_message_is_not_counted() {
+    let exchange = unary().response([
+        Step::Data(Bytes::from_static(b"half")),
+        Step::Error(Some(tonic::Code::DataLoss)),
+    ]);
+    for rpc in exchange.both() {
+        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::DataLoss)));
+        assert_eq!(rpc.stats().ending(), Some(Ending::BodyError));
+        assert_eq!(rpc.stats().response().messages(), Some(0));
+        assert!(rpc.stats().response().truncated());
+    }
+}
+
+/// A unary method and a stream, as a server of Connect answers them.
+fn router() -> Router {
+    async fn unary(request: Request) -> Response {
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let response = Response::builder();
+        if asked.starts_with(b"fail") {
+            let response = response.status(StatusCode::NOT_FOUND);
+            let response = response.header("content-type", "application/json");
+            let error = r#"{"code":"not_found","message":"no such"}"#;
+            return response.body(Body::from(error)).unwrap();
+        }
+        let response = response.header("content-type", "application/proto");
+        response.body(Body::from(asked)).unwrap()
+    }
+    async fn stream(request: Request) -> Response {
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let error = end(r#"{"error":{"code":"resource_exhausted","message":"enough"}}"#);
+        let frames = [frame(0, &asked), frame(0, &asked), error];
+        let frames = frames.map(|frame| Ok::<_, std::convert::Infallible>(Bytes::from(frame)));
+        let response = Response::builder().header("content-type", STREAM);
+        let body = Body::from_stream(tokio_stream::iter(frames));
+        response.body(body).unwrap()
+    }
+    Router::new()
+        .route("/echo.Echo/UnaryEcho", routing::post(unary))
+        .route("/echo.Echo/ServerStreamingEcho", routing::post(stream))
+}
+
+async fn call(method: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2] {
+    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!(
+        "http://{}/echo.Echo/{method}",
+        listener.local_addr().unwrap()
+    );
+    let router = router().layer(TracerLayer::new(server_side.clone()).server());
+    let server = async move { axum::serve(listener, router).await };
+    tokio::spawn(server);
+    let client = ServiceBuilder::new()
+        .layer(TracerLayer::new(client_side.clone()).client())
+        .service(Client::builder(TokioExecutor::new()).build_http::<Body>());
+    let request = Request::post(uri)
+        .header("content-type", content_type)
+        .header("connect-protocol-version", "1")
+        .body(Body::from(body))
+        .unwrap();
+    let response = client.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let server = server_side.wait_finished(1).await.remove(0);
+    [client_side.only_finished(), server]
+}
+
+#[tokio::test]
+async fn over_http_both_sides_record_the_same() {
+    for (method, content_type, body, code, messages) in [
+        ("UnaryEcho", "application/proto", "hello", Code::Ok, 1),
+        ("UnaryEcho", "application/proto", "fail", Code::NotFound, 0),
+        (
+            "ServerStreamingEcho",
+            STREAM,
+            "again",
+            Code::ResourceExhausted,
+            2,
+        ),
+    ] {
+        let both = call(method, content_type, body.as_bytes()).await;
+        for rpc in &both {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(code)), "{rpc:?}");
+            assert_eq!(stats.request().wire_bytes(), Some(body.len() as u64));
+            assert_eq!(stats.response().messages(), Some(messages));
+            assert_eq!(rpc.method(), Some(method));
+        }
+    }
+}

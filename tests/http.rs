@@ -1,0 +1,456 @@
+//! Plain HTTP exchanges.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{Method, StatusCode},
+    response::Response,
+    routing,
+};
+use bytes::Bytes;
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::sync::Notify;
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower_tracer::{
+    Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
+};
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future)
+        .await
+        .expect("done within ten seconds")
+}
+
+/// One exchange through a server's layer, its body read to the end, in process.
+async fn exchange(request: Request, response: Response) -> (RpcInfo, Vec<String>) {
+    let recorder = Recorder::new();
+    let mut response = Some(response);
+    let service = TracerLayer::new(recorder.clone()).layer(service_fn(move |request: Request| {
+        let response = response.take().unwrap();
+        async move {
+            request.into_body().collect().await?;
+            Ok::<_, axum::Error>(response)
+        }
+    }));
+    let response = service.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    (recorder.only_finished(), recorder.log())
+}
+
+fn post(body: impl Into<Body>) -> Request {
+    Request::post("/upload?secret=1").body(body.into()).unwrap()
+}
+
+fn answer(status: u16, body: impl Into<Body>) -> Response {
+    Response::builder()
+        .status(status)
+        .body(body.into())
+        .unwrap()
+}
+
+fn streamed(pieces: &[&'static str]) -> Body {
+    let pieces: Vec<_> = pieces
+        .iter()
+        .map(|piece| Ok::<_, Infallible>(*piece))
+        .collect();
+    Body::from_stream(tokio_stream::iter(pieces))
+}
+
+#[tokio::test]
+async fn the_status_is_that_of_the_headers_and_bytes_are_counted() {
+    for (status, failed) in [
+        (200, false),
+        (201, false),
+        (302, false),
+        (404, true),
+        (500, true),
+        (999, true),
+    ] {
+        let (rpc, log) = exchange(post("hello"), answer(status, "a page")).await;
+        let stats = rpc.stats();
+        assert_eq!(rpc.protocol(), Protocol::Http);
+        assert_eq!(rpc.role(), Role::Server);
+        assert_eq!(rpc.http_method(), Some(&Method::POST));
+        assert_eq!((rpc.path(), rpc.full_method()), ("/upload", None));
+        assert_eq!(stats.status(), Some(Status::Http(status)));
+        assert_eq!(stats.http_status(), Some(status));
+        assert_eq!(stats.failed(), failed);
+        assert_eq!(stats.request().wire_bytes(), Some(5));
+        assert_eq!(stats.response().wire_bytes(), Some(6));
+        let end = format!("finish body_end {status}");
+        let expected = [
+            "start",
+            "request_headers",
+            "half_close",
+            "response_headers",
+            &end,
+        ];
+        assert_eq!(log, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_http_does_not_have_is_unknown() {
+    let (rpc, _) = exchange(post("hello"), answer(200, "a page")).await;
+    for traffic in [rpc.stats().request(), rpc.stats().response()] {
+        assert_eq!(traffic.messages(), None);
+        assert_eq!(traffic.compressed_messages(), None);
+        assert_eq!(traffic.message_bytes(), None);
+        assert_eq!(traffic.last_message(), None);
+        assert_eq!(traffic.first_message_at(), None);
+        assert!(traffic.is_complete() && !traffic.truncated());
+    }
+    assert_eq!(rpc.timeout(), None);
+    assert_eq!(rpc.deadline(), None);
+    assert_eq!(rpc.attempt(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_observed_has_no_figures() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()))
+        .service_fn(async |request: http::Request<Full<Bytes>>| {
+            request.into_body().collect().await?;
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+    let request = http::Request::new(Full::new(Bytes::from_static(b"hello")));
+    service.oneshot(request).await.unwrap();
+    let stats = recorder.only_finished();
+    let request = stats.stats().request();
+    assert_eq!(request.wire_bytes(), None, "unknown is not zero");
+    assert!(!request.is_complete());
+    assert_eq!(stats.stats().at(Event::HALF_CLOSE), None);
+    assert_eq!(stats.stats().response().wire_bytes(), Some(0));
+}
+
+#[tokio::test]
+async fn an_empty_request_is_known_to_be_empty() {
+    let (rpc, log) = exchange(post(Body::empty()), answer(200, Body::empty())).await;
+    assert_eq!(rpc.stats().request().wire_bytes(), Some(0));
+    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
+    assert_eq!(log.last().unwrap(), "finish headers_only 200");
+}
+
+// A server stops polling once it has sent so much as the header says.
+#[tokio::test]
+async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()))
+        .service_fn(async |_: Request| {
+            let response = Response::builder().header("content-length", "11");
+            response.body(streamed(&["hello ", "world"]))
+        });
+    let mut body = service.oneshot(post("")).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert!(recorder.finished().is_empty());
+    body.frame().await.unwrap().unwrap();
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
+    assert_eq!(rpc.stats().response().wire_bytes(), Some(11));
+    assert!(rpc.stats().response().is_complete());
+    drop(body);
+    assert_eq!(recorder.finished().len(), 1);
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_length_does_not_end_a_body() {
+    for length in ["banana", "-1", "", "99999999999999999999", "100"] {
+        let recorder = Recorder::new();
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(recorder.clone()))
+            .service_fn(async |request: Request| {
+                let length = &request.headers()["length"];
+                let response = Response::builder().header("content-length", length);
+                response.body(streamed(&["hello ", "world"]))
+            });
+        let mut request = post("");
+        request
+            .headers_mut()
+            .insert("length", length.parse().unwrap());
+        let response = service.oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        let rpc = recorder.only_finished();
+        assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
+        assert_eq!(rpc.stats().response().wire_bytes(), Some(11));
+    }
+}
+
+#[tokio::test]
+async fn a_body_dropped_early_is_cancelled_and_keeps_the_status() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()))
+        .service_fn(async |_: Request| {
+            Ok::<_, Infallible>(answer(200, streamed(&["hello ", "world"])))
+        });
+    let mut body = service.oneshot(post("")).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().ending(), Some(Ending::Cancelled));
+    assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+    assert_eq!(rpc.stats().wire_status(), None);
+    assert_eq!(rpc.stats().response().wire_bytes(), Some(6));
+    assert!(!rpc.stats().response().is_complete());
+}
+
+#[tokio::test]
+async fn an_exchange_without_a_response_has_no_status() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()))
+        .service_fn(async |_: Request| Err::<Response, _>(std::io::Error::other("gone")));
+    service.oneshot(post("hello")).await.unwrap_err();
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().status(), None);
+    assert_eq!(rpc.stats().http_status(), None);
+    assert_eq!(rpc.stats().ending(), Some(Ending::ServiceError));
+    assert_eq!(rpc.stats().error(), Some("gone"));
+    assert!(rpc.stats().failed());
+    assert_eq!(rpc.stats().response().wire_bytes(), None);
+}
+
+#[tokio::test]
+async fn a_client_can_finish_at_the_response() {
+    for (content_type, at_once) in [("text/plain", true), ("application/grpc", false)] {
+        let recorder = Recorder::new();
+        let service = ServiceBuilder::new()
+            .layer(
+                TracerLayer::new(recorder.clone())
+                    .client()
+                    .finish_at_response(),
+            )
+            .service_fn(move |_: Request| async move {
+                let response = Response::builder().header("content-type", content_type);
+                response.body(streamed(&["hello ", "world"]))
+            });
+        let request = Request::post("/echo.Echo/UnaryEcho").header("content-type", content_type);
+        let request = request.body(Body::empty()).unwrap();
+        let response = service.oneshot(request).await.unwrap();
+        assert_eq!(recorder.finished().len(), usize::from(at_once));
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, "hello world");
+        let rpc = recorder.only_finished();
+        if at_once {
+            assert_eq!(rpc.stats().ending(), Some(Ending::Response));
+            assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+        } else {
+            assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
+        }
+    }
+}
+
+fn router(release: Arc<Notify>) -> Router {
+    let slow = move || {
+        let release = Arc::clone(&release);
+        let first = futures_util::stream::iter([Ok::<_, Infallible>("first ")]);
+        let second = futures_util::stream::once(async move {
+            release.notified().await;
+            Ok("second")
+        });
+        let body = Body::from_stream(futures_util::StreamExt::chain(first, second));
+        async move { Response::new(body) }
+    };
+    Router::new()
+        .route("/page", routing::get(|| async { "a page" }))
+        .route(
+            "/nothing",
+            routing::get(|| async { StatusCode::NO_CONTENT }),
+        )
+        // Nobody may send a body with these, but a handler can make one.
+        .route(
+            "/odd",
+            routing::get(|| async { (StatusCode::NO_CONTENT, "odd") }),
+        )
+        .route(
+            "/same",
+            routing::get(|| async { answer(304, streamed(&["odd"])) }),
+        )
+        .route(
+            "/stream",
+            routing::get(|| async { answer(200, streamed(&["a", "bc"])) }),
+        )
+        .route(
+            "/file",
+            routing::get(|| async {
+                let mut response = answer(200, streamed(&["a", "bc"]));
+                response.headers_mut().insert("content-length", 3.into());
+                response
+            }),
+        )
+        .route("/slow", routing::get(slow))
+        .route("/upload", routing::post(|body: Bytes| async move { body }))
+}
+
+/// A server, and a client of it, a recorder on each.
+struct Pair {
+    uri: String,
+    server: Recorder,
+    release: Arc<Notify>,
+}
+
+async fn serve() -> Pair {
+    let server = Recorder::new();
+    let release = Arc::new(Notify::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let router = router(Arc::clone(&release)).layer(TracerLayer::new(server.clone()));
+    let serving = async move { axum::serve(listener, router).await };
+    tokio::spawn(serving);
+    Pair {
+        uri,
+        server,
+        release,
+    }
+}
+
+impl Pair {
+    /// Calls through a traced client; the response's body is not read yet.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        http2: bool,
+    ) -> (
+        Recorder,
+        http::Response<impl HttpBody<Data = Bytes, Error: std::fmt::Debug> + use<>>,
+    ) {
+        let client_side = Recorder::new();
+        let http = Client::builder(TokioExecutor::new())
+            .http2_only(http2)
+            .build_http::<Body>();
+        let client = ServiceBuilder::new()
+            .layer(TracerLayer::new(client_side.clone()).client())
+            .service(http);
+        let request = Request::builder()
+            .method(&method)
+            .uri(format!("{}{path}", self.uri));
+        let body = match method {
+            Method::POST => Body::from("hello"),
+            _ => Body::empty(),
+        };
+        let response = soon(client.oneshot(request.body(body).unwrap())).await;
+        (client_side, response.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn over_http_each_exchange_ends_well_on_both_sides() {
+    use Ending::{BodyEnd, HeadersOnly};
+    for http2 in [false, true] {
+        let pair = serve().await;
+        for (method, path, status, bytes, server_bytes, endings) in [
+            (Method::GET, "/page", 200, 6, 6, [BodyEnd, BodyEnd]),
+            (Method::HEAD, "/page", 200, 0, 0, [HeadersOnly, HeadersOnly]),
+            (
+                Method::GET,
+                "/nothing",
+                204,
+                0,
+                0,
+                [HeadersOnly, HeadersOnly],
+            ),
+            (Method::GET, "/odd", 204, 0, 0, [HeadersOnly, HeadersOnly]),
+            (Method::GET, "/stream", 200, 3, 3, [BodyEnd, BodyEnd]),
+            (
+                Method::HEAD,
+                "/stream",
+                200,
+                0,
+                0,
+                [HeadersOnly, HeadersOnly],
+            ),
+            (Method::GET, "/file", 200, 3, 3, [BodyEnd, BodyEnd]),
+            (Method::HEAD, "/file", 200, 0, 0, [HeadersOnly, HeadersOnly]),
+            (Method::POST, "/upload", 200, 5, 5, [BodyEnd, BodyEnd]),
+            (Method::GET, "/none", 404, 0, 0, [HeadersOnly, HeadersOnly]),
+        ] {
+            if http2 && path == "/odd" {
+                // Over HTTP/2 hyper sends what there is.
+                continue;
+            }
+            pair.server.clear();
+            let (client_side, response) = pair.call(method.clone(), path, http2).await;
+            assert_eq!(response.status(), status);
+            let body = soon(response.into_body().collect()).await.unwrap();
+            assert_eq!(body.to_bytes().len() as u64, bytes, "{method} {path}");
+            let server = soon(pair.server.wait_finished(1)).await.remove(0);
+            let client = client_side.only_finished();
+            for (rpc, ending) in [&client, &server].into_iter().zip(endings) {
+                let stats = rpc.stats();
+                let case = format!("{method} {path} {http2} {rpc:?}");
+                assert_eq!(stats.status(), Some(Status::Http(status)), "{case}");
+                assert_eq!(stats.ending(), Some(ending), "{case}");
+            }
+            assert_eq!(client.stats().response().wire_bytes(), Some(bytes));
+            assert_eq!(server.stats().response().wire_bytes(), Some(server_bytes));
+            let sent = if method == Method::POST { 5 } else { 0 };
+            assert_eq!(client.stats().request().wire_bytes(), Some(sent));
+            assert_eq!(server.stats().request().wire_bytes(), Some(sent));
+        }
+    }
+}
+
+// Where an inner layer leaves a body on such a response, the server looks away.
+#[tokio::test]
+async fn a_body_that_nobody_may_send_ends_with_the_headers() {
+    for (method, status) in [(Method::HEAD, 200), (Method::GET, 204), (Method::GET, 304)] {
+        let recorder = Recorder::new();
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(recorder.clone()))
+            .service_fn(move |_: Request| async move {
+                Ok::<_, Infallible>(answer(status, streamed(&["never", "sent"])))
+            });
+        let request = Request::builder().method(&method).body(Body::empty());
+        let response = service.oneshot(request.unwrap()).await.unwrap();
+        drop(response);
+        let rpc = recorder.only_finished();
+        assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
+        assert_eq!(rpc.stats().status(), Some(Status::Http(status)));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_counted_while_it_runs_and_a_caller_that_leaves_cancels() {
+    for leaves in [true, false] {
+        let pair = serve().await;
+        let (client_side, response) = pair.call(Method::GET, "/slow", true).await;
+        let mut body = Box::pin(response.into_body());
+        soon(body.frame()).await.unwrap().unwrap();
+        let rpc = pair.server.started().remove(0);
+        assert_eq!(rpc.stats().response().wire_bytes(), Some(6));
+        assert_eq!(rpc.stats().ending(), None);
+        assert_eq!(rpc.stats().status(), None);
+        assert_eq!(rpc.stats().http_status(), Some(200));
+        let next = body
+            .as_mut()
+            .poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(next.is_pending());
+        let (ending, bytes) = if leaves {
+            drop(body);
+            (Ending::Cancelled, 6)
+        } else {
+            pair.release.notify_one();
+            soon(body.collect()).await.unwrap();
+            (Ending::BodyEnd, 12)
+        };
+        let server = soon(pair.server.wait_finished(1)).await.remove(0);
+        for rpc in [&client_side.only_finished(), &server] {
+            assert_eq!(rpc.stats().ending(), Some(ending));
+            assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+            assert_eq!(rpc.stats().response().wire_bytes(), Some(bytes));
+        }
+    }
+}
