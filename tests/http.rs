@@ -219,7 +219,7 @@ async fn an_exchange_without_a_response_has_no_status() {
     assert_eq!(rpc.stats().ending(), Some(Ending::ServiceError));
     assert_eq!(rpc.stats().error(), Some("gone"));
     assert!(rpc.stats().failed());
-    assert_eq!(rpc.stats().response().wire_bytes(), None);
+    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
 }
 
 #[tokio::test]
