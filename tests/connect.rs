@@ -3,7 +3,7 @@
 mod scripted;
 mod two_sides;
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use axum::{Router, body::Body, extract::Request, http::StatusCode, response::Response, routing};
 use bytes::Bytes;
@@ -287,6 +287,19 @@ fn a_stream_ends_as_its_last_frame_says() {
             assert_eq!(response.message_bytes(), Some(14));
             assert!(response.is_complete() && !response.truncated());
         }
+    }
+}
+
+#[test]
+fn a_last_frame_that_is_compressed_is_read_too() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(br#"{"error":{"code":"aborted","message":"m"}}"#)
+        .unwrap();
+    for rpc in stream(&frame(3, &gzip.finish().unwrap())).both() {
+        let stats = rpc.stats();
+        assert_eq!(stats.status(), Some(Status::Grpc(Code::Aborted)));
+        assert_eq!(stats.error(), Some("m"));
+        assert_eq!(stats.response().messages(), Some(2));
     }
 }
 

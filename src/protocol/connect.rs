@@ -1,6 +1,6 @@
 //! Connect: errors are JSON, in the body of a unary response and in the last frame of a stream.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, io::Read as _, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -42,8 +42,25 @@ pub(crate) fn unary_error(body: &[u8]) -> Option<Error> {
         .map(Error::new)
 }
 
+/// How much of a compressed frame is read.
+const MOST: u64 = 8 * 1024;
+
 /// Reads the last frame of a stream: an error, or none for OK; `Err` where it is no such frame.
-pub(crate) fn end_of_stream(frame: &[u8]) -> Result<Option<Error>, serde_json::Error> {
+///
+/// A frame may be compressed, and with gzip, the one compression that Connect's peers share.
+pub(crate) fn end_of_stream(
+    frame: &[u8],
+    compressed: bool,
+) -> Result<Option<Error>, serde_json::Error> {
+    let mut plain = Vec::new();
+    let mut frame = frame;
+    if compressed {
+        let mut gunzip = flate2::read::GzDecoder::new(frame).take(MOST);
+        gunzip
+            .read_to_end(&mut plain)
+            .map_err(serde_json::Error::io)?;
+        frame = &plain;
+    }
     let end: End<'_> = serde_json::from_slice(frame)?;
     Ok(end.error.map(Error::new))
 }
@@ -84,7 +101,7 @@ fn code(name: &str) -> Option<Code> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{io::Write as _, time::Duration};
 
     use http::HeaderValue;
 
@@ -96,15 +113,35 @@ mod tests {
         let error = error.unwrap();
         assert_eq!(error.code, Some(Code::NotFound));
         assert_eq!(error.message, "no \"x\"");
-        let error = end_of_stream(br#"{"error":{"code":"canceled"},"metadata":{}}"#);
+        let error = end_of_stream(br#"{"error":{"code":"canceled"},"metadata":{}}"#, false);
         assert_eq!(error.unwrap().unwrap().code, Some(Code::Cancelled));
-        assert_eq!(end_of_stream(b"{}").unwrap(), None);
+        assert_eq!(end_of_stream(b"{}", false).unwrap(), None);
         assert_eq!(unary_error(br#"{"code":"ok"}"#).unwrap().code, None);
         assert_eq!(unary_error(br#"{"code":"NOT_FOUND"}"#).unwrap().code, None);
         for garbage in [&b""[..], b"{", b"[]", b"\xff", b"null"] {
             assert_eq!(unary_error(garbage), None);
         }
-        assert!(end_of_stream(b"{").is_err());
+        assert!(end_of_stream(b"{", false).is_err());
+    }
+
+    #[test]
+    fn a_compressed_frame_is_read_and_a_bomb_is_not() {
+        let gzip = |plain: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            gzip.write_all(plain).unwrap();
+            gzip.finish().unwrap()
+        };
+        let frame = gzip(br#"{"error":{"code":"aborted"}}"#);
+        let error = end_of_stream(&frame, true).unwrap();
+        assert_eq!(error.unwrap().code, Some(Code::Aborted));
+        assert!(end_of_stream(&frame, false).is_err());
+        assert!(end_of_stream(b"{}", true).is_err());
+        let mut bomb = br#"{"error":null}"#.to_vec();
+        bomb.resize(1_000_000, b' ');
+        // Cut where reading stops, and whole as far as that.
+        assert_eq!(end_of_stream(&gzip(&bomb), true).unwrap(), None);
+        bomb.push(b'x');
+        assert_eq!(end_of_stream(&gzip(&bomb), true).unwrap(), None);
     }
 
     #[test]

@@ -46,6 +46,7 @@ struct Last {
     /// Whether there were more.
     cut: bool,
     complete: bool,
+    compressed: bool,
 }
 
 /// How much of the end is kept: a status and a message are in there.
@@ -208,7 +209,7 @@ impl Counter {
         let last = self.last.as_ref().filter(|last| last.complete)?;
         #[cfg(feature = "connect")]
         if last.flag == crate::protocol::connect::END_OF_STREAM {
-            let end = crate::protocol::connect::end_of_stream(&last.bytes);
+            let end = crate::protocol::connect::end_of_stream(&last.bytes, last.compressed);
             return Some(LastWord::Connect(end.map_err(drop)));
         }
         let mut lines = &last.bytes[..];
@@ -231,6 +232,7 @@ impl Last {
     fn new(flag: u8) -> Self {
         Self {
             flag,
+            compressed: false,
             bytes: Vec::new(),
             cut: false,
             complete: false,
@@ -267,6 +269,7 @@ impl Frames for Found<'_, '_> {
             && flags & last.flag != 0
         {
             last.complete = true;
+            last.compressed = flags & 1 != 0;
         } else {
             self.meter.message(length.into(), flags & 1 != 0);
         }
