@@ -85,12 +85,17 @@
 //!   Layers stack too, and the inner record's [`parent`](RpcInfo::parent) is the outer one.
 //! * **The time of one part**, such as the handler: [`MarkLayer`].
 //! * **Services that are not HTTP:** implement [`TracedRequest`] and [`TracedResponse`].
+//! * **One tracer made of another:** [`Tracer::filter`], [`sample`](Tracer::sample),
+//!   [`slow`](Tracer::slow), [`failed`](Tracer::failed), [`reload`](Tracer::reload),
+//!   [`boxed`](Tracer::boxed); one made of a closure: [`on_finish`].
 //! * **Tracers that come with the crate:** [`tracers`], a feature each.
+//! * **Guides:** [`guide`].
 //!
 //! # Features
 //!
 //! `transport` (default) and `tonic` see into tonic's bodies and errors, `axum` into axum's bodies;
-//! without them requests over HTTP have unknown sizes. `tracing`, `otel`, `metrics` and `testing`
+//! without them requests over HTTP have unknown sizes. `connect` understands Connect, which is plain
+//! HTTP without it. `tracing`, `otel`, `metrics` and `testing`
 //! bring the [`tracers`] of these names.
 //!
 //! # What is not provided
