@@ -2,7 +2,7 @@
 //!
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
 //! all; look at the ratios. Give the name of one layer to run only its calls, for counting
-//! instructions: `valgrind --tool=callgrind … --only empty`.
+//! instructions (`valgrind --tool=callgrind … --only empty`), and how many for sampling.
 
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
@@ -160,7 +160,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|a| a == "--only") {
         let wanted = arguments.get(at + 1).expect("--only NAME");
-        let calls = 2_000;
+        let calls = arguments
+            .get(at + 2)
+            .map_or(2_000, |calls| calls.parse().expect("a number"));
         for (name, mut run) in variants(1) {
             if name == wanted {
                 run(calls);
