@@ -367,3 +367,12 @@ fn a_service_that_is_neither_clone_nor_sync_is_traced_and_given_back() {
     assert_eq!(service.into_inner().0.get(), 5);
     assert_eq!(recorder.started().len(), 1);
 }
+
+#[test]
+fn one_traced_service_can_be_added_to_a_server() {
+    let traced = tower::Layer::layer(
+        &TracerLayer::new(()),
+        common::echo::EchoServer::new(common::echo::EchoService),
+    );
+    let _ = tonic::transport::Server::builder().add_service(traced);
+}

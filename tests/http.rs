@@ -246,6 +246,7 @@ async fn a_client_can_finish_at_the_response() {
         if at_once {
             assert_eq!(rpc.stats().ending(), Some(Ending::Response));
             assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+            assert_eq!(rpc.stats().response().wire_bytes(), None, "not looked at");
         } else {
             assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
         }
@@ -423,6 +424,23 @@ async fn a_body_that_nobody_may_send_ends_with_the_headers() {
 }
 
 #[tokio::test]
+async fn an_empty_body_by_its_header_is_over_with_the_headers() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()).server())
+        .service_fn(async |_: Request| {
+            let response = Response::builder().header("content-length", "0");
+            response.body(streamed(&[]))
+        });
+    // As an HTTP/1 server does, the body is dropped unpolled.
+    drop(service.oneshot(post("hello")).await.unwrap());
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+    assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
+    assert!(rpc.stats().response().is_complete());
+}
+
+#[tokio::test]
 async fn a_stream_is_counted_while_it_runs_and_a_caller_that_leaves_cancels() {
     for leaves in [true, false] {
         let pair = serve().await;
@@ -453,4 +471,40 @@ async fn a_stream_is_counted_while_it_runs_and_a_caller_that_leaves_cancels() {
             assert_eq!(rpc.stats().response().wire_bytes(), Some(bytes));
         }
     }
+}
+
+/// Names itself as its own cause.
+#[derive(Debug)]
+struct Circle;
+
+impl std::fmt::Display for Circle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("circle")
+    }
+}
+
+impl std::error::Error for Circle {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self)
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_is_its_own_cause_does_not_hold_the_call_up() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()))
+        .service_fn(async |_: Request| Err::<Response, tower::BoxError>(Circle.into()));
+    service.oneshot(post("hello")).await.unwrap_err();
+    assert_eq!(recorder.only_finished().stats().error(), Some("circle"));
+}
+
+#[test]
+fn a_level_is_of_the_layer_that_it_was_set_on() {
+    let base = TracerLayer::new(());
+    let detailed = base.clone().level(tower_tracer::Level::Detailed);
+    assert_eq!(base.level_handle().get(), tower_tracer::Level::Base);
+    let clone = detailed.clone();
+    detailed.level_handle().set(tower_tracer::Level::Disabled);
+    assert_eq!(clone.level_handle().get(), tower_tracer::Level::Disabled);
 }

@@ -400,11 +400,11 @@ async fn a_call_through_two_servers_is_one_trace_each_span_the_child_of_the_one_
 }
 
 /// An in-process service that says what it was sent, under a layer.
-fn in_process(
-    layer: TracerLayer<OtelTracer>,
+fn in_process<T: tower_tracer::Tracer>(
+    layer: TracerLayer<T>,
 ) -> impl Service<
     http::Request<String>,
-    Response = http::Response<ResponseBody<String, OtelTracer>>,
+    Response = http::Response<ResponseBody<String, T>>,
     Error = std::convert::Infallible,
     Future: Send,
 > + Clone {
@@ -985,6 +985,22 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
         ]
     );
     assert_eq!(metrics, [new.replace("rpc.response.", "rpc.")]);
+}
+
+#[tokio::test]
+async fn a_call_whose_state_is_dropped_without_a_finish_is_not_in_flight() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry
+        .tracer()
+        .methods(KnownMethods::new(["a.B/C"]))
+        .in_flight();
+    // OK is no failure, so its state is dropped.
+    let service = in_process(TracerLayer::new(tower_tracer::Tracer::failed(tracer)).server());
+    service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    assert_eq!(
+        telemetry.sum("rpc.server.active_calls"),
+        [("rpc.method=a.B/C rpc.system.name=grpc".to_owned(), 0)]
+    );
 }
 
 #[tokio::test]

@@ -110,7 +110,6 @@ where
                         return polled;
                     }
                     if counter.waits() {
-                        *this.at_end = true;
                         return polled;
                     }
                     counter.end(&meter, true);

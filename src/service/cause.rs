@@ -68,8 +68,7 @@ impl<'a> Failure<'a> {
     /// What the error and its causes display, the first kilobyte or so.
     fn full_text(&self) -> String {
         let mut text = head_of(self.text);
-        let mut next = self.error.and_then(Error::source);
-        while let Some(cause) = next {
+        for cause in self.chain().skip(1) {
             if text.len() > LONGEST {
                 break;
             }
@@ -78,7 +77,6 @@ impl<'a> Failure<'a> {
                 text.push_str(": ");
                 text.push_str(&cause_text);
             }
-            next = cause.source();
         }
         text
     }

@@ -37,7 +37,8 @@ pub(super) enum Cause<'a> {
 #[inline]
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
-    if stats.http_status().is_none() && rpc.protocol() != Protocol::Other {
+    let is_told = matches!(cause, Cause::Told(_));
+    if !is_told && stats.http_status().is_none() && rpc.protocol() != Protocol::Other {
         // No response came: nothing of it passed, which is known and no more unknown.
         stats
             .cell(Direction::Response)

@@ -129,14 +129,17 @@ where
             if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
                 counter.expect(length_of(headers));
             }
-            meter.observe(counter.counts_messages());
+            let at_once =
+                protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
+            if !at_once {
+                meter.observe(counter.counts_messages());
+            }
             meter.event(
                 Event::RESPONSE_HEADERS,
                 WireEventKind::ResponseHeaders(headers),
             );
-            let at_once =
-                protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
-            at_end = protocol == Protocol::Http && has_no_body(self.status());
+            at_end =
+                counter.is_full() || (protocol == Protocol::Http && has_no_body(self.status()));
             // An HTTP server drops the body of an answer to HEAD unpolled.
             let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
             if self.body().is_end_stream() || is_head {

@@ -116,12 +116,13 @@ impl<T> TracerLayer<T> {
     /// How much is recorded. A tracer that needs more raises it for the RPCs it takes part in;
     /// [`Level::Disabled`] is not raised, and asks no tracer.
     #[must_use]
-    pub fn level(self, level: Level) -> Self {
-        self.settings.level.set(level);
+    pub fn level(mut self, level: Level) -> Self {
+        self.settings.level = LevelHandle(Arc::new(AtomicLevel::new(level)));
         self
     }
 
-    /// What changes the level while the services run.
+    /// What changes the level of this layer's services, and of its clones made from here on, while
+    /// they run. Take it after [`level`](Self::level).
     ///
     /// ```
     /// use tower_tracer::{Level, TracerLayer};

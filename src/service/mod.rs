@@ -140,6 +140,11 @@ impl<T: Tracer> Shared<T> {
     }
 }
 
+#[cfg(feature = "tonic")]
+impl<S: tonic::server::NamedService, T> tonic::server::NamedService for TracerService<S, T> {
+    const NAME: &'static str = S::NAME;
+}
+
 impl<S: Clone, T> Clone for TracerService<S, T> {
     fn clone(&self) -> Self {
         Self {

@@ -109,6 +109,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// The RPC is over, with this status, or with none that is known.
     pub fn finish(mut self, status: impl Into<Option<Status>>) {
         if let Some(meter) = self.meter() {
+            meter.observe(true);
             meter.complete();
         }
         self.end(&Cause::Told(status.into()));

@@ -204,6 +204,7 @@ impl RequestObserver {
     /// The request is all there: the client sends no more.
     pub fn complete(&mut self) {
         if let Some(meter) = self.meter() {
+            meter.observe(true);
             meter.complete();
         }
     }

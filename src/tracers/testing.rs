@@ -245,7 +245,9 @@ impl Recorder {
         let rpc = rpc.clone();
         let mut seen = self.seen();
         seen.entries.push(Entry { rpc, what });
-        for waker in seen.waiting.drain(..) {
+        let waiting = std::mem::take(&mut seen.waiting);
+        drop(seen);
+        for waker in waiting {
             waker.wake();
         }
     }

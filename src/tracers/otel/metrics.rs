@@ -75,6 +75,30 @@ struct InFlight {
     http: Sides<UpDownCounter<i64>>,
 }
 
+/// Counts one more in flight for as long as it lives: the state that holds it may be dropped
+/// without a finish, or a part of the start may panic.
+#[derive(Debug)]
+pub(super) struct Counted {
+    counter: UpDownCounter<i64>,
+    attributes: Vec<KeyValue>,
+}
+
+impl Counted {
+    fn new(counter: &UpDownCounter<i64>, attributes: &[KeyValue]) -> Self {
+        counter.add(1, attributes);
+        Self {
+            counter: counter.clone(),
+            attributes: attributes.to_vec(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counter.add(-1, &self.attributes);
+    }
+}
+
 /// gRPC's own metrics.
 #[derive(Debug)]
 struct Grpc {
@@ -170,15 +194,14 @@ impl Instruments {
         }
     }
 
-    pub(super) fn rpc_started(&self, series: &Series, role: Role) {
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.rpc.of(role).add(1, &series.in_flight);
-        }
+    pub(super) fn rpc_started(&self, series: &Series, role: Role) -> Option<Counted> {
         if let Some(grpc) = &self.grpc
             && series.is_grpc()
         {
             grpc.started(role, &series.grpc_at_start);
         }
+        let in_flight = self.in_flight.as_ref()?;
+        Some(Counted::new(in_flight.rpc.of(role), &series.in_flight))
     }
 
     /// `started` is the series it was counted under in [`rpc_started`](Self::rpc_started).
@@ -193,9 +216,6 @@ impl Instruments {
             let millis = cost.as_secs_f64() * 1000.0;
             duration.of(role).record(millis, &outcome.measured_old);
         }
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.rpc.of(role).add(-1, &started.in_flight);
-        }
         if let Some(grpc) = &self.grpc
             && started.is_grpc()
         {
@@ -203,18 +223,14 @@ impl Instruments {
         }
     }
 
-    pub(super) fn http_started(&self, role: Role, in_flight: &[KeyValue]) {
-        if let Some(counter) = &self.in_flight {
-            counter.http.of(role).add(1, in_flight);
-        }
+    pub(super) fn http_started(&self, role: Role, in_flight: &[KeyValue]) -> Option<Counted> {
+        let counter = self.in_flight.as_ref()?;
+        Some(Counted::new(counter.http.of(role), in_flight))
     }
 
-    pub(super) fn http_finished(&self, rpc: &RpcInfo, in_flight: &[KeyValue], all: &[KeyValue]) {
+    pub(super) fn http_finished(&self, rpc: &RpcInfo, all: &[KeyValue]) {
         let seconds = rpc.stats().age().as_secs_f64();
         self.http.of(rpc.role()).record(seconds, all);
-        if let Some(counter) = &self.in_flight {
-            counter.http.of(rpc.role()).add(-1, in_flight);
-        }
     }
 }
 

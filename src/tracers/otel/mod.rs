@@ -94,15 +94,14 @@ use opentelemetry::{
 use self::{
     http::HttpExchange,
     methods::Methods,
-    metrics::Instruments,
+    metrics::{Counted, Instruments},
     propagation::Propagation,
     series::{AllowedHeader, Key, Series, System, Wording},
     span::{Spans, What},
 };
-use crate::tracers::KnownMethods;
 use crate::{
     Address, Candidate, Event, Level, RequestParts, Role, RpcInfo, Scope, Status, Tracer,
-    WireEvent, WireEventKind,
+    WireEvent, WireEventKind, tracers::KnownMethods,
 };
 
 /// A tracer for OpenTelemetry with the global providers and propagator, by the conventions that
@@ -402,7 +401,7 @@ impl OtelTracer {
         let method = rpc.full_method();
         let make = self.make_series();
         let series = self.methods.of(method, generated, key, &make);
-        self.live().instruments.rpc_started(&series, rpc.role());
+        let counted = self.live().instruments.rpc_started(&series, rpc.role());
         let mut attributes = Vec::with_capacity(series.at_start.len() + AT_END);
         attributes.extend_from_slice(&series.at_start);
         if series.is_other()
@@ -414,6 +413,7 @@ impl OtelTracer {
             name: series.span_name.into(),
             attributes,
             what: What::Rpc(series),
+            counted,
         }
     }
 
@@ -422,11 +422,12 @@ impl OtelTracer {
         let route = find.and_then(|find| find(request));
         let (exchange, attributes) = HttpExchange::start(rpc, request, route);
         let instruments = &self.live().instruments;
-        instruments.http_started(rpc.role(), &exchange.in_flight);
+        let counted = instruments.http_started(rpc.role(), &exchange.in_flight);
         Start {
             name: exchange.span_name.clone(),
             attributes,
             what: What::Http(Box::new(exchange)),
+            counted,
         }
     }
 }
@@ -439,11 +440,12 @@ struct Start {
     name: Cow<'static, str>,
     attributes: Vec<KeyValue>,
     what: What,
+    counted: Option<Counted>,
 }
 
 /// An RPC that runs, as the tracer keeps it.
 #[derive(Debug)]
-pub struct Running(Arc<span::Running>);
+pub struct Running(Arc<span::Running>, Option<Counted>);
 
 impl Tracer for OtelTracer {
     type State = Running;
@@ -487,10 +489,10 @@ impl Tracer for OtelTracer {
         if let (Role::Client, Some(headers)) = (rpc.role(), request.headers_mut()) {
             self.propagation.inject(&running.context, headers);
         }
-        Running(Arc::new(running))
+        Running(Arc::new(running), start.counted)
     }
 
-    fn finish(&self, Running(running): Running, rpc: &RpcInfo) {
+    fn finish(&self, Running(running, _counted): Running, rpc: &RpcInfo) {
         let instruments = &self.live().instruments;
         match &running.what {
             What::Rpc(series) => self.finish_rpc(&running, series, rpc),
@@ -503,7 +505,7 @@ impl Tracer for OtelTracer {
                     outcome.failed,
                     &outcome.at_end,
                 );
-                instruments.http_finished(rpc, &exchange.in_flight, &outcome.measured);
+                instruments.http_finished(rpc, &outcome.measured);
             }
         }
     }
@@ -519,7 +521,7 @@ impl Tracer for OtelTracer {
         self.message_events || !self.response_metadata.is_empty()
     }
 
-    fn event(&self, Running(running): &mut Running, rpc: &RpcInfo, event: &WireEvent<'_>) {
+    fn event(&self, Running(running, _): &mut Running, rpc: &RpcInfo, event: &WireEvent<'_>) {
         match event.kind {
             WireEventKind::RequestMessage(message) if self.message_events => {
                 running.message(rpc, event.at, message, true);
@@ -538,7 +540,7 @@ impl Tracer for OtelTracer {
         }
     }
 
-    fn scope(&self, Running(running): &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+    fn scope(&self, Running(running, _): &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
         Some(Arc::clone(running) as Arc<dyn Scope>)
     }
 
@@ -645,8 +647,12 @@ fn original(method: &str) -> KeyValue {
 /// What tells the RPC's series from others of its method.
 fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Key<'a> {
     let role = rpc.role();
-    let address = rpc.callee().address().or_else(|| match role {
-        Role::Client => Some(Address::Named(uri?.authority()?.as_str())),
+    let told = rpc.callee().address().map(|address| match address {
+        Address::Named(name) => Address::Named(without_user(name)),
+        socket => socket,
+    });
+    let address = told.or_else(|| match role {
+        Role::Client => Some(Address::Named(without_user(uri?.authority()?.as_str()))),
         Role::Server => None,
     });
     Key {
@@ -654,6 +660,11 @@ fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Ke
         system,
         address,
     }
+}
+
+/// An address without the user and the password that a URI may have, which are nobody's business.
+fn without_user(address: &str) -> &str {
+    address.rsplit_once('@').map_or(address, |(_, rest)| rest)
 }
 
 /// Whether generated code names the method.

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context, global,
     propagation::{Extractor, Injector, TextMapPropagator},
+    trace::TraceContextExt as _,
 };
 
 /// The propagator that was given, else the global one.
@@ -27,9 +28,18 @@ impl Propagation {
         self.with(|propagator| propagator.extract_with_context(context, &headers))
     }
 
-    /// Puts the context into the headers, in place of what was there.
+    /// Puts the context into the headers, in place of what was there, also where the context has
+    /// less to say. Without a valid span there is no context of ours, and what was there stays.
     pub(super) fn inject(&self, context: &Context, headers: &mut HeaderMap) {
-        self.with(|propagator| propagator.inject_context(context, &mut Injected(headers)));
+        let is_ours = context.span().span_context().is_valid();
+        self.with(|propagator| {
+            if is_ours {
+                for field in propagator.fields() {
+                    headers.remove(field);
+                }
+            }
+            propagator.inject_context(context, &mut Injected(headers));
+        });
     }
 
     fn with<R>(&self, mut f: impl FnMut(&dyn TextMapPropagator) -> R) -> R {
