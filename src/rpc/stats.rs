@@ -263,8 +263,8 @@ impl Stats {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// How many user-defined events were not kept: beyond the first 64 of the RPC, or recorded
-    /// after its end.
+    /// How many events were not kept: user-defined ones beyond the first 64 of the RPC, and any that
+    /// was recorded after its end.
     #[must_use]
     pub fn events_left_out(&self) -> u64 {
         self.extra

@@ -105,7 +105,8 @@ pub trait Tracer: Send + Sync + 'static {
     /// Called for each message, and for headers, half-close and trailers, as they pass the layer,
     /// between `start` and `finish`; only where [`wants_events`](Self::wants_events).
     ///
-    /// Request and response can be on different threads; calls for one RPC never overlap.
+    /// Request and response can be on different threads; calls for one RPC never overlap, so it must
+    /// not block: the other direction, and `finish`, would wait.
     ///
     /// ```
     /// use tower_tracer::{RequestParts, RpcInfo, Tracer, WireEvent, WireEventKind};

@@ -68,7 +68,8 @@
 //! [list or a descriptor set](OtelTracer::methods). Without one, a
 //! method becomes known when the service has answered a call of it with OK or with a message; until
 //! then it is `_OTHER`, as is one that is only ever UNIMPLEMENTED. 100 methods become known in this
-//! way, which a service that answers to any name uses up; one tracer keeps 2000 series at most.
+//! way, which a service that answers to any name uses up. One tracer keeps 2000 combinations of an
+//! RPC's method, side, protocol and address at most; plain HTTP is bounded by the SDK alone.
 //!
 //! # Cost
 //!
