@@ -30,6 +30,7 @@ impl Slot {
     }
 
     /// The record; `None` only within [`enter`](Self::enter), where nobody can ask.
+    #[inline]
     pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
         self.0.as_ref()
     }
@@ -38,21 +39,24 @@ impl Slot {
     /// when `f` panics.
     #[inline]
     pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        let outer = replace(self.0.take());
-        let _entered = Entered { slot: self, outer };
+        self.swap();
+        let _entered = Entered(self);
         f()
+    }
+
+    /// Exchanges what is held here and what is current; done again, all is as it was.
+    #[inline]
+    pub(crate) fn swap(&mut self) {
+        self.0 = replace(self.0.take());
     }
 }
 
-struct Entered<'a> {
-    slot: &'a mut Slot,
-    outer: Option<RpcInfo>,
-}
+struct Entered<'a>(&'a mut Slot);
 
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.0 = replace(self.outer.take());
+        self.0.swap();
     }
 }
 

@@ -6,17 +6,30 @@ use std::{
     },
 };
 
-use super::Recorded;
+use http::Method;
+
+use super::{Direction, Event, Recorded, moment::Moment};
 
 /// What most RPCs do not have: allocated when the first of it is there.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
+    /// Of the predefined events but start and finish.
+    moments: [Moment; Event::SLOTS],
+    messages_at: [MessagesAt; 2],
     pub(super) events: Mutex<Vec<Recorded>>,
     pub(super) events_left_out: AtomicU64,
     pub(super) tags: Mutex<Vec<(Cow<'static, str>, Cow<'static, str>)>>,
     pub(super) error: OnceLock<Box<str>>,
     pub(super) panic: OnceLock<Box<str>>,
     pub(super) raw_status: OnceLock<Box<str>>,
+    pub(super) http_method: OnceLock<Method>,
+}
+
+/// When the messages of one direction were complete.
+#[derive(Debug, Default)]
+pub(super) struct MessagesAt {
+    pub(super) first: Moment,
+    pub(super) last: Moment,
 }
 
 impl Extra {
@@ -26,6 +39,19 @@ impl Extra {
     pub(super) const TAGS: usize = 64;
     /// How many bytes of an error's or a panic's text are kept.
     pub(super) const TEXT: usize = 1024;
+
+    /// Where the time of an event stands; `None` for a user's own.
+    pub(super) fn moment(&self, event: Event) -> Option<&Moment> {
+        self.moments.get(event.slot()?)
+    }
+
+    pub(super) fn messages(&self, direction: Direction) -> &MessagesAt {
+        let [request, response] = &self.messages_at;
+        match direction {
+            Direction::Request => request,
+            Direction::Response => response,
+        }
+    }
 
     pub(super) fn events(&self) -> MutexGuard<'_, Vec<Recorded>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)

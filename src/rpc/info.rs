@@ -6,9 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::Method;
+
 use super::{
     Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current,
-    draw::LazyDraw, extra::Extra,
+    draw::LazyDraw, extra::Extra, http_method::HttpMethod,
 };
 
 /// Which side of the RPC a layer stands on.
@@ -136,6 +138,8 @@ pub struct RpcInfo(Arc<Record>);
 
 struct Record {
     description: Description,
+    http_method: Option<HttpMethod>,
+    sockets: Sockets,
     /// Known once the request carries this record and has given the one it had.
     above: OnceLock<Above>,
     stats: Stats,
@@ -148,14 +152,17 @@ pub(crate) struct Description {
     pub(crate) role: Role,
     pub(crate) protocol: Protocol,
     pub(crate) path: MethodPath,
-    pub(crate) http_method: Option<http::Method>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
-    /// The connection's two addresses, on a server.
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) local: Option<SocketAddr>,
     pub(crate) timeout: Option<Duration>,
     /// Which attempt it is, where the request says so.
     pub(crate) attempt: Option<u32>,
+}
+
+/// The addresses of the connection that an RPC came on.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
 }
 
 /// The record an RPC stands under, and which attempt of that it is.
@@ -165,15 +172,35 @@ struct Above {
 }
 
 impl RpcInfo {
+    /// The record of an RPC that begins at `start`.
     #[inline]
-    pub(crate) fn new(description: Description, level: Level) -> Self {
-        let stats = Stats::new(description.role, level);
-        Self(Arc::new(Record {
+    pub(crate) fn new(
+        description: Description,
+        http_method: Option<&Method>,
+        level: Level,
+        start: Instant,
+    ) -> Self {
+        let rpc = Self(Arc::new(Record {
+            stats: Stats::new(description.role, level, start),
             description,
+            http_method: http_method.map(HttpMethod::new),
+            sockets: Sockets::default(),
             above: OnceLock::new(),
-            stats,
             draw: LazyDraw::default(),
-        }))
+        }));
+        if let Some(method) = http_method
+            && rpc.0.http_method == Some(HttpMethod::OWN)
+        {
+            let _ = rpc.stats().extra().http_method.set(method.clone());
+        }
+        rpc
+    }
+
+    /// Adds the addresses of the connection; called before anybody else has this record.
+    pub(crate) fn set_sockets(&mut self, sockets: Sockets) {
+        if let Some(record) = Arc::get_mut(&mut self.0) {
+            record.sockets = sockets;
+        }
     }
 
     /// Links this record to the one above it: that of an outer layer, else the current one. Called
@@ -249,8 +276,11 @@ impl RpcInfo {
 
     /// The request's HTTP method; `None` for a request that is not HTTP.
     #[must_use]
-    pub fn http_method(&self) -> Option<&http::Method> {
-        self.0.description.http_method.as_ref()
+    pub fn http_method(&self) -> Option<&Method> {
+        match self.0.http_method? {
+            HttpMethod::OWN => self.stats().extra_if_any()?.http_method.get(),
+            standard => standard.get(),
+        }
     }
 
     /// The end that calls (From in Kitex).
@@ -259,7 +289,7 @@ impl RpcInfo {
         let description = &self.0.description;
         EndpointRef {
             told: description.endpoints.as_ref().map(|e| &e.caller),
-            socket: description.peer,
+            socket: self.0.sockets.peer,
         }
     }
 
@@ -269,7 +299,7 @@ impl RpcInfo {
         let description = &self.0.description;
         EndpointRef {
             told: description.endpoints.as_ref().map(|e| &e.callee),
-            socket: description.local,
+            socket: self.0.sockets.local,
         }
     }
 

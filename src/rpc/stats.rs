@@ -3,15 +3,16 @@ use std::{
     fmt,
     sync::{
         OnceLock,
-        atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Direction, Event, EventStatus, Level, Recorded, Role, Status, Traffic, TrafficCell,
-    extra::{Extra, bounded},
+    extra::{Extra, MessagesAt, bounded},
     level::AtomicLevel,
+    moment::Moment,
 };
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
@@ -55,8 +56,7 @@ pub struct Stats {
     level: AtomicLevel,
     start: Instant,
     start_time: OnceLock<SystemTime>,
-    /// Nanoseconds from the start, plus one; 0 is "not yet".
-    times: [AtomicU64; Event::SLOTS],
+    finish: Moment,
     request: TrafficCell,
     response: TrafficCell,
     /// Attempts made under this record.
@@ -150,13 +150,13 @@ pub(crate) struct Outcome {
 
 impl Stats {
     #[inline]
-    pub(crate) fn new(role: Role, level: Level) -> Self {
+    pub(crate) fn new(role: Role, level: Level, start: Instant) -> Self {
         Self {
             role,
             level: AtomicLevel::new(level),
-            start: Instant::now(),
+            start,
             start_time: OnceLock::new(),
-            times: [const { AtomicU64::new(0) }; Event::SLOTS],
+            finish: Moment::default(),
             request: TrafficCell::default(),
             response: TrafficCell::default(),
             attempts: AtomicU32::new(0),
@@ -170,8 +170,9 @@ impl Stats {
 
     /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.
     #[must_use]
+    #[inline]
     pub fn cost(&self) -> Option<Duration> {
-        self.at(Event::RPC_FINISH)
+        self.finish.get()
     }
 
     /// How long the RPC has been running, or ran.
@@ -184,13 +185,14 @@ impl Stats {
     /// where the RPC's level is below the event's.
     #[must_use]
     pub fn at(&self, event: Event) -> Option<Duration> {
-        match event.slot() {
-            Some(0) => Some(Duration::ZERO),
-            Some(slot) => self.times[slot]
-                .load(Ordering::Acquire)
-                .checked_sub(1)
-                .map(Duration::from_nanos),
-            None => self.custom(event).map(|recorded| recorded.at),
+        if event == Event::RPC_START {
+            Some(Duration::ZERO)
+        } else if event == Event::RPC_FINISH {
+            self.finish.get()
+        } else if event.is_predefined() {
+            self.extra.get()?.moment(event)?.get()
+        } else {
+            self.custom(event).map(|recorded| recorded.at)
         }
     }
 
@@ -275,13 +277,13 @@ impl Stats {
     /// What moved from the client to the server.
     #[must_use]
     pub fn request(&self) -> Traffic {
-        self.request.snapshot()
+        self.request.snapshot(self.messages_at(Direction::Request))
     }
 
     /// What moved from the server to the client.
     #[must_use]
     pub fn response(&self) -> Traffic {
-        self.response.snapshot()
+        self.response.snapshot(self.messages_at(Direction::Response))
     }
 
     /// What this side sent: the request on a client, the response on a server.
@@ -416,13 +418,13 @@ impl Stats {
             return;
         }
         let now = self.now();
-        if let Some(slot) = event.slot() {
-            let fresh = self.mark_at(slot, now);
+        let extra = self.extra();
+        if let Some(moment) = extra.moment(event) {
+            let fresh = moment.set(now);
             if !fresh || (status == EventStatus::Info && info.is_none()) {
                 return;
             }
         }
-        let extra = self.extra();
         let mut events = extra.events();
         if events.iter().any(|recorded| recorded.event == event) {
             return;
@@ -441,18 +443,28 @@ impl Stats {
     }
 
     /// Records a predefined event at a time that was already read.
-    #[inline]
-    pub(crate) fn mark_now(&self, event: Event, now: u64) {
-        if let Some(slot) = event.slot() {
-            self.mark_at(slot, now);
+    pub(crate) fn mark_at(&self, event: Event, now: u64) {
+        if let Some(moment) = self.extra().moment(event) {
+            moment.set(now);
         }
     }
 
     /// Moves a predefined event to a later time.
     pub(crate) fn mark_latest(&self, event: Event, now: u64) {
-        if let Some(time) = event.slot().and_then(|slot| self.times.get(slot)) {
-            time.store(now.saturating_add(1), Ordering::Release);
+        if let Some(moment) = self.extra().moment(event) {
+            moment.move_to(now);
         }
+    }
+
+    /// Records when a message of one direction was complete.
+    pub(crate) fn message_at(&self, direction: Direction, now: u64) {
+        let messages = self.extra().messages(direction);
+        messages.first.set(now);
+        messages.last.move_to(now);
+    }
+
+    fn messages_at(&self, direction: Direction) -> Option<&MessagesAt> {
+        Some(self.extra.get()?.messages(direction))
     }
 
     #[inline]
@@ -494,7 +506,7 @@ impl Stats {
         self.status.store(Status::pack(status), Ordering::Relaxed);
         self.wire_status
             .store(Status::pack(wire_status), Ordering::Relaxed);
-        self.mark_latest(Event::RPC_FINISH, self.now());
+        self.finish.move_to(self.now());
         self.ending.store(ending as u8, Ordering::Release);
     }
 
@@ -504,21 +516,6 @@ impl Stats {
 
     pub(super) fn extra_if_any(&self) -> Option<&Extra> {
         self.extra.get().map(|extra| &**extra)
-    }
-
-    /// First write wins; whether this was the first.
-    fn mark_at(&self, slot: usize, now: u64) -> bool {
-        self.times.get(slot).is_some_and(|time| {
-            time.load(Ordering::Relaxed) == 0
-                && time
-                    .compare_exchange(
-                        0,
-                        now.saturating_add(1),
-                        Ordering::Release,
-                        Ordering::Relaxed,
-                    )
-                    .is_ok()
-        })
     }
 
     fn custom(&self, event: Event) -> Option<Recorded> {

@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use super::extra::MessagesAt;
+
 /// What moved in one direction of an RPC: a snapshot, live while the RPC runs.
 ///
 /// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known where the layer
@@ -21,8 +23,8 @@ pub struct Traffic {
     message_bytes: u64,
     body_bytes: u64,
     last_message: u64,
-    first_message_at: u64,
-    last_message_at: u64,
+    first_message_at: Option<Duration>,
+    last_message_at: Option<Duration>,
 }
 
 const BYTES: u8 = 1;
@@ -74,16 +76,12 @@ impl Traffic {
     #[must_use]
     pub fn first_message_at(&self) -> Option<Duration> {
         self.first_message_at
-            .checked_sub(1)
-            .map(Duration::from_nanos)
     }
 
     /// When the last message so far was complete, from the start of the RPC. Known at level Detailed.
     #[must_use]
     pub fn last_message_at(&self) -> Option<Duration> {
         self.last_message_at
-            .checked_sub(1)
-            .map(Duration::from_nanos)
     }
 
     /// Whether the body's end was seen.
@@ -96,11 +94,6 @@ impl Traffic {
     #[must_use]
     pub fn truncated(&self) -> bool {
         self.flags & TRUNCATED != 0
-    }
-
-    /// Whether the stream failed under the body, so that nothing more can pass either way.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.flags & LOST != 0
     }
 
     fn counts_messages(&self) -> bool {
@@ -124,12 +117,11 @@ pub(crate) struct TrafficCell {
     message_bytes: AtomicU64,
     body_bytes: AtomicU64,
     last_message: AtomicU64,
-    first_message_at: AtomicU64,
-    last_message_at: AtomicU64,
 }
 
 impl TrafficCell {
-    pub(crate) fn snapshot(&self) -> Traffic {
+    #[inline]
+    pub(super) fn snapshot(&self, messages_at: Option<&MessagesAt>) -> Traffic {
         Traffic {
             flags: self.flags.load(Relaxed),
             messages: self.messages.load(Relaxed),
@@ -137,8 +129,8 @@ impl TrafficCell {
             message_bytes: self.message_bytes.load(Relaxed),
             body_bytes: self.body_bytes.load(Relaxed),
             last_message: self.last_message.load(Relaxed),
-            first_message_at: self.first_message_at.load(Relaxed),
-            last_message_at: self.last_message_at.load(Relaxed),
+            first_message_at: messages_at.and_then(|at| at.first.get()),
+            last_message_at: messages_at.and_then(|at| at.last.get()),
         }
     }
 
@@ -185,13 +177,15 @@ impl TrafficCell {
         sequence
     }
 
-    /// `at` in nanoseconds from the start.
-    pub(crate) fn message_at(&self, at: u64) {
-        let at = at.saturating_add(1);
-        if self.first_message_at.load(Relaxed) == 0 {
-            self.first_message_at.store(at, Relaxed);
-        }
-        self.last_message_at.store(at, Relaxed);
+    /// How many bytes have passed.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.body_bytes.load(Relaxed)
+    }
+
+    /// Whether the stream failed under the body, so that nothing more can pass either way.
+    #[inline]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.flags.load(Relaxed) & LOST != 0
     }
 
     #[inline]

@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    panic::resume_unwind,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -14,7 +13,6 @@ use super::{
     cause::Failure,
     counter::{Counter, LastWord},
     ending::Cause,
-    unwinding,
 };
 use crate::{
     rpc::Event,
@@ -28,38 +26,43 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         counter: Counter,
-        // At its end, as far as was said: dropped now it is whole. More may follow all the same.
-        at_end: bool,
         open: OpenRpc<T>,
     }
 
     impl<B, T: Tracer> PinnedDrop for ResponseBody<B, T> {
+        #[inline]
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if let Some(meter) = this.open.meter() {
-                this.counter.end(&meter, *this.at_end);
-                if *this.at_end && meter.is_empty() {
-                    this.open.end(&Cause::Headers(&HeaderMap::new()));
-                } else if *this.at_end {
-                    this.open.end(&body_end(this.counter));
-                }
-            }
             if this.open.is_open() {
-                this.open.enter(|| this.inner.set(None));
+                this.leave();
             }
         }
     }
 }
 
 impl<B, T: Tracer> ResponseBody<B, T> {
-    /// `at_end` where nobody is to look at the body, even if there is one.
-    pub(super) fn new(inner: B, counter: Counter, at_end: bool, open: OpenRpc<T>) -> Self {
+    #[inline]
+    pub(super) fn new(inner: B, counter: Counter, open: OpenRpc<T>) -> Self {
         Self {
             inner: Some(inner),
             counter,
-            at_end,
             open,
         }
+    }
+
+    /// Dropped before its end was seen.
+    #[cold]
+    fn leave(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let at_end = this.counter.is_at_end();
+        if let Some(meter) = this.open.meter() {
+            this.counter.end(&meter, at_end);
+            if at_end && meter.is_empty() {
+                this.open.end(&Cause::Headers(&HeaderMap::new()));
+            } else if at_end {
+                this.open.end(&body_end(this.counter));
+            }
+        }
+        this.open.abandon(|| this.inner.set(None));
     }
 }
 
@@ -81,17 +84,13 @@ where
         let Some(mut inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(None);
         };
-        if !open.is_open() {
-            return open.enter(|| inner.poll_frame(cx));
+        if open.is_bare() {
+            return inner.poll_frame(cx);
         }
-        let mut polled = Poll::Pending;
-        if let Err(panic) = unwinding(|| polled = open.enter(|| inner.as_mut().poll_frame(cx))) {
-            if let Some(meter) = open.meter() {
-                counter.end(&meter, false);
-            }
-            open.end(&Cause::Panic(&*panic));
-            resume_unwind(panic)
-        }
+        let polled = open.run(
+            || inner.as_mut().poll_frame(cx),
+            |meter| counter.end(meter, false),
+        );
         let Some(meter) = open.meter() else {
             return polled;
         };
@@ -180,7 +179,7 @@ fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord) {
 /// The default is `B`'s, and belongs to no RPC. tonic asks for it where a client has an interceptor.
 impl<B: Default, T: Tracer> Default for ResponseBody<B, T> {
     fn default() -> Self {
-        Self::new(B::default(), Counter::default(), false, OpenRpc::closed())
+        Self::new(B::default(), Counter::default(), OpenRpc::closed())
     }
 }
 
@@ -204,19 +203,26 @@ pin_project! {
     }
 
     impl<B> PinnedDrop for RequestBody<B> {
+        #[inline]
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if !*this.over {
-                if let Some(meter) = this.observer.meter() {
-                    this.counter.end(&meter, false);
-                }
-                this.observer.enter(|| this.inner.set(None));
+            if !this.over {
+                this.leave();
             }
         }
     }
 }
 
 impl<B> RequestBody<B> {
+    /// Dropped before its end was seen.
+    #[cold]
+    fn leave(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Some(meter) = this.observer.meter() {
+            this.counter.end(&meter, false);
+        }
+        this.observer.enter(|| this.inner.set(None));
+    }
+
     pub(super) fn new(inner: B, counter: Counter, observer: RequestObserver) -> Self {
         Self {
             inner: Some(inner),

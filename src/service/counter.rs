@@ -10,16 +10,20 @@ use crate::{
 };
 
 /// Counts the data of one body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counter {
     messages: Messages,
     /// What says the status at the end of a body, where that is in the body.
     last: Option<Box<Last>>,
-    /// How many bytes are still to come, where the length is known.
-    rest: Option<u64>,
+    /// How many bytes are still to come; `UNKNOWN` where the length is not known.
+    rest: u64,
     /// Whether trailers can follow when the body says that it is at its end.
     waits: bool,
+    /// At its end, as far as was said: dropped now it is whole. More may follow all the same.
+    at_end: bool,
 }
+
+const UNKNOWN: u64 = u64::MAX;
 
 /// Where the messages of a body are.
 #[derive(Debug, Default)]
@@ -62,6 +66,15 @@ pub(super) enum LastWord {
 }
 
 impl Counter {
+    /// For a body of gRPC.
+    #[inline]
+    pub(super) fn framed() -> Self {
+        Self {
+            messages: Messages::Framed(Framing::default()),
+            ..Self::default()
+        }
+    }
+
     /// For the request of an RPC.
     #[inline]
     pub(super) fn request(protocol: Protocol, headers: &HeaderMap) -> Self {
@@ -102,8 +115,9 @@ impl Counter {
         Self {
             messages,
             last: None,
-            rest: None,
+            rest: UNKNOWN,
             waits: false,
+            at_end: false,
         }
     }
 
@@ -114,13 +128,23 @@ impl Counter {
 
     /// Tells how long the body is.
     pub(super) fn expect(&mut self, length: Option<u64>) {
-        self.rest = length;
+        self.rest = length.unwrap_or(UNKNOWN);
+        self.at_end |= self.is_full();
     }
 
     /// Whether the body is as long as it was said to be.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.rest == Some(0)
+        self.rest == 0
+    }
+
+    /// Nobody is to look at the body, even if there is one.
+    pub(super) fn expect_none(&mut self) {
+        self.at_end = true;
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at_end
     }
 
     /// Has the end waited for, whatever the body says of itself.
@@ -149,12 +173,22 @@ impl Counter {
 
     #[inline]
     pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
-        let length = data.remaining();
+        let (bytes, length) = (data.chunk(), data.remaining());
         meter.bytes(length as u64);
-        if let Some(rest) = &mut self.rest {
-            *rest = rest.saturating_sub(length as u64);
+        match &mut self.messages {
+            // The common case: nothing but messages is looked for.
+            Messages::Framed(framing) if self.last.is_none() && bytes.len() == length => {
+                framing.scan(bytes, &mut Found { meter, last: None });
+            }
+            _ => self.look(meter, bytes, length),
         }
-        let bytes = data.chunk();
+    }
+
+    /// Looks at data of which `bytes` are the first.
+    fn look(&mut self, meter: &Meter<'_>, bytes: &[u8], length: usize) {
+        if self.rest != UNKNOWN {
+            self.rest = self.rest.saturating_sub(length as u64);
+        }
         let whole = bytes.len() == length;
         let mut found = Found {
             meter,
@@ -225,6 +259,19 @@ impl Counter {
     fn lose_messages(&mut self, meter: &Meter<'_>) {
         self.messages = Messages::None;
         meter.lose_messages();
+    }
+}
+
+impl Default for Counter {
+    #[inline]
+    fn default() -> Self {
+        Self {
+            messages: Messages::None,
+            last: None,
+            rest: UNKNOWN,
+            waits: false,
+            at_end: false,
+        }
     }
 }
 

@@ -36,6 +36,23 @@ pub(super) enum Cause<'a> {
 /// Puts into the record how its RPC ended.
 #[inline]
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
+    match cause {
+        // The common case, at once.
+        Cause::Trailers(trailers) if says_ok(rpc, trailers) => {
+            rpc.stats().conclude(&told(Ending::Trailers, Status::OK));
+        }
+        _ => find_out(rpc, cause),
+    }
+}
+
+#[inline]
+fn says_ok(rpc: &RpcInfo, trailers: &HeaderMap) -> bool {
+    rpc.protocol().is_grpc()
+        && !has_lost_caller(rpc)
+        && grpc::status(trailers).is_some_and(|status| status.as_bytes() == b"0")
+}
+
+fn find_out(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let is_told = matches!(cause, Cause::Told(_));
     if !is_told && stats.http_status().is_none() && rpc.protocol() != Protocol::Other {
@@ -70,7 +87,6 @@ pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
 }
 
 /// From headers or trailers, which for gRPC hold the status.
-#[inline]
 fn from_headers(rpc: &RpcInfo, headers: &HeaderMap, ending: Ending) -> Outcome {
     if !rpc.protocol().is_grpc() {
         return without_status(rpc, ending);
@@ -163,10 +179,12 @@ fn dropped(rpc: &RpcInfo) -> Outcome {
 }
 
 /// The stream failed while a server read the request: what its handler answers goes nowhere.
+#[inline]
 fn has_lost_caller(rpc: &RpcInfo) -> bool {
-    rpc.role() == Role::Server && rpc.stats().request().is_lost()
+    rpc.role() == Role::Server && rpc.stats().cell(Direction::Request).is_lost()
 }
 
+#[inline]
 fn told(ending: Ending, status: Status) -> Outcome {
     Outcome {
         ending,
@@ -189,7 +207,6 @@ fn inferred(rpc: &RpcInfo, ending: Ending, code: Code) -> Outcome {
 }
 
 /// What was cancelled when its time was up was not cancelled by anybody.
-#[inline]
 fn by_the_clock(rpc: &RpcInfo, mut outcome: Outcome) -> Outcome {
     let cancelled = outcome.status == Some(Status::Grpc(Code::Cancelled))
         || outcome.ending == Ending::Cancelled;

@@ -1,14 +1,14 @@
 use std::{
     fmt,
     future::Future,
-    panic::resume_unwind,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
+use tower_service::Service;
 
-use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause, unwinding};
+use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause};
 use crate::tracer::Tracer;
 
 pin_project! {
@@ -24,18 +24,26 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if this.open.is_open() {
-                this.open.enter(|| this.inner.set(None));
+                this.open.abandon(|| this.inner.set(None));
             }
         }
     }
 }
 
 impl<F, T: Tracer> ResponseFuture<F, T> {
-    pub(super) fn new(inner: F, open: OpenRpc<T>) -> Self {
-        Self {
-            inner: Some(inner),
-            open,
+    /// Calls the service.
+    #[inline]
+    pub(super) fn new<S, Req>(service: &mut S, request: Req, open: OpenRpc<T>) -> Self
+    where
+        S: Service<Req, Future = F>,
+    {
+        if open.is_bare() {
+            let inner = Some(service.call(request));
+            return Self { inner, open };
         }
+        let mut open = open;
+        let inner = Some(open.run(|| service.call(request), |_| {}));
+        Self { inner, open }
     }
 }
 
@@ -48,32 +56,29 @@ where
 {
     type Output = Result<R::Traced<T>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let open = this.open;
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Pending;
         };
-        if !open.is_open() {
-            // Nobody traces this one, or it is over.
-            let response = ready!(open.enter(|| inner.poll(cx)))?;
-            return Poll::Ready(Ok(response.traced(open.take())));
+        if open.is_bare() {
+            return match inner.poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(response)) => {
+                    Poll::Ready(Ok(response.traced(OpenRpc::closed())))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            };
         }
-        let mut polled = Poll::Pending;
-        if let Err(panic) = unwinding(|| polled = open.enter(|| inner.poll(cx))) {
-            open.end(&Cause::Panic(&*panic));
-            resume_unwind(panic)
+        let mut polled = open.run(|| inner.poll(cx), |_| {});
+        if let Poll::Ready(Ok(response)) = &mut polled {
+            open.tell_caller(response);
         }
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(mut response)) => {
-                if let (Some(settings), Some(rpc)) = (open.settings(), open.rpc())
-                    && settings.tell_caller
-                {
-                    response.carry(rpc);
-                }
-                Poll::Ready(Ok(response.traced(open.take())))
-            }
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(open.take()))),
             Poll::Ready(Err(error)) => {
                 open.end(&Cause::Service(Failure::new(&error)));
                 Poll::Ready(Err(error))

@@ -106,58 +106,82 @@ where
 {
     type Traced<T: Tracer> = Response<ResponseBody<B, T>>;
 
+    #[inline]
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
-        let mut counter = Counter::default();
-        let mut at_end = false;
-        if let Some(meter) = open.meter() {
-            let headers = self.headers();
-            let protocol = open.rpc().map_or(Protocol::Other, RpcInfo::protocol);
-            let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
-            meter.stats.set_http_status(self.status().as_u16());
-            if let Some(protocol) = protocol::of_response(protocol, content_type) {
-                counter = Counter::response(protocol, headers);
-            }
-            // tonic-web's client translated it: its body has the trailers yet when it says that it
-            // is at its end.
-            if protocol == Protocol::Grpc && protocol::is_grpc_web(content_type) {
-                counter.wait();
-            }
-            #[cfg(feature = "connect")]
-            if protocol == Protocol::ConnectUnary && !self.status().is_success() {
-                counter.keep_error();
-            }
-            if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
-                counter.expect(length_of(headers));
-            }
-            let at_once =
-                protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
-            if !at_once {
-                meter.observe(counter.counts_messages());
-            }
-            meter.event(
-                Event::RESPONSE_HEADERS,
-                WireEventKind::ResponseHeaders(headers),
-            );
-            at_end =
-                counter.is_full() || (protocol == Protocol::Http && has_no_body(self.status()));
-            // An HTTP server drops the body of an answer to HEAD unpolled.
-            let is_head = open.rpc().and_then(RpcInfo::http_method) == Some(&Method::HEAD);
-            if self.body().is_end_stream() || is_head {
-                counter.end(&meter, true);
-                open.end(&Cause::Headers(headers));
-            } else if protocol.is_grpc() && status.is_some() {
-                // Trailers-only, as gRPC calls it: nobody will look at the body.
-                open.end(&Cause::Headers(headers));
-            } else if at_once {
-                open.end(&Cause::Told(None));
-            }
-        }
-        self.map(|body| ResponseBody::new(body, counter, at_end, open))
+        let counter = match open.is_open() {
+            true => begin(&self, &mut open),
+            false => Counter::default(),
+        };
+        self.map(|body| ResponseBody::new(body, counter, open))
     }
 
     fn carry(&mut self, rpc: &RpcInfo) {
         self.extensions_mut().insert(rpc.clone());
     }
+}
+
+/// Looks at the head of a response; where that is all, the RPC is over.
+fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> Counter {
+    let (Some(meter), Some(rpc)) = (open.meter(), open.rpc()) else {
+        return Counter::default();
+    };
+    let headers = response.headers();
+    let protocol = rpc.protocol();
+    let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
+    meter.stats.set_http_status(response.status().as_u16());
+    // The common case, at once: messages of gRPC follow.
+    if protocol == Protocol::Grpc
+        && status.is_none()
+        && protocol::is_plain_grpc(content_type)
+        && !response.body().is_end_stream()
+    {
+        meter.observe(true);
+        meter.event(
+            Event::RESPONSE_HEADERS,
+            WireEventKind::ResponseHeaders(headers),
+        );
+        return Counter::framed();
+    }
+    let mut counter = Counter::default();
+    if let Some(protocol) = protocol::of_response(protocol, content_type) {
+        counter = Counter::response(protocol, headers);
+    }
+    // tonic-web's client translated it: its body has the trailers yet when it says that it is at
+    // its end.
+    if protocol == Protocol::Grpc && protocol::is_grpc_web(content_type) {
+        counter.wait();
+    }
+    #[cfg(feature = "connect")]
+    if protocol == Protocol::ConnectUnary && !response.status().is_success() {
+        counter.keep_error();
+    }
+    if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
+        counter.expect(length_of(headers));
+    }
+    let at_once =
+        protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
+    if !at_once {
+        meter.observe(counter.counts_messages());
+    }
+    meter.event(
+        Event::RESPONSE_HEADERS,
+        WireEventKind::ResponseHeaders(headers),
+    );
+    if protocol == Protocol::Http && has_no_body(response.status()) {
+        counter.expect_none();
+    }
+    // An HTTP server drops the body of an answer to HEAD unpolled.
+    let is_head = protocol == Protocol::Http && rpc.http_method() == Some(&Method::HEAD);
+    if response.body().is_end_stream() || is_head {
+        counter.end(&meter, true);
+        open.end(&Cause::Headers(headers));
+    } else if protocol.is_grpc() && status.is_some() {
+        // Trailers-only, as gRPC calls it: nobody will look at the body.
+        open.end(&Cause::Headers(headers));
+    } else if at_once {
+        open.end(&Cause::Told(None));
+    }
+    counter
 }
 
 /// How long the body is, by its header: a server that has sent so much does not poll again.

@@ -1,11 +1,15 @@
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{AtomicLevel, Description, Endpoint, Endpoints, Level, Role, RpcInfo},
+    rpc::{AtomicLevel, Description, Endpoint, Endpoints, Level, Role, RpcInfo, Sockets},
     tracer::{RequestParts, TracedRequest},
 };
 
@@ -214,6 +218,7 @@ pub struct LevelHandle(Arc<AtomicLevel>);
 impl LevelHandle {
     /// The level that requests start with.
     #[must_use]
+    #[inline]
     pub fn get(&self) -> Level {
         self.0.get()
     }
@@ -274,22 +279,21 @@ impl Settings {
         if let (Role::Server, Some(own)) = (role, self.server_timeout) {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }
-        let (peer, local) = match role {
-            Role::Server => addresses(request),
-            Role::Client => (None, None),
-        };
+        let sockets = (role == Role::Server).then(|| addresses(request)).flatten();
+        let start = Instant::now();
         let description = Description {
             role,
             protocol,
             path: request.to_path(),
-            http_method: request.http_method().cloned(),
             endpoints: self.endpoints.clone(),
-            peer,
-            local,
             timeout,
             attempt,
         };
-        RpcInfo::new(description, level)
+        let mut rpc = RpcInfo::new(description, request.http_method(), level, start);
+        if let Some(sockets) = sockets {
+            rpc.set_sockets(sockets);
+        }
+        rpc
     }
 }
 
@@ -303,24 +307,32 @@ fn guess_role(request: &dyn TracedRequest) -> Role {
     request.carried().map_or(Role::Server, RpcInfo::role)
 }
 
-type Address = Option<SocketAddr>;
-
 /// The peer's address and the server's own, of the connection a request came on.
-fn addresses(request: &mut dyn TracedRequest) -> (Address, Address) {
+fn addresses(request: &mut dyn TracedRequest) -> Option<Sockets> {
     #[cfg(feature = "transport")]
-    if let Some(extensions) = request.extensions_mut() {
+    {
+        let extensions = request.extensions_mut()?;
         if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
-            return (tcp.remote_addr(), tcp.local_addr());
+            return Some(Sockets {
+                peer: tcp.remote_addr(),
+                local: tcp.local_addr(),
+            });
         }
         // Of a TLS connection only tonic knows the type, if TLS is on at all.
         let metadata = tonic::metadata::MetadataMap::new();
         let lent = tonic::Request::from_parts(metadata, std::mem::take(extensions), ());
-        let found = (lent.remote_addr(), lent.local_addr());
+        let sockets = Sockets {
+            peer: lent.remote_addr(),
+            local: lent.local_addr(),
+        };
         (_, *extensions, ()) = lent.into_parts();
-        return found;
+        Some(sockets)
     }
-    let _ = request;
-    (None, None)
+    #[cfg(not(feature = "transport"))]
+    {
+        let _ = request;
+        None
+    }
 }
 
 impl<T> Clone for TracerLayer<T> {

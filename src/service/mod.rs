@@ -12,9 +12,7 @@ mod open;
 mod response;
 
 use std::{
-    any::Any,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -28,10 +26,9 @@ pub use open::OpenRpc;
 pub use response::TracedResponse;
 use tower_service::Service;
 
-use self::ending::Cause;
 use crate::{
-    rpc::Level,
-    tracer::{Candidate, TracedRequest, Tracer},
+    rpc::{Level, Slot},
+    tracer::{Candidate, RequestObserver, TracedRequest, Tracer},
 };
 
 /// A service whose RPCs are traced; made by [`TracerLayer`].
@@ -74,34 +71,11 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let mut open = self.shared.open(&mut request);
-        if !open.is_open() {
-            let future = open.enter(|| self.inner.call(request));
-            return ResponseFuture::new(future, open);
-        }
-        let inner = &mut self.inner;
-        let mut future = None;
-        let called = unwinding(|| future = Some(open.enter(|| inner.call(request))));
-        match (called, future) {
-            (Ok(()), Some(future)) => ResponseFuture::new(future, open),
-            (Ok(()), None) => unreachable!("a call that does not panic returns"),
-            (Err(panic), _) => {
-                open.end(&Cause::Panic(&*panic));
-                resume_unwind(panic)
-            }
-        }
+        let open = self.shared.open(&mut request);
+        ResponseFuture::new(&mut self.inner, request, open)
     }
-}
-
-/// Runs code of the inner service and catches its panic for the record; the caller lets it go on.
-///
-/// What the code gives is put where it belongs by `f` itself: a result would be moved once more.
-#[inline]
-fn unwinding(f: impl FnOnce()) -> Result<(), Box<dyn Any + Send>> {
-    // Nothing of the layer's is touched by the code; what the service leaves half done is its own,
-    // as it would be without the layer.
-    catch_unwind(AssertUnwindSafe(f))
 }
 
 impl<T: Tracer> Shared<T> {
@@ -123,17 +97,15 @@ impl<T: Tracer> Shared<T> {
         let Some(rpc) = started.rpc else {
             return OpenRpc::declined(started.draw.get());
         };
-        let (open, observer) = OpenRpc::new(
-            Arc::clone(self),
-            rpc,
-            state,
-            started.scopes,
-            started.wants_events,
-        );
-        if let (Some(sink), Some(headers)) = (&observer.sink, request.headers()) {
-            let rpc = observer.rpc();
-            let now = rpc.map_or(0, |rpc| rpc.stats().now());
-            sink.emit(crate::tracer::WireEventKind::RequestHeaders(headers), now);
+        let mut observer = RequestObserver {
+            slot: Slot::new(rpc.clone()),
+            scopes: started.scopes.clone(),
+            sink: None,
+        };
+        let mut open = OpenRpc::new(Arc::clone(self), rpc, state, started.scopes);
+        if started.wants_events {
+            observer.sink = open.watch();
+            observer.headers(request.headers());
         }
         request.observe(observer);
         open

@@ -1,17 +1,20 @@
 use std::{
+    any::Any,
     fmt, mem,
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use super::{
+    TracedResponse,
     ending::{Cause, conclude},
     layer::{Settings, Shared},
 };
 use crate::{
     rpc::{Direction, Draw, RpcInfo, Slot, Status},
     tracer::{
-        EventSink, Meter, RequestObserver, Scopes, Tracer, WireEvent, WireEventKind, contain,
+        EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain,
     },
 };
 
@@ -20,11 +23,14 @@ use crate::{
 /// It moves from the service to the future to the response's body. A
 /// [`TracedResponse`](crate::TracedResponse) of a user's own gets it and says when the RPC is over;
 /// dropping it says that the RPC was cancelled.
-pub struct OpenRpc<T: Tracer>(
-    Option<Open<T>>,
-    /// Of an RPC that all tracers declined: what those under it inherit.
-    Option<Draw>,
-);
+pub struct OpenRpc<T: Tracer>(Guard<T>);
+
+enum Guard<T: Tracer> {
+    Open(Open<T>),
+    /// Nobody traces it. Where all tracers declined, one of them by a draw: what RPCs under it
+    /// inherit.
+    Closed(Option<Draw>),
+}
 
 struct Open<T: Tracer> {
     slot: Slot,
@@ -48,53 +54,59 @@ struct Watched<T: Tracer> {
 
 impl<T: Tracer> OpenRpc<T> {
     /// For an RPC that nobody traces.
+    #[inline]
     pub(super) const fn closed() -> Self {
         Self::declined(None)
     }
 
     /// For an RPC that all tracers declined, one of them by this draw.
+    #[inline]
     pub(super) const fn declined(draw: Option<Draw>) -> Self {
-        Self(None, draw)
+        Self(Guard::Closed(draw))
     }
 
-    /// The guard of an RPC whose tracers have started, and what counts its request.
+    /// The guard of an RPC whose tracers have started.
+    #[inline]
     pub(super) fn new(
         shared: Arc<Shared<T>>,
         rpc: RpcInfo,
         state: Option<T::State>,
         scopes: Scopes,
-        wants_events: bool,
-    ) -> (Self, RequestObserver) {
-        let mut sink = None;
-        let state = if wants_events {
-            let watched = Arc::new(Watched {
-                state: Mutex::new(state),
-                rpc: rpc.clone(),
-                shared: Arc::clone(&shared),
-            });
-            sink = Some(Arc::clone(&watched) as Arc<dyn EventSink>);
-            State::Watched(watched)
-        } else {
-            State::Own(state)
-        };
-        let observer = RequestObserver {
-            slot: Slot::new(rpc.clone()),
-            scopes: scopes.clone(),
-            sink,
-        };
-        let open = Open {
+    ) -> Self {
+        Self(Guard::Open(Open {
             slot: Slot::new(rpc),
             scopes,
-            state,
+            state: State::Own(state),
             shared,
+        }))
+    }
+
+    /// From here on the tracer hears of events, through what is returned.
+    #[cold]
+    pub(super) fn watch(&mut self) -> Option<Arc<dyn EventSink>> {
+        let Guard::Open(open) = &mut self.0 else {
+            return None;
         };
-        (Self(Some(open), None), observer)
+        let State::Own(state) = &mut open.state else {
+            return None;
+        };
+        let watched = Arc::new(Watched {
+            state: Mutex::new(state.take()),
+            rpc: open.slot.rpc()?.clone(),
+            shared: Arc::clone(&open.shared),
+        });
+        open.state = State::Watched(Arc::clone(&watched));
+        Some(watched)
     }
 
     /// The record of the RPC; `None` where no tracer takes part.
     #[must_use]
+    #[inline]
     pub fn rpc(&self) -> Option<&RpcInfo> {
-        self.0.as_ref()?.slot.rpc()
+        match &self.0 {
+            Guard::Open(open) => open.slot.rpc(),
+            Guard::Closed(_) => None,
+        }
     }
 
     /// Counts a message of the response, of this size as it stands on the wire.
@@ -118,39 +130,89 @@ impl<T: Tracer> OpenRpc<T> {
     /// Whether somebody traces this RPC.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        self.0.is_some()
+        matches!(self.0, Guard::Open(_))
+    }
+
+    /// Whether its service's code runs as if there were no layer.
+    #[inline]
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(self.0, Guard::Closed(None))
+    }
+
+    /// Hands the record to the response, if the layer was told so.
+    #[inline]
+    pub(super) fn tell_caller(&self, response: &mut impl TracedResponse) {
+        if let Guard::Open(open) = &self.0
+            && open.shared.settings.tell_caller
+            && let Some(rpc) = open.slot.rpc()
+        {
+            response.carry(rpc);
+        }
     }
 
     /// Takes the guard; the RPC goes on.
     #[inline]
     pub(super) fn take(&mut self) -> Self {
-        Self(self.0.take(), self.1)
+        let closed = match &self.0 {
+            Guard::Open(_) => None,
+            Guard::Closed(draw) => *draw,
+        };
+        mem::replace(self, Self::declined(closed))
     }
 
-    /// Runs code of the RPC, with its record and its tracers' scopes current.
+    /// Runs code of the RPC's service, with its record and its tracers' scopes current. Where it
+    /// panics, the RPC is over, and the panic goes on once `last` has been done for it.
     #[inline]
-    pub(super) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        match (&mut self.0, self.1) {
-            (None, None) => f(),
-            (None, Some(draw)) => draw.enter(f),
-            (Some(open), _) => {
-                let scopes = &open.scopes;
-                open.slot.enter(|| scopes.run(f))
+    pub(super) fn run<R>(&mut self, f: impl FnOnce() -> R, last: impl FnOnce(&Meter<'_>)) -> R {
+        match &mut self.0 {
+            Guard::Closed(None) => f(),
+            Guard::Closed(Some(draw)) => draw.enter(f),
+            Guard::Open(open) => {
+                open.slot.swap();
+                let caught = open.scopes.catch(f);
+                open.slot.swap();
+                match caught {
+                    Ok(result) => result,
+                    Err(panic) => self.panicked(panic, last),
+                }
             }
         }
     }
 
+    #[cold]
+    fn panicked(&mut self, panic: Box<dyn Any + Send>, last: impl FnOnce(&Meter<'_>)) -> ! {
+        if let Some(meter) = self.meter() {
+            last(&meter);
+        }
+        self.end(&Cause::Panic(&*panic));
+        resume_unwind(panic)
+    }
+
+    /// Drops what is left of an RPC that did not come to its end, where its record and its tracers'
+    /// scopes are current.
+    #[cold]
+    pub(super) fn abandon(&mut self, drop: impl FnOnce()) {
+        if let Guard::Open(open) = &mut self.0 {
+            let scopes = &open.scopes;
+            open.slot.enter(|| scopes.run(drop));
+        }
+    }
+
     /// Ends the RPC: puts down how, then calls `finish`. Does nothing the second time.
+    #[inline]
     pub(super) fn end(&mut self, cause: &Cause<'_>) {
-        if let Some(open) = self.0.take() {
+        if let Guard::Open(open) = &mut self.0 {
             open.end(cause);
+            self.0 = Guard::Closed(None);
         }
     }
 
     /// What counts the response.
     #[inline]
     pub(super) fn meter(&self) -> Option<Meter<'_>> {
-        let open = self.0.as_ref()?;
+        let Guard::Open(open) = &self.0 else {
+            return None;
+        };
         let stats = open.slot.rpc()?.stats();
         let sink: Option<&dyn EventSink> = match &open.state {
             State::Own(_) => None,
@@ -159,17 +221,21 @@ impl<T: Tracer> OpenRpc<T> {
         Some(Meter::new(stats, Direction::Response, sink))
     }
 
+    #[inline]
     pub(super) fn settings(&self) -> Option<&Settings> {
-        self.0.as_ref().map(|open| &open.shared.settings)
+        match &self.0 {
+            Guard::Open(open) => Some(&open.shared.settings),
+            Guard::Closed(_) => None,
+        }
     }
 }
 
 impl<T: Tracer> Open<T> {
-    fn end(self, cause: &Cause<'_>) {
+    fn end(&mut self, cause: &Cause<'_>) {
         let Some(rpc) = self.slot.rpc() else { return };
         conclude(rpc, cause);
-        let state = match self.state {
-            State::Own(state) => state,
+        let state = match &mut self.state {
+            State::Own(state) => state.take(),
             State::Watched(watched) => watched.take(),
         };
         if let Some(state) = state {
@@ -182,7 +248,9 @@ impl<T: Tracer> Open<T> {
 impl<T: Tracer> Drop for OpenRpc<T> {
     #[inline]
     fn drop(&mut self) {
-        self.end(&Cause::Dropped);
+        if self.is_open() {
+            self.end(&Cause::Dropped);
+        }
     }
 }
 

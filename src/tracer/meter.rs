@@ -53,14 +53,14 @@ impl<'a> Meter<'a> {
                 Direction::Response => (Event::RESPONSE_FIRST_BYTE, Event::RESPONSE_LAST_BYTE),
             };
             let now = self.now();
-            self.stats.mark_now(first, now);
+            self.stats.mark_at(first, now);
             self.stats.mark_latest(last, now);
         }
     }
 
     /// Whether no byte of the body has passed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.stats.cell(self.direction).snapshot().wire_bytes() == Some(0)
+        self.stats.cell(self.direction).body_bytes() == 0
     }
 
     /// A message is complete.
@@ -68,35 +68,32 @@ impl<'a> Meter<'a> {
     pub(crate) fn message(&self, size: u64, compressed: bool) {
         let cell = self.stats.cell(self.direction);
         let sequence = cell.message(size, compressed);
-        let detailed = self.stats.is_detailed();
-        if !detailed && self.sink.is_none() {
+        if !self.stats.is_detailed() && self.sink.is_none() {
             return;
         }
-        let now = self.now();
-        if detailed {
-            cell.message_at(now);
-            self.stats.mark_now(
-                match self.direction {
-                    Direction::Request => Event::REQUEST_FIRST_MESSAGE,
-                    Direction::Response => Event::RESPONSE_FIRST_MESSAGE,
-                },
-                now,
-            );
+        self.message_passed(Message {
+            sequence,
+            size,
+            compressed,
+        });
+    }
+
+    #[inline(never)]
+    fn message_passed(&self, message: Message) {
+        let (event, kind) = match self.direction {
+            Direction::Request => (
+                Event::REQUEST_FIRST_MESSAGE,
+                WireEventKind::RequestMessage(message),
+            ),
+            Direction::Response => (
+                Event::RESPONSE_FIRST_MESSAGE,
+                WireEventKind::ResponseMessage(message),
+            ),
+        };
+        if self.stats.is_detailed() {
+            self.stats.message_at(self.direction, self.now());
         }
-        if let Some(sink) = self.sink {
-            let message = Message {
-                sequence,
-                size,
-                compressed,
-            };
-            sink.emit(
-                match self.direction {
-                    Direction::Request => WireEventKind::RequestMessage(message),
-                    Direction::Response => WireEventKind::ResponseMessage(message),
-                },
-                now,
-            );
-        }
+        self.event(event, kind);
     }
 
     /// The end of the body was seen.
@@ -126,16 +123,17 @@ impl<'a> Meter<'a> {
     /// Something other than a message passed.
     #[inline]
     pub(crate) fn event(&self, event: Event, kind: WireEventKind<'_>) {
-        let detailed = self.stats.is_detailed();
-        if !detailed && self.sink.is_none() {
-            return;
+        if self.stats.is_detailed() {
+            self.stats.mark_at(event, self.now());
         }
-        let now = self.now();
-        if detailed {
-            self.stats.mark_now(event, now);
-        }
+        self.tell(kind);
+    }
+
+    /// Tells those who want to hear.
+    #[inline]
+    pub(crate) fn tell(&self, kind: WireEventKind<'_>) {
         if let Some(sink) = self.sink {
-            sink.emit(kind, now);
+            sink.emit(kind, self.now());
         }
     }
 }

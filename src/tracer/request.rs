@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
-use super::{EventSink, Meter, Scopes};
+use super::{EventSink, Meter, Scopes, WireEventKind};
 use crate::rpc::{Direction, MethodPath, RpcInfo, Slot};
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
@@ -206,6 +206,13 @@ impl RequestObserver {
         if let Some(meter) = self.meter() {
             meter.observe(true);
             meter.complete();
+        }
+    }
+
+    /// The request's headers, as the tracers left them.
+    pub(crate) fn headers(&self, headers: Option<&HeaderMap>) {
+        if let (Some(meter), Some(headers)) = (self.meter(), headers) {
+            meter.tell(WireEventKind::RequestHeaders(headers));
         }
     }
 

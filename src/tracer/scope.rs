@@ -2,6 +2,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
+    thread,
 };
 
 use super::{Tracer, contain};
@@ -89,6 +90,20 @@ impl Scopes {
     pub(crate) fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.0 {
             None => f(),
+            Some(scope) => run_in(&**scope, f).unwrap_or_else(|panic| resume_unwind(panic)),
+        }
+    }
+
+    /// As [`run`](Self::run), for code of the inner service: its panic is caught for the record, and
+    /// let go on by the caller.
+    ///
+    /// Nothing of the layer's is touched by that code; what it leaves half done is its own, as it
+    /// would be without the layer. What it gives it puts where it belongs by itself: a result would
+    /// be moved once more.
+    #[inline]
+    pub(crate) fn catch<R>(&self, f: impl FnOnce() -> R) -> thread::Result<R> {
+        match &self.0 {
+            None => catch_unwind(AssertUnwindSafe(f)),
             Some(scope) => run_in(&**scope, f),
         }
     }
@@ -97,11 +112,16 @@ impl Scopes {
 impl Drop for Scopes {
     #[inline]
     fn drop(&mut self) {
-        // The drop of a scope is its tracer's code too.
         if let Some(scope) = self.0.take() {
-            contain::<dyn Scope, _>("scope", || drop(scope));
+            dispose(scope);
         }
     }
+}
+
+/// The drop of a scope is its tracer's code too.
+#[inline(never)]
+fn dispose(scope: Arc<dyn Scope>) {
+    contain::<dyn Scope, _>("scope", || drop(scope));
 }
 
 impl fmt::Debug for Scopes {
@@ -122,21 +142,20 @@ impl Scope for Nested {
 }
 
 /// Runs `f` once, in the scope if the scope plays along.
-fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> R {
+fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
     let mut waiting = Some(f);
     let mut result = None;
     contain::<dyn Scope, _>("scope", || {
         scope.run(&mut || {
             if let Some(f) = waiting.take() {
-                // The service's panic is not the scope's: it is caught here and goes on below.
+                // The service's panic is not the scope's: it does not pass through it.
                 result = Some(catch_unwind(AssertUnwindSafe(f)));
             }
         });
     });
     match (result, waiting) {
-        (Some(Ok(result)), _) => result,
-        (Some(Err(panic)), _) => resume_unwind(panic),
-        (None, Some(f)) => f(),
+        (Some(result), _) => result,
+        (None, Some(f)) => catch_unwind(AssertUnwindSafe(f)),
         (None, None) => unreachable!("what was taken has run"),
     }
 }
