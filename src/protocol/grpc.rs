@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use percent_encoding::percent_decode;
 
 use super::find;
@@ -18,6 +18,17 @@ pub(crate) static GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-prev
 pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
     let [status] = find(headers, [&GRPC_STATUS]);
     status
+}
+
+/// Whether the headers of a response say that messages of gRPC follow: it speaks gRPC, not gRPC-Web,
+/// and has no status yet.
+#[inline]
+pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
+    let [content_type, status] = find(headers, [&CONTENT_TYPE, &GRPC_STATUS]);
+    status.is_none()
+        && content_type
+            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
 }
 
 /// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.

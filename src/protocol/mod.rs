@@ -84,14 +84,6 @@ pub(crate) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -
     }
 }
 
-/// Whether a content type is gRPC's and not gRPC-Web's.
-#[inline]
-pub(crate) fn is_plain_grpc(content_type: Option<&HeaderValue>) -> bool {
-    content_type
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
-}
-
 /// Whether a response is gRPC-Web, binary or text.
 pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))

@@ -56,7 +56,10 @@ impl<B: 'static> TracedRequest for Request<B> {
     /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
     fn observe(&mut self, observer: RequestObserver) {
         let Some(rpc) = observer.rpc() else { return };
-        let counter = Counter::request(rpc.protocol(), Self::headers(self));
+        let counter = match rpc.protocol() {
+            Protocol::Grpc => Counter::framed(),
+            protocol => Counter::request(protocol, Self::headers(self)),
+        };
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
         if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
@@ -78,6 +81,7 @@ impl<B: 'static> TracedRequest for Request<B> {
         reason = "no feature brings a body type that can hold any body"
     )
 )]
+#[inline]
 fn observe<B>(
     body: &mut B,
     counter: Counter,
@@ -108,11 +112,15 @@ where
 
     #[inline]
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
-        let counter = match open.is_open() {
-            true => begin(&self, &mut open),
-            false => Counter::default(),
-        };
-        self.map(|body| ResponseBody::new(body, counter, open))
+        // A body with its counter is large, and each of these is made where it stays.
+        if begins_messages(&self, &open) {
+            self.map(|body| ResponseBody::new(body, Counter::framed(), open))
+        } else if open.is_open() {
+            let counter = begin(&self, &mut open);
+            self.map(|body| ResponseBody::new(body, counter, open))
+        } else {
+            self.map(|body| ResponseBody::new(body, Counter::default(), open))
+        }
     }
 
     fn carry(&mut self, rpc: &RpcInfo) {
@@ -120,29 +128,39 @@ where
     }
 }
 
-/// Looks at the head of a response; where that is all, the RPC is over.
-fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> Counter {
+/// Whether this is the common case, the head of a response of gRPC that messages follow; then it is
+/// put down, and else nothing.
+#[inline]
+fn begins_messages<B: Body, T: Tracer>(response: &Response<B>, open: &OpenRpc<T>) -> bool {
     let (Some(meter), Some(rpc)) = (open.meter(), open.rpc()) else {
-        return Counter::default();
+        return false;
     };
     let headers = response.headers();
-    let protocol = rpc.protocol();
-    let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
-    meter.stats.set_http_status(response.status().as_u16());
-    // The common case, at once: messages of gRPC follow.
-    if protocol == Protocol::Grpc
-        && status.is_none()
-        && protocol::is_plain_grpc(content_type)
-        && !response.body().is_end_stream()
-    {
+    let begins = rpc.protocol() == Protocol::Grpc
+        && grpc::begins_messages(headers)
+        && !response.body().is_end_stream();
+    if begins {
+        meter.stats.set_http_status(response.status().as_u16());
         meter.observe(true);
         meter.event(
             Event::RESPONSE_HEADERS,
             WireEventKind::ResponseHeaders(headers),
         );
-        return Counter::framed();
     }
+    begins
+}
+
+/// Looks at the head of a response; where that is all, the RPC is over.
+#[inline(never)]
+fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> Counter {
     let mut counter = Counter::default();
+    let (Some(meter), Some(rpc)) = (open.meter(), open.rpc()) else {
+        return counter;
+    };
+    let headers = response.headers();
+    let protocol = rpc.protocol();
+    let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
+    meter.stats.set_http_status(response.status().as_u16());
     if let Some(protocol) = protocol::of_response(protocol, content_type) {
         counter = Counter::response(protocol, headers);
     }
