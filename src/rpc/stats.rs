@@ -178,7 +178,8 @@ impl Stats {
     /// How long the RPC has been running, or ran.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.cost().unwrap_or_else(|| Duration::from_nanos(self.now()))
+        self.cost()
+            .unwrap_or_else(|| Duration::from_nanos(self.now()))
     }
 
     /// When an event happened, from the start of the RPC; `None` where it did not, or not yet, or
@@ -218,7 +219,8 @@ impl Stats {
     pub fn start_time(&self) -> SystemTime {
         *self.start_time.get_or_init(|| {
             let now = SystemTime::now();
-            now.checked_sub(Duration::from_nanos(self.now())).unwrap_or(now)
+            now.checked_sub(Duration::from_nanos(self.now()))
+                .unwrap_or(now)
         })
     }
 
@@ -283,7 +285,8 @@ impl Stats {
     /// What moved from the server to the client.
     #[must_use]
     pub fn response(&self) -> Traffic {
-        self.response.snapshot(self.messages_at(Direction::Response))
+        self.response
+            .snapshot(self.messages_at(Direction::Response))
     }
 
     /// What this side sent: the request on a client, the response on a server.

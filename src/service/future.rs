@@ -66,9 +66,7 @@ where
         if open.is_bare() {
             return match inner.poll(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(response)) => {
-                    Poll::Ready(Ok(response.traced(OpenRpc::closed())))
-                }
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             };
         }

@@ -110,16 +110,16 @@ where
 {
     type Traced<T: Tracer> = Response<ResponseBody<B, T>>;
 
-    #[inline]
+    #[inline(always)]
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
         // A body with its counter is large, and each of these is made where it stays.
-        if begins_messages(&self, &open) {
+        if !open.is_open() {
+            self.map(|body| ResponseBody::new(body, Counter::default(), open))
+        } else if begins_messages(&self, &open) {
             self.map(|body| ResponseBody::new(body, Counter::framed(), open))
-        } else if open.is_open() {
+        } else {
             let counter = begin(&self, &mut open);
             self.map(|body| ResponseBody::new(body, counter, open))
-        } else {
-            self.map(|body| ResponseBody::new(body, Counter::default(), open))
         }
     }
 

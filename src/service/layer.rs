@@ -9,7 +9,10 @@ use tower_layer::Layer;
 use super::TracerService;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{AtomicLevel, Description, Endpoint, Endpoints, Level, Reading, Role, RpcInfo, Sockets, clock},
+    rpc::{
+        AtomicLevel, Description, Endpoint, Endpoints, Level, Reading, Role, RpcInfo, Sockets,
+        clock,
+    },
     tracer::{RequestParts, TracedRequest},
 };
 

@@ -13,9 +13,7 @@ use super::{
 };
 use crate::{
     rpc::{Direction, Draw, RpcInfo, Slot, Status},
-    tracer::{
-        EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain,
-    },
+    tracer::{EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain},
 };
 
 /// An RPC that is not over: the one guard whose end is the call of `finish`.
