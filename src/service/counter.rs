@@ -160,15 +160,17 @@ impl Counter {
     /// Keeps the body itself, which holds the error.
     #[cfg(feature = "connect")]
     pub(super) fn keep_error(&mut self) {
+        let mut last = Last::new(0);
+        last.compressed = matches!(self.messages, Messages::Whole { compressed, .. } if compressed);
         self.messages = Messages::None;
-        self.last = Some(Box::new(Last::new(0)));
+        self.last = Some(Box::new(last));
     }
 
     /// The error of a unary call of Connect, whose body is at its end.
     #[cfg(feature = "connect")]
     pub(super) fn error(&self) -> Option<crate::protocol::connect::Error> {
         let last = self.last.as_ref().filter(|last| last.flag == 0)?;
-        crate::protocol::connect::unary_error(&last.bytes)
+        crate::protocol::connect::unary_error(last.json())
     }
 
     #[inline]
@@ -207,6 +209,7 @@ impl Counter {
             Messages::None => {
                 if let Some(last) = self.last.as_deref_mut().filter(|last| last.flag == 0) {
                     last.keep(bytes);
+                    last.cut |= !whole;
                 }
             }
             // Data in pieces cannot be looked at without taking it.
@@ -243,7 +246,7 @@ impl Counter {
         let last = self.last.as_ref().filter(|last| last.complete)?;
         #[cfg(feature = "connect")]
         if last.flag == crate::protocol::connect::END_OF_STREAM {
-            let end = crate::protocol::connect::end_of_stream(&last.bytes, last.compressed);
+            let end = crate::protocol::connect::end_of_stream(last.json());
             return Some(LastWord::Connect(end.map_err(drop)));
         }
         let mut lines = &last.bytes[..];
@@ -287,10 +290,22 @@ impl Last {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
+        if self.cut {
+            return;
+        }
         let room = MOST.saturating_sub(self.bytes.len());
         let head = bytes.get(..room).unwrap_or(bytes);
         self.bytes.extend_from_slice(head);
-        self.cut |= head.len() < bytes.len();
+        self.cut = head.len() < bytes.len();
+    }
+
+    #[cfg(feature = "connect")]
+    fn json(&self) -> crate::protocol::connect::Json<'_> {
+        crate::protocol::connect::Json {
+            bytes: &self.bytes,
+            cut: self.cut,
+            compressed: self.compressed,
+        }
     }
 }
 
