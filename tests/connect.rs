@@ -211,18 +211,115 @@ fn a_code_that_connect_does_not_define_is_unknown_and_kept() {
     }
 }
 
+/// An error with long details, in the order in which Connect gives the members.
+fn detailed() -> String {
+    let long = "x".repeat(100_000);
+    let details = format!(r#"[{{"type":"a.B","value":"{long}","debug":{{"n":["]"]}}}}]"#);
+    format!(r#"{{"code":"resource_exhausted","message":"back off","details":{details}}}"#)
+}
+
 #[test]
-fn a_huge_error_is_read_as_far_as_it_is_kept() {
+fn the_code_and_the_message_before_long_details_are_read() {
+    let body = detailed();
+    let json = end(&format!(r#"{{"error":{body},"metadata":{{}}}}"#));
+    for (exchange, ending, messages) in [
+        (failing(429, &body), Ending::BodyEnd, 0),
+        (
+            failing(429, "").response(pieces(body.as_bytes(), 999)),
+            Ending::BodyEnd,
+            0,
+        ),
+        (stream(&json), Ending::Trailers, 2),
+    ] {
+        for rpc in exchange.both() {
+            let stats = rpc.stats();
+            let status = Some(Status::Grpc(Code::ResourceExhausted));
+            assert_eq!((stats.status(), stats.wire_status()), (status, status));
+            assert_eq!(stats.error(), Some("back off"));
+            assert_eq!(stats.ending(), Some(ending));
+            assert_eq!(stats.response().messages(), Some(messages));
+        }
+    }
+}
+
+#[test]
+fn of_a_long_message_the_beginning_is_read() {
+    let long = "\u{263a}".repeat(100_000);
+    let body = format!(r#"{{"code":"not_found","message":"{long}"}}"#);
+    let json = end(&format!(r#"{{"error":{body}}}"#));
+    for exchange in [failing(404, &body), stream(&json)] {
+        for rpc in exchange.both() {
+            assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::NotFound)));
+            let error = rpc.stats().error().unwrap();
+            assert!(error.len() > 100 && long.starts_with(error), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_code_behind_more_than_is_kept_is_not_found() {
     let long = "x".repeat(100_000);
     let body = format!(r#"{{"message":"{long}","code":"not_found"}}"#);
     for rpc in failing(404, &body).both() {
-        let status = rpc.stats().status();
-        assert_eq!(status, Some(Status::Grpc(Code::Unimplemented)), "HTTP's");
+        let stats = rpc.stats();
+        let http = Some(Status::Grpc(Code::Unimplemented));
+        assert_eq!((stats.status(), stats.wire_status()), (http, None));
     }
-    let json = end(&format!(r#"{{"error":{body}}}"#));
-    for rpc in stream(&json).both() {
-        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
-        assert_eq!(rpc.stats().response().messages(), Some(2));
+    // Whether there is an error behind the metadata, is not known: that is no OK.
+    let metadata = format!(r#"{{"metadata":{{"a":["{long}"]}},"error":{body}}}"#);
+    for json in [format!(r#"{{"error":{body}}}"#), metadata] {
+        for rpc in stream(&end(&json)).both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(Code::Unknown)));
+            assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+            assert_eq!(stats.response().messages(), Some(2));
+        }
+    }
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(plain).unwrap();
+    gzip.finish().unwrap()
+}
+
+#[test]
+fn a_compressed_unary_error_is_read_too() {
+    let short = r#"{"code":"resource_exhausted","message":"back off"}"#.to_owned();
+    for plain in [short, detailed()] {
+        let body = gzip(plain.as_bytes());
+        for step in [7, body.len()] {
+            let exchange = failing(429, "")
+                .response_header("content-encoding", "gzip")
+                .response(pieces(&body, step));
+            for rpc in exchange.both() {
+                let stats = rpc.stats();
+                let status = Some(Status::Grpc(Code::ResourceExhausted));
+                assert_eq!((stats.status(), stats.wire_status()), (status, status));
+                assert_eq!(stats.error(), Some("back off"));
+                assert_eq!(stats.response().messages(), Some(0));
+                assert_eq!(stats.response().wire_bytes(), Some(body.len() as u64));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_unary_error_in_another_compression_than_gzip_leaves_the_http_status() {
+    let json = br#"{"code":"resource_exhausted"}"#;
+    for (encoding, body) in [
+        ("br", &b"\x0b\x02\x80{}\x03"[..]),
+        ("gzip", json),
+        ("gzip", b""),
+    ] {
+        let exchange = failing(503, "")
+            .response_header("content-encoding", encoding)
+            .response(pieces(body, 100));
+        for rpc in exchange.both() {
+            let stats = rpc.stats();
+            assert_eq!(stats.status(), Some(Status::Grpc(Code::Unavailable)));
+            assert_eq!(stats.wire_status(), None);
+        }
     }
 }
 
@@ -252,7 +349,7 @@ fn the_timeout_is_connects_own() {
         ("1S", None),
         ("", None),
     ] {
-        for exchange in [unary(), Exchange::new(STREAM)] {
+        for exchange in [unary(), get("connect=v1&message=a"), Exchange::new(STREAM)] {
             let exchange = exchange.request_header("connect-timeout-ms", value);
             for rpc in exchange.both() {
                 assert_eq!(rpc.timeout(), timeout, "{value}");
@@ -292,10 +389,8 @@ fn a_stream_ends_as_its_last_frame_says() {
 
 #[test]
 fn a_last_frame_that_is_compressed_is_read_too() {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(br#"{"error":{"code":"aborted","message":"m"}}"#)
-        .unwrap();
-    for rpc in stream(&frame(3, &gzip.finish().unwrap())).both() {
+    let compressed = gzip(br#"{"error":{"code":"aborted","message":"m"}}"#);
+    for rpc in stream(&frame(3, &compressed)).both() {
         let stats = rpc.stats();
         assert_eq!(stats.status(), Some(Status::Grpc(Code::Aborted)));
         assert_eq!(stats.error(), Some("m"));
@@ -376,10 +471,134 @@ fn a_unary_body_that_fails_is_truncated_and_its_message_is_not_counted() {
     }
 }
 
+/// A unary call by GET.
+fn get(query: &str) -> Exchange {
+    Exchange::new("application/proto").get(query)
+}
+
+#[test]
+fn a_get_is_a_unary_call_whose_message_is_in_the_query() {
+    let query = "message=AQIDBA&encoding=proto&base64=1&connect=v1";
+    for rpc in get(query).response(pieces(&[2; 30], 7)).both() {
+        assert_eq!(rpc.protocol(), Protocol::ConnectUnary);
+        assert_eq!(rpc.full_method(), Some("echo.Echo/UnaryEcho"));
+        assert_eq!(rpc.http_method().unwrap(), "GET");
+        let stats = rpc.stats();
+        assert_eq!(stats.status(), Some(Status::OK));
+        assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+        assert_eq!(stats.request().messages(), Some(1));
+        assert_eq!(stats.request().message_bytes(), Some(4));
+        assert_eq!(stats.request().compressed_messages(), Some(0));
+        assert_eq!(stats.request().wire_bytes(), Some(0), "the body's");
+        assert!(stats.request().is_complete() && !stats.request().truncated());
+        assert_eq!(stats.response().messages(), Some(1));
+        assert_eq!(stats.response().message_bytes(), Some(30));
+    }
+}
+
+#[test]
+fn the_log_of_a_get_is_that_of_any_unary_call() {
+    for role in [Role::Client, Role::Server] {
+        let expected = [
+            "start",
+            "request_headers",
+            "request_message #0 1B compressed",
+            "half_close",
+            "response_headers",
+            "response_message #0 3B",
+            "finish body_end OK",
+        ];
+        let exchange = get("connect=v1&compression=gzip&base64=1&encoding=proto&message=YQ%3D%3D");
+        let log = exchange
+            .response(pieces(&[2; 3], 1))
+            .log(role, &Recorder::new());
+        assert_eq!(log, expected);
+    }
+}
+
+#[test]
+fn each_code_of_an_error_that_answers_a_get_is_read() {
+    for (name, code) in NAMES {
+        let body = format!(r#"{{"code":"{name}","message":"m"}}"#);
+        for rpc in failing(500, &body)
+            .get("message=&encoding=json&connect=v1")
+            .both()
+        {
+            assert_eq!(rpc.stats().status(), Some(Status::Grpc(code)));
+            assert_eq!(rpc.stats().error(), Some("m"));
+            assert_eq!(rpc.stats().request().messages(), Some(1));
+        }
+    }
+}
+
+#[test]
+fn a_get_whose_message_cannot_be_decoded_has_unknown_messages() {
+    for query in ["connect=v1", "connect=v1&base64=1&message=%21"] {
+        for rpc in get(query).both() {
+            assert_eq!(rpc.protocol(), Protocol::ConnectUnary);
+            assert_eq!(rpc.stats().request().messages(), None);
+            assert_eq!(rpc.stats().request().wire_bytes(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn content_that_comes_with_a_get_is_no_message() {
+    let exchange = get("message=abc&encoding=json&connect=v1").request(pieces(&[1; 9], 4));
+    for rpc in exchange.both() {
+        assert_eq!(rpc.stats().request().messages(), Some(1));
+        assert_eq!(rpc.stats().request().message_bytes(), Some(3));
+        assert_eq!(rpc.stats().request().wire_bytes(), Some(9));
+    }
+}
+
+#[test]
+fn a_get_that_does_not_say_connect_is_plain_http() {
+    for query in ["", "message=a&encoding=json", "connect=v2&message=a"] {
+        for rpc in get(query).both() {
+            assert_eq!(rpc.protocol(), Protocol::Http);
+            assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+            assert_eq!(rpc.stats().request().messages(), None);
+        }
+    }
+    let mut post = get("message=a&encoding=json&connect=v1");
+    post.query = None;
+    assert_eq!(post.on(Role::Server).protocol(), Protocol::Http);
+}
+
+// Nothing else says of a GET that it is a call: a tracer has to be able to choose by it.
+#[tokio::test]
+async fn a_filter_sees_what_a_get_speaks() {
+    use tower_tracer::Tracer as _;
+    let recorder = Recorder::new();
+    let tracer = recorder
+        .clone()
+        .filter(|rpc| rpc.protocol() == Protocol::ConnectUnary);
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(tracer).server())
+        .service_fn(async |_: Request| {
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+    for query in ["connect=v1&message=a", "message=a"] {
+        let request = Request::get(format!("/echo.Echo/UnaryEcho?{query}"));
+        let request = request.body(Body::empty()).unwrap();
+        service.clone().oneshot(request).await.unwrap();
+    }
+    assert_eq!(recorder.only_finished().protocol(), Protocol::ConnectUnary);
+}
+
 /// A unary method and a stream, as a server of Connect answers them.
 fn router() -> Router {
     async fn unary(request: Request) -> Response {
+        let query = request.uri().query().map(ToOwned::to_owned);
         let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let asked = match query
+            .as_deref()
+            .and_then(|query| query.strip_prefix("message="))
+        {
+            Some(message) => Bytes::copy_from_slice(&message.as_bytes()[..4]),
+            None => asked,
+        };
         let response = Response::builder();
         if asked.starts_with(b"fail") {
             let response = response.status(StatusCode::NOT_FOUND);
@@ -400,28 +619,28 @@ fn router() -> Router {
         response.body(body).unwrap()
     }
     Router::new()
-        .route("/echo.Echo/UnaryEcho", routing::post(unary))
+        .route("/echo.Echo/UnaryEcho", routing::post(unary).get(unary))
         .route("/echo.Echo/ServerStreamingEcho", routing::post(stream))
 }
 
-async fn call(method: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2] {
+/// A POST to the method in `uri` with this body, or a GET where that has a query.
+async fn call(uri: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2] {
     let (client_side, server_side) = (Recorder::new(), Recorder::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!(
-        "http://{}/echo.Echo/{method}",
-        listener.local_addr().unwrap()
-    );
+    let uri = format!("http://{}/echo.Echo/{uri}", listener.local_addr().unwrap());
     let router = router().layer(TracerLayer::new(server_side.clone()).server());
     let server = async move { axum::serve(listener, router).await };
     tokio::spawn(server);
     let client = ServiceBuilder::new()
         .layer(TracerLayer::new(client_side.clone()).client())
         .service(Client::builder(TokioExecutor::new()).build_http::<Body>());
-    let request = Request::post(uri)
-        .header("content-type", content_type)
-        .header("connect-protocol-version", "1")
-        .body(Body::from(body))
-        .unwrap();
+    let request = match uri.contains('?') {
+        true => Request::get(uri),
+        false => Request::post(uri)
+            .header("content-type", content_type)
+            .header("connect-protocol-version", "1"),
+    };
+    let request = request.body(Body::from(body)).unwrap();
     let response = client.oneshot(request).await.unwrap();
     response.into_body().collect().await.unwrap();
     let server = server_side.wait_finished(1).await.remove(0);
@@ -430,24 +649,43 @@ async fn call(method: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo
 
 #[tokio::test]
 async fn over_http_both_sides_record_the_same() {
-    for (method, content_type, body, code, messages) in [
-        ("UnaryEcho", "application/proto", "hello", Code::Ok, 1),
-        ("UnaryEcho", "application/proto", "fail", Code::NotFound, 0),
+    for (method, content_type, body, code, asked, answered) in [
+        ("UnaryEcho", "application/proto", "hello", Code::Ok, 1, 1),
+        (
+            "UnaryEcho",
+            "application/proto",
+            "fail",
+            Code::NotFound,
+            1,
+            0,
+        ),
         (
             "ServerStreamingEcho",
             STREAM,
             "again",
             Code::ResourceExhausted,
+            // Five bytes that begin a message of two gigabytes.
+            0,
             2,
+        ),
+        ("UnaryEcho?message=hell&connect=v1", "", "", Code::Ok, 1, 1),
+        (
+            "UnaryEcho?message=fail&connect=v1",
+            "",
+            "",
+            Code::NotFound,
+            1,
+            0,
         ),
     ] {
         let both = call(method, content_type, body.as_bytes()).await;
         for rpc in &both {
             let stats = rpc.stats();
             assert_eq!(stats.status(), Some(Status::Grpc(code)), "{rpc:?}");
+            assert_eq!(stats.request().messages(), Some(asked));
             assert_eq!(stats.request().wire_bytes(), Some(body.len() as u64));
-            assert_eq!(stats.response().messages(), Some(messages));
-            assert_eq!(rpc.method(), Some(method));
+            assert_eq!(stats.response().messages(), Some(answered));
+            assert_eq!(rpc.method(), method.split('?').next());
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{borrow::Cow, io::Read as _, time::Duration};
 
 use flate2::bufread::GzDecoder;
 use http::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::rpc::Code;
@@ -168,6 +169,48 @@ pub(crate) fn timeout(value: &HeaderValue) -> Option<Duration> {
     fits.then(|| digits.parse().map(Duration::from_millis).ok())?
 }
 
+/// Whether the query of a GET says that it is a call.
+pub(crate) fn is_call(query: &str) -> bool {
+    query.split('&').any(|parameter| parameter == "connect=v1")
+}
+
+/// The message in the query of a call: its size, and whether it is compressed. `None` where there is
+/// none, or none that can be decoded.
+pub(crate) fn message_in(query: &str) -> Option<(u64, bool)> {
+    let parameter = |name| {
+        let mut parameters = query.split('&').filter_map(|pair| pair.split_once('='));
+        parameters.find_map(|(found, value)| (found == name).then_some(value))
+    };
+    let message = percent_decode_str(parameter("message")?);
+    let size = match parameter("base64") {
+        Some("1") => length_of_base64(message)?,
+        _ => message.count() as u64,
+    };
+    let compressed = parameter("compression").is_some_and(|coding| coding != "identity");
+    Some((size, compressed))
+}
+
+/// How many bytes stand in URL-safe base64, padded or not; `None` where it is no such text.
+fn length_of_base64(text: impl Iterator<Item = u8>) -> Option<u64> {
+    let (mut characters, mut padding) = (0_u64, 0_u64);
+    for byte in text {
+        match byte {
+            b'=' => padding += 1,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' if padding == 0 => {
+                characters += 1;
+            }
+            _ => return None,
+        }
+    }
+    let whole = padding == 0 || (padding <= 2 && (characters + padding) % 4 == 0);
+    // Four characters are three bytes, and one alone is none.
+    match characters % 4 {
+        0 if whole => Some(characters / 4 * 3),
+        rest @ 2.. if whole => Some(characters / 4 * 3 + rest - 1),
+        _ => None,
+    }
+}
+
 impl Error {
     fn new(wire: Wire) -> Self {
         Self {
@@ -201,7 +244,7 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::{Code, Error, Json, end_of_stream, timeout, unary_error};
+    use super::{Code, Error, Json, end_of_stream, message_in, timeout, unary_error};
 
     fn json(bytes: &[u8]) -> Json<'_> {
         Json {
@@ -375,6 +418,44 @@ mod tests {
         assert_eq!(error.code, Some(Code::Aborted));
         assert!(error.message.len() > 500, "{}", error.message.len());
         assert!(noise.starts_with(&error.message));
+    }
+
+    #[test]
+    fn the_message_of_a_get_is_as_long_as_it_is_decoded() {
+        for (query, message) in [
+            ("message=&connect=v1", Some((0, false))),
+            (
+                "connect=v1&message=%7B%22name%22%3A%22Buf%22%7D",
+                Some((14, false)),
+            ),
+            ("message=a+b%C3%A9", Some((5, false))),
+            ("message=a&message=bcd", Some((1, false))),
+            ("message=%zz", Some((3, false))),
+            ("message=YQ&base64=1", Some((1, false))),
+            ("base64=1&message=YQ%3D%3D", Some((1, false))),
+            ("message=YWI&base64=1&compression=gzip", Some((2, true))),
+            (
+                "message=YWI=&base64=1&compression=identity",
+                Some((2, false)),
+            ),
+            ("message=-_-_&base64=1", Some((3, false))),
+            ("message=-_-_YQ&base64=1", Some((4, false))),
+            ("message=&base64=1", Some((0, false))),
+            ("message=YQ&base64=0", Some((2, false))),
+            // No base64, or not for URLs.
+            ("message=Y&base64=1", None),
+            ("message=YWJjZ&base64=1", None),
+            ("message=YQ=&base64=1", None),
+            ("message=YQ==YQ==&base64=1", None),
+            ("message=%3D%3D%3D%3D&base64=1", None),
+            ("message=Y%2B%2F%2F&base64=1", None),
+            ("message=Y+//&base64=1", None),
+            ("connect=v1", None),
+            ("message", None),
+            ("", None),
+        ] {
+            assert_eq!(message_in(query), message, "{query}");
+        }
     }
 
     #[test]

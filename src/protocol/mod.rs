@@ -25,9 +25,14 @@ pub(crate) struct RequestHead {
     pub(crate) attempt: Option<u32>,
 }
 
-/// Reads a request's headers, `None` for a request that has none.
+/// Reads a request's headers, `None` for a request that has none; `query_of_get` is asked where they
+/// leave the protocol open.
 #[inline]
-pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHead {
+pub(crate) fn request_head<'a>(
+    headers: Option<&HeaderMap>,
+    query_of_get: impl Fn() -> Option<&'a str>,
+    role: Role,
+) -> RequestHead {
     let mut head = RequestHead {
         protocol: Protocol::Other,
         timeout: None,
@@ -40,7 +45,7 @@ pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHe
         headers,
         [&CONTENT_TYPE, &grpc::GRPC_TIMEOUT, &grpc::GRPC_ATTEMPTS],
     );
-    head.protocol = by_content_type(headers, content_type);
+    head.protocol = by_content_type(headers, content_type, query_of_get);
     if head.protocol.is_rpc() {
         head.timeout = timeout.and_then(grpc::timeout);
         #[cfg(feature = "connect")]
@@ -54,10 +59,14 @@ pub(crate) fn request_head(headers: Option<&HeaderMap>, role: Role) -> RequestHe
     head
 }
 
-/// Tells the protocol of a request by its headers.
-pub(crate) fn detect(headers: Option<&HeaderMap>) -> Protocol {
+/// Tells the protocol of a request by its headers, and where they leave it open by the query of a
+/// GET.
+pub(crate) fn detect<'a>(
+    headers: Option<&HeaderMap>,
+    query_of_get: impl Fn() -> Option<&'a str>,
+) -> Protocol {
     headers.map_or(Protocol::Other, |headers| {
-        by_content_type(headers, headers.get(CONTENT_TYPE))
+        by_content_type(headers, headers.get(CONTENT_TYPE), query_of_get)
     })
 }
 
@@ -115,11 +124,12 @@ pub(crate) fn find<'a, const N: usize>(
 }
 
 #[inline]
-fn by_content_type(headers: &HeaderMap, content_type: Option<&HeaderValue>) -> Protocol {
-    let Some(content_type) = content_type else {
-        return Protocol::Http;
-    };
-    let content_type = content_type.as_bytes();
+fn by_content_type<'a>(
+    headers: &HeaderMap,
+    content_type: Option<&HeaderValue>,
+    query_of_get: impl Fn() -> Option<&'a str>,
+) -> Protocol {
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     if let Some(rest) = content_type.strip_prefix(b"application/grpc") {
         return match rest {
             [] | [b'+' | b';' | b' ', ..] => Protocol::Grpc,
@@ -128,17 +138,20 @@ fn by_content_type(headers: &HeaderMap, content_type: Option<&HeaderValue>) -> P
             _ => Protocol::Http,
         };
     }
-    if !cfg!(feature = "connect") {
-        return Protocol::Http;
+    #[cfg(feature = "connect")]
+    {
+        if content_type.starts_with(b"application/connect+") {
+            return Protocol::ConnectStreaming;
+        }
+        let is_connect =
+            is(content_type, b"application/proto") || is(content_type, b"application/json");
+        if is_connect && headers.contains_key("connect-protocol-version")
+            || query_of_get().is_some_and(connect::is_call)
+        {
+            return Protocol::ConnectUnary;
+        }
     }
-    if content_type.starts_with(b"application/connect+") {
-        return Protocol::ConnectStreaming;
-    }
-    let is_connect =
-        is(content_type, b"application/proto") || is(content_type, b"application/json");
-    if is_connect && headers.contains_key("connect-protocol-version") {
-        return Protocol::ConnectUnary;
-    }
+    let _ = (headers, query_of_get);
     Protocol::Http
 }
 
@@ -158,7 +171,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "connect")]
-    fn protocols_are_told_apart_by_content_type_and_version_header() {
+    fn protocols_are_told_apart_by_content_type_version_header_and_the_query_of_a_get() {
         let connect = ("connect-protocol-version", "1");
         for (content_type, other, protocol) in [
             ("application/grpc", None, Protocol::Grpc),
@@ -185,9 +198,30 @@ mod tests {
             if let Some((name, value)) = other {
                 headers.insert(name, HeaderValue::from_static(value));
             }
-            assert_eq!(detect(Some(&headers)), protocol, "{content_type}");
+            assert_eq!(detect(Some(&headers), || None), protocol, "{content_type}");
+            let get = detect(Some(&headers), || Some("message=&connect=v1"));
+            match protocol {
+                // A content type says nothing of a request that has no content.
+                Protocol::Http if !content_type.contains("grpc") => {
+                    assert_eq!(get, Protocol::ConnectUnary, "{content_type}");
+                }
+                _ => assert_eq!(get, protocol, "{content_type}"),
+            }
         }
-        assert_eq!(detect(Some(&HeaderMap::new())), Protocol::Http);
-        assert_eq!(detect(None), Protocol::Other);
+        let bare = HeaderMap::new();
+        assert_eq!(detect(Some(&bare), || None), Protocol::Http);
+        for (query, protocol) in [
+            ("connect=v1", Protocol::ConnectUnary),
+            ("message=a&encoding=json&connect=v1", Protocol::ConnectUnary),
+            ("connect=v1&message=a", Protocol::ConnectUnary),
+            ("", Protocol::Http),
+            ("connect=v2", Protocol::Http),
+            ("connect=v11", Protocol::Http),
+            ("disconnect=v1", Protocol::Http),
+            ("message=connect=v1", Protocol::Http),
+        ] {
+            assert_eq!(detect(Some(&bare), || Some(query)), protocol, "{query}");
+        }
+        assert_eq!(detect(None, || Some("connect=v1")), Protocol::Other);
     }
 }

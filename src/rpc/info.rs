@@ -39,7 +39,8 @@ impl fmt::Display for Role {
     }
 }
 
-/// What the two sides speak, told by the request's content type and version header.
+/// What the two sides speak, told by the request's content type and version header, and for a GET by
+/// its query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -50,7 +51,7 @@ pub enum Protocol {
     /// gRPC-Web in base64: `application/grpc-web-text`.
     GrpcWebText,
     /// A unary call of Connect: `application/proto` or `application/json` with
-    /// `connect-protocol-version`.
+    /// `connect-protocol-version`, or a GET with `connect=v1` in its query.
     ConnectUnary,
     /// A streaming call of Connect: `application/connect+…`.
     ConnectStreaming,

@@ -10,7 +10,9 @@ use super::extra::MessagesAt;
 /// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known where the layer
 /// sees the body: a response always, a request whose body is tonic's or axum's. Messages are known
 /// where also the protocol frames them (gRPC, gRPC-Web, Connect streaming), or has one message per
-/// body (Connect unary).
+/// body (Connect unary). The message of a GET of Connect stands in the query: its bytes count as they
+/// are decoded from there, as message bytes and not as wire bytes, and where they cannot be decoded,
+/// messages are unknown.
 ///
 /// A message counts when its last byte has passed the layer. A body that ended inside a message is
 /// [`truncated`](Self::truncated), and that message is not counted.

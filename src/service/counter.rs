@@ -38,6 +38,9 @@ enum Messages {
     /// The body is one message.
     #[cfg(feature = "connect")]
     Whole { size: u64, compressed: bool },
+    /// One message, outside of the body.
+    #[cfg(feature = "connect")]
+    Outside { size: u64, compressed: bool },
 }
 
 /// The end of a body that says how the RPC ended.
@@ -79,6 +82,19 @@ impl Counter {
     #[inline]
     pub(super) fn request(protocol: Protocol, headers: &HeaderMap) -> Self {
         Self::new(protocol, headers)
+    }
+
+    /// For the request of a call whose message is the query of a GET.
+    #[cfg(feature = "connect")]
+    pub(super) fn get(query: &str) -> Self {
+        let messages = match crate::protocol::connect::message_in(query) {
+            Some((size, compressed)) => Messages::Outside { size, compressed },
+            None => Messages::None,
+        };
+        Self {
+            messages,
+            ..Self::default()
+        }
     }
 
     /// For the response to it.
@@ -206,6 +222,8 @@ impl Counter {
             }
             #[cfg(feature = "connect")]
             Messages::Whole { size, .. } => *size = size.saturating_add(length as u64),
+            #[cfg(feature = "connect")]
+            Messages::Outside { .. } => {}
             Messages::None => {
                 if let Some(last) = self.last.as_deref_mut().filter(|last| last.flag == 0) {
                     last.keep(bytes);
@@ -229,6 +247,13 @@ impl Counter {
                     meter.message(*size, *compressed);
                 }
                 !complete && *size > 0
+            }
+            #[cfg(feature = "connect")]
+            Messages::Outside { size, compressed } => {
+                if complete {
+                    meter.message(*size, *compressed);
+                }
+                false
             }
             Messages::None => false,
         };

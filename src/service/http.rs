@@ -58,7 +58,7 @@ impl<B: 'static> TracedRequest for Request<B> {
         let Some(rpc) = observer.rpc() else { return };
         let counter = match rpc.protocol() {
             Protocol::Grpc => Counter::framed(),
-            protocol => Counter::request(protocol, Self::headers(self)),
+            protocol => counter_of(self, protocol),
         };
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
@@ -71,6 +71,15 @@ impl<B: 'static> TracedRequest for Request<B> {
         }
         let _ = (body, counter, observer);
     }
+}
+
+/// What counts a request that is not gRPC's.
+fn counter_of<B>(request: &Request<B>, protocol: Protocol) -> Counter {
+    #[cfg(feature = "connect")]
+    if protocol == Protocol::ConnectUnary && request.method() == Method::GET {
+        return Counter::get(request.uri().query().unwrap_or_default());
+    }
+    Counter::request(protocol, request.headers())
 }
 
 /// Wraps a body and erases it into its own type again.
@@ -185,7 +194,9 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
         Event::RESPONSE_HEADERS,
         WireEventKind::ResponseHeaders(headers),
     );
-    if protocol == Protocol::Http && has_no_body(response.status()) {
+    if matches!(protocol, Protocol::Http | Protocol::ConnectUnary)
+        && has_no_body(response.status())
+    {
         counter.expect_none();
     }
     // An HTTP server drops the body of an answer to HEAD unpolled.

@@ -279,7 +279,7 @@ impl Settings {
             protocol,
             mut timeout,
             attempt,
-        } = protocol::request_head(request.headers(), role);
+        } = protocol::request_head(request.headers(), || request.query_of_get(), role);
         if let (Role::Server, Some(own)) = (role, self.server_timeout) {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }

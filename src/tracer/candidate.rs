@@ -82,7 +82,8 @@ impl<'a> Candidate<'a> {
     /// What the request speaks.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        protocol::detect(self.parts.request().headers())
+        let request = self.parts.request();
+        protocol::detect(request.headers(), || request.query_of_get())
     }
 
     /// The request's path. On a server it is what the caller sent.

@@ -105,6 +105,16 @@ pub trait TracedRequest {
     }
 }
 
+impl dyn TracedRequest + '_ {
+    /// The query of a GET, which may be a whole call of Connect.
+    pub(crate) fn query_of_get(&self) -> Option<&str> {
+        let uri = self
+            .uri()
+            .filter(|_| self.http_method() == Some(&Method::GET))?;
+        uri.query()
+    }
+}
+
 /// The request as a tracer sees it in [`start`](crate::Tracer::start).
 ///
 /// What a request that is not HTTP does not have is empty when read, and `None` when it is to be

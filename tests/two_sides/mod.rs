@@ -20,6 +20,8 @@ use crate::scripted::{Scripted, Step, poll_body, run, show};
 /// What both sides send.
 #[derive(Clone, Debug)]
 pub struct Exchange {
+    /// Of a GET; else it is a POST.
+    pub query: Option<String>,
     pub request_headers: Vec<(&'static str, &'static str)>,
     pub request: Vec<Step>,
     pub status: u16,
@@ -31,12 +33,20 @@ impl Exchange {
     /// Both sides say this content type, and the response is 200.
     pub fn new(content_type: &'static str) -> Self {
         Self {
+            query: None,
             request_headers: vec![("content-type", content_type)],
             request: Vec::new(),
             status: 200,
             response_headers: vec![("content-type", content_type)],
             response: Vec::new(),
         }
+    }
+
+    /// Makes it a GET with this query, without a content type.
+    pub fn get(mut self, query: impl Into<String>) -> Self {
+        self.query = Some(query.into());
+        self.request_headers.clear();
+        self
     }
 
     pub fn request(self, steps: impl IntoIterator<Item = Step>) -> Self {
@@ -102,7 +112,10 @@ impl Exchange {
                 Ok::<_, BoxError>(response)
             }
         }));
-        let mut request = Request::post("/echo.Echo/UnaryEcho");
+        let mut request = match &self.query {
+            None => Request::post("/echo.Echo/UnaryEcho"),
+            Some(query) => Request::get(format!("/echo.Echo/UnaryEcho?{query}")),
+        };
         for (name, value) in &self.request_headers {
             request = request.header(*name, *value);
         }
