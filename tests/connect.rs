@@ -566,6 +566,32 @@ fn a_get_that_does_not_say_connect_is_plain_http() {
     assert_eq!(post.on(Role::Server).protocol(), Protocol::Http);
 }
 
+// A cache's answer: an HTTP/1 server drops the body unread, even if there is one.
+#[tokio::test]
+async fn an_unmodified_answer_to_a_get_is_over_with_its_headers() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()).server())
+        .service_fn(async |_: Request| {
+            let body = tokio_stream::iter([Ok::<_, std::convert::Infallible>("never sent")]);
+            Response::builder()
+                .status(304)
+                .body(Body::from_stream(body))
+        });
+    let request = Request::get("/echo.Echo/UnaryEcho?connect=v1&message=a");
+    let request = request.body(Body::empty()).unwrap();
+    drop(service.oneshot(request).await.unwrap());
+    let expected = [
+        "start",
+        "request_headers",
+        "request_message #0 1B",
+        "half_close",
+        "response_headers",
+        "finish headers_only UNKNOWN",
+    ];
+    assert_eq!(recorder.log(), expected);
+}
+
 // Nothing else says of a GET that it is a call: a tracer has to be able to choose by it.
 #[tokio::test]
 async fn a_filter_sees_what_a_get_speaks() {

@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,9 +17,14 @@ use axum::{
     routing,
 };
 use bytes::Bytes;
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
 use tokio::sync::Notify;
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
@@ -293,6 +299,134 @@ fn router(release: Arc<Notify>) -> Router {
         )
         .route("/slow", routing::get(slow))
         .route("/upload", routing::post(|body: Bytes| async move { body }))
+}
+
+/// A body that tells how long it is, and never by itself that it is at its end.
+struct Told(Vec<&'static str>);
+
+impl HttpBody for Told {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        let piece = Bytes::from_static(self.0.remove(0).as_bytes());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+// An HTTP/1 server makes the header from it, and drops the body when so much is sent.
+#[tokio::test]
+async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
+    use Ending::{BodyEnd, Cancelled, HeadersOnly};
+    for (content_type, pieces, polls, ending) in [
+        ("text/plain", vec!["hello ", "world"], 2, BodyEnd),
+        ("text/plain", vec!["hello ", "world"], 1, Cancelled),
+        // Such a server would not have polled again.
+        ("text/plain", vec!["hello ", "world"], 3, Cancelled),
+        ("text/plain", vec![], 0, HeadersOnly),
+        ("text/plain", vec![], 1, Cancelled),
+        // Here trailers have to follow.
+        ("application/grpc", vec!["\0\0\0\0\x01", "a"], 2, Cancelled),
+    ] {
+        let recorder = Recorder::new();
+        let size = pieces.iter().take(polls).map(|p| p.len() as u64).sum();
+        let (mut asked, mut answered) = (None, Some(Told(pieces.clone())));
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(recorder.clone()).server())
+            .service_fn(|request: Request| {
+                asked = Some(request.into_body());
+                let response = Response::builder().header("content-type", content_type);
+                std::future::ready(response.body(answered.take().unwrap()))
+            });
+        let request = Request::post("/a.B/C").header("content-type", content_type);
+        let request = request.body(Body::new(Told(pieces))).unwrap();
+        let mut response = service.oneshot(request).await.unwrap().into_body();
+        let mut request = asked.unwrap();
+        for _ in 0..polls {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut request).poll_frame(&mut cx);
+            let _ = Pin::new(&mut response).poll_frame(&mut cx);
+        }
+        assert!(recorder.finished().is_empty(), "it may go on");
+        drop(request);
+        drop(response);
+        let stats = recorder.only_finished();
+        let stats = stats.stats();
+        assert_eq!(stats.ending(), Some(ending), "{content_type} {polls}");
+        for traffic in [stats.request(), stats.response()] {
+            assert_eq!(traffic.is_complete(), ending != Cancelled);
+            assert_eq!(traffic.wire_bytes(), Some(size));
+        }
+    }
+}
+
+// The header was written by whoever made the request.
+#[tokio::test]
+async fn a_request_dropped_after_as_much_as_its_header_says_is_whole() {
+    for (length, whole) in [("11", true), ("12", false)] {
+        let recorder = Recorder::new();
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(recorder.clone()).client())
+            .service_fn(async |request: Request| {
+                let mut body = request.into_body();
+                body.frame().await.unwrap()?;
+                body.frame().await.unwrap()?;
+                drop(body);
+                Ok::<_, axum::Error>(answer(200, ""))
+            });
+        let request = Request::post("/").header("content-length", length);
+        let request = request.body(streamed(&["hello ", "world"])).unwrap();
+        service.oneshot(request).await.unwrap();
+        let rpc = recorder.only_finished();
+        assert_eq!(rpc.stats().request().is_complete(), whole);
+        assert_eq!(recorder.log().contains(&"half_close".to_owned()), whole);
+    }
+}
+
+#[tokio::test]
+async fn over_http_1_a_body_that_tells_its_size_alone_is_whole() {
+    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let traced = ServiceBuilder::new()
+        .layer(TracerLayer::new(server_side.clone()).server())
+        .service_fn(async |request: http::Request<Incoming>| {
+            request.into_body().collect().await?;
+            Ok::<_, hyper::Error>(Response::new(Told(vec!["a", "bc"])))
+        });
+    let (client, server) = tokio::io::duplex(1024);
+    let serving = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(server), TowerToHyperService::new(traced));
+    tokio::spawn(serving);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let client = ServiceBuilder::new()
+        .layer(TracerLayer::new(client_side.clone()).client())
+        .service_fn(move |request| sender.send_request(request));
+    let request = Request::post("/upload").header("host", "localhost");
+    let request = request.body(Body::new(Told(vec!["hello ", "world"])));
+    let response = soon(client.oneshot(request.unwrap())).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "3");
+    let body = soon(response.into_body().collect()).await.unwrap();
+    assert_eq!(body.to_bytes(), "abc");
+    let server = soon(server_side.wait_finished(1)).await.remove(0);
+    let client = client_side.only_finished();
+    for rpc in [&client, &server] {
+        assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd), "{rpc:?}");
+        assert!(rpc.stats().response().is_complete());
+    }
+    assert!(client.stats().request().is_complete());
+    assert_eq!(client.stats().request().wire_bytes(), Some(11));
 }
 
 /// A server, and a client of it, a recorder on each.

@@ -32,6 +32,17 @@ struct Side {
 }
 
 impl Side {
+    /// Whether all has passed that the body told of, so that an HTTP/1 server drops it now.
+    fn is_all_of(&self, passed: &Figures) -> bool {
+        let sizes = self.body.iter().map(|step| match step {
+            Step::Data(data) => data.len(),
+            _ => 0,
+        });
+        let told: usize = sizes.sum();
+        // Such a server would not have asked for more.
+        self.tells && passed.bytes.len() == told && passed.polled_at != Some(told)
+    }
+
     fn script(&self) -> Scripted {
         let script = Scripted::new(self.body.clone());
         if self.tells { script.telling() } else { script }
@@ -175,6 +186,8 @@ struct Figures {
     /// How it ended; nothing counts after that.
     over: bool,
     complete: bool,
+    /// After how many bytes it was polled last.
+    polled_at: Option<usize>,
 }
 
 impl Figures {
@@ -338,6 +351,7 @@ fn pass(
     if figures.over {
         return None;
     }
+    figures.polled_at = Some(figures.bytes.len());
     let last = match polled {
         None => Last::Panic,
         Some(Poll::Pending) => return None,
@@ -440,18 +454,14 @@ fn go<T: Tracer>(plan: &Plan, tracer: T, finished: impl Fn() -> Vec<RpcInfo>) ->
     }
     if plan.request_goes_first {
         drop(request);
+        model.drop_request(plan);
         drop(response);
+        model.drop_response(plan);
     } else {
         drop(response);
+        model.drop_response(plan);
         drop(request);
-    }
-    if model.end.is_none() {
-        // A gRPC client drops the page that comes with an HTTP error: that error is the news.
-        let gave_up = plan.role == Role::Client && plan.http_status != 200 && plan.speaks_grpc();
-        model.end(match gave_up {
-            true => plan.by_http(Ending::Cancelled),
-            false => plan.by_code(Ending::Cancelled, Code::Cancelled, None),
-        });
+        model.drop_request(plan);
     }
 
     let mut finished = finished();
@@ -485,6 +495,30 @@ impl Model {
         assert!(self.end.is_none(), "the model ends once");
         self.end = Some(end);
         self.request_at_the_end = self.request.clone();
+    }
+
+    fn drop_request(&mut self, plan: &Plan) {
+        let whole = !plan.speaks_grpc() && plan.request.is_all_of(&self.request);
+        self.request.complete |= whole && !self.request.over;
+    }
+
+    fn drop_response(&mut self, plan: &Plan) {
+        if self.end.is_some() {
+            return;
+        }
+        if !plan.speaks_grpc() && plan.response.is_all_of(&self.response) {
+            self.response.complete = true;
+            return self.end(plan.by_http(match self.response.bytes.is_empty() {
+                true => Ending::HeadersOnly,
+                false => Ending::BodyEnd,
+            }));
+        }
+        // A gRPC client drops the page that comes with an HTTP error: that error is the news.
+        let gave_up = plan.role == Role::Client && plan.http_status != 200 && plan.speaks_grpc();
+        self.end(match gave_up {
+            true => plan.by_http(Ending::Cancelled),
+            false => plan.by_code(Ending::Cancelled, Code::Cancelled, None),
+        });
     }
 }
 

@@ -87,6 +87,7 @@ where
         if open.is_bare() {
             return inner.poll_frame(cx);
         }
+        counter.ask();
         let polled = open.run(
             || inner.as_mut().poll_frame(cx),
             |meter| counter.end(meter, false),
@@ -218,7 +219,7 @@ impl<B> RequestBody<B> {
     fn leave(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let Some(meter) = this.observer.meter() {
-            this.counter.end(&meter, false);
+            this.counter.end(&meter, this.counter.is_at_end());
         }
         this.observer.enter(|| this.inner.set(None));
     }
@@ -253,6 +254,7 @@ where
         if *this.over {
             return inner.poll_frame(cx);
         }
+        counter.ask();
         let polled = observer.enter(|| inner.as_mut().poll_frame(cx));
         let Some(meter) = observer.meter() else {
             return polled;

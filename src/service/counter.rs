@@ -17,10 +17,12 @@ pub(super) struct Counter {
     last: Option<Box<Last>>,
     /// How many bytes are still to come; `UNKNOWN` where the length is not known.
     rest: u64,
+    /// Whether that is the body's own word, which HTTP/1 puts into the header.
+    hinted: bool,
     /// Whether trailers can follow when the body says that it is at its end.
     waits: bool,
-    /// At its end, as far as was said: dropped now it is whole. More may follow all the same.
-    at_end: bool,
+    /// Nobody is to look at the body, even if there is one.
+    unread: bool,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -132,8 +134,9 @@ impl Counter {
             messages,
             last: None,
             rest: UNKNOWN,
+            hinted: false,
             waits: false,
-            at_end: false,
+            unread: false,
         }
     }
 
@@ -142,25 +145,42 @@ impl Counter {
         !matches!(self.messages, Messages::None) || self.last.is_some()
     }
 
-    /// Tells how long the body is.
+    /// Tells how long the body is, by its header.
     pub(super) fn expect(&mut self, length: Option<u64>) {
         self.rest = length.unwrap_or(UNKNOWN);
-        self.at_end |= self.is_full();
     }
 
-    /// Whether the body is as long as it was said to be.
+    /// Tells how long the body is by its own word, which counts where its header says nothing.
+    pub(super) fn hint(&mut self, length: Option<u64>) {
+        if self.rest == UNKNOWN {
+            self.rest = length.unwrap_or(UNKNOWN);
+            self.hinted = true;
+        }
+    }
+
+    /// Tells that nobody is to look at the body, even if there is one.
+    pub(super) fn expect_none(&mut self) {
+        self.unread = true;
+    }
+
+    /// Whether the body is as long as its header says: it is over.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.rest == 0
+        self.rest == 0 && !self.hinted
     }
 
-    /// Nobody is to look at the body, even if there is one.
-    pub(super) fn expect_none(&mut self) {
-        self.at_end = true;
-    }
-
+    /// Whether the body is at its end as far as was said: dropped now it is whole. More may follow
+    /// all the same.
     pub(super) fn is_at_end(&self) -> bool {
-        self.at_end
+        self.unread || self.rest == 0
+    }
+
+    /// The body is polled: one who goes by its own word would not ask it for more than that.
+    #[inline]
+    pub(super) fn ask(&mut self) {
+        if self.hinted && self.rest == 0 {
+            self.rest = UNKNOWN;
+        }
     }
 
     /// Has the end waited for, whatever the body says of itself.
@@ -297,8 +317,9 @@ impl Default for Counter {
             messages: Messages::None,
             last: None,
             rest: UNKNOWN,
+            hinted: false,
             waits: false,
-            at_end: false,
+            unread: false,
         }
     }
 }

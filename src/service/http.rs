@@ -79,7 +79,11 @@ fn counter_of<B>(request: &Request<B>, protocol: Protocol) -> Counter {
     if protocol == Protocol::ConnectUnary && request.method() == Method::GET {
         return Counter::get(request.uri().query().unwrap_or_default());
     }
-    Counter::request(protocol, request.headers())
+    let mut counter = Counter::request(protocol, request.headers());
+    if is_plain(protocol) {
+        counter.expect(length_of(request.headers()));
+    }
+    counter
 }
 
 /// Wraps a body and erases it into its own type again.
@@ -93,7 +97,7 @@ fn counter_of<B>(request: &Request<B>, protocol: Protocol) -> Counter {
 #[inline]
 fn observe<B>(
     body: &mut B,
-    counter: Counter,
+    mut counter: Counter,
     observer: RequestObserver,
     erase: fn(RequestBody<B>) -> B,
 ) where
@@ -107,6 +111,9 @@ fn observe<B>(
     if body.is_end_stream() {
         counter.end(&meter, true);
         return;
+    }
+    if observer.rpc().is_some_and(|rpc| is_plain(rpc.protocol())) {
+        counter.hint(body.size_hint().exact());
     }
     let inner = std::mem::take(body);
     *body = erase(RequestBody::new(inner, counter, observer));
@@ -182,8 +189,12 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
     if protocol == Protocol::ConnectUnary && !response.status().is_success() {
         counter.keep_error();
     }
-    if matches!(protocol, Protocol::Http | Protocol::ConnectUnary) {
+    if is_plain(protocol) {
         counter.expect(length_of(headers));
+        counter.hint(response.body().size_hint().exact());
+        if has_no_body(response.status()) {
+            counter.expect_none();
+        }
     }
     let at_once =
         protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
@@ -194,11 +205,6 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
         Event::RESPONSE_HEADERS,
         WireEventKind::ResponseHeaders(headers),
     );
-    if matches!(protocol, Protocol::Http | Protocol::ConnectUnary)
-        && has_no_body(response.status())
-    {
-        counter.expect_none();
-    }
     // An HTTP server drops the body of an answer to HEAD unpolled.
     let is_head = protocol == Protocol::Http && rpc.http_method() == Some(&Method::HEAD);
     if response.body().is_end_stream() || is_head {
@@ -211,6 +217,12 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
         open.end(&Cause::Told(None));
     }
     counter
+}
+
+/// Whether bodies have neither frames nor trailers that matter: the end of the bytes is the end.
+#[inline]
+fn is_plain(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Http | Protocol::ConnectUnary)
 }
 
 /// How long the body is, by its header: a server that has sent so much does not poll again.
