@@ -157,7 +157,7 @@ fn after_100_000_rpcs_with_a_third_broken_off_nothing_is_left() {
     assert!(RpcInfo::current().is_none());
 }
 
-// Ending 24: what does not grow in the first hundred thousand does not grow in a million.
+// Also with all that a tracer can use.
 #[test]
 fn a_hundred_thousand_distinct_paths_leave_nothing() {
     let tracer = Count::default();
