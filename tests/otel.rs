@@ -4,7 +4,10 @@ mod common;
 #[path = "otel/mod.rs"]
 mod telemetry;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{
     echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer, EchoService, listen, say},
@@ -18,7 +21,11 @@ use opentelemetry::{
         TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _,
     },
 };
-use opentelemetry_sdk::trace::{Sampler, SpanData};
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    metrics::{PeriodicReader, SdkMeterProvider},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData},
+};
 use telemetry::{Telemetry, attributes, duration};
 use tokio_stream::StreamExt as _;
 use tonic::{
@@ -30,7 +37,7 @@ use tower_tracer::{
     Event, Level, ResponseBody, RpcInfo, TracerLayer, TracerService,
     tracers::{
         KnownMethods,
-        otel::{Conventions, GrpcMetrics, OtelTracer},
+        otel::{self, Conventions, GrpcMetrics, OtelTracer},
         testing::Recorder,
     },
 };
@@ -1284,6 +1291,11 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
             "rpc.system.name=connectrpc",
         ]
     );
+    let get = http::Request::get("/a.B/C?connect=v1&encoding=json&message=secret");
+    let get = service.clone().oneshot(get.body(String::new()).unwrap());
+    drop(get.await.unwrap());
+    assert_eq!(attributes(&last(&telemetry).attributes), connect);
+    assert_eq!(last(&telemetry).name, "a.B/C");
     // A response that ends without a status.
     assert_eq!(
         call("application/grpc-web", "").await,
@@ -1294,4 +1306,78 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
             "rpc.system.name=grpc",
         ]
     );
+}
+
+/// Tracing and metrics over OTLP, sent often, from short queues, to this address.
+fn over_otlp(endpoint: &str) -> (SdkTracerProvider, SdkMeterProvider) {
+    const OFTEN: Duration = Duration::from_millis(10);
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let spans = SpanExporter::builder().with_tonic();
+    let spans = spans.with_endpoint(endpoint).with_timeout(PATIENCE).build();
+    let config = BatchConfigBuilder::default()
+        .with_scheduled_delay(OFTEN)
+        .with_max_queue_size(16)
+        .with_max_export_batch_size(16);
+    let processor = BatchSpanProcessor::builder(spans.unwrap()).with_batch_config(config.build());
+    let spans = SdkTracerProvider::builder().with_span_processor(processor.build());
+    let metrics = MetricExporter::builder().with_tonic();
+    let metrics = metrics.with_endpoint(endpoint).with_timeout(PATIENCE);
+    let reader = PeriodicReader::builder(metrics.build().unwrap()).with_interval(OFTEN);
+    let metrics = SdkMeterProvider::builder().with_reader(reader.build());
+    (spans.build(), metrics.build())
+}
+
+// Ending 40.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_collector_that_is_down_calls_pass_as_ever_and_a_shutdown_ends() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // One accepts and never answers, at the other's port nobody listens.
+    let addresses = [&silent, &gone].map(|listener| listener.local_addr().unwrap());
+    drop(gone);
+    for address in addresses {
+        let (spans, metrics) = over_otlp(&format!("http://{address}"));
+        let tracer = || {
+            let tracer = otel::tracer().tracer_provider(&spans);
+            tracer.meter_provider(&metrics)
+        };
+        let (uri, served) = serve(EchoService, tracer()).await;
+        let (client, called) = connect(&uri, tracer()).await;
+        let call = async |count: usize| {
+            let begun = Instant::now();
+            for _ in 0..count {
+                let answer = soon(client.clone().unary_echo(say("hello"))).await.unwrap();
+                assert_eq!(answer.into_inner().message, "hello");
+                let fails = EchoRequest {
+                    code: tonic::Code::NotFound as u32,
+                    ..say("no")
+                };
+                let error = soon(client.clone().unary_echo(fails)).await.unwrap_err();
+                assert_eq!((error.code(), error.message()), (Code::NotFound, "no"));
+            }
+            begun.elapsed()
+        };
+        // Were each to wait for an export, they took a hundred seconds.
+        let took = call(50).await;
+        assert!(took < Duration::from_secs(20), "{took:?}");
+
+        let stop = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            // That what is left could not be sent, is said here.
+            let _ = spans.shutdown();
+            let _ = metrics.shutdown();
+            begun.elapsed()
+        });
+        let took = tokio::time::timeout(Duration::from_secs(60), stop).await;
+        let took = took.expect("a shutdown ends").unwrap();
+        assert!(took < Duration::from_secs(30), "{took:?}");
+
+        call(1).await;
+        for seen in [served, called] {
+            soon(seen.wait_finished(102)).await;
+            assert_eq!(seen.started().len(), 102);
+        }
+    }
+    silent.set_nonblocking(true).unwrap();
+    assert!(silent.accept().is_ok(), "something was to be exported");
 }
