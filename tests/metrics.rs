@@ -373,6 +373,36 @@ async fn an_http_status_that_is_not_registered_makes_no_series_of_its_own() {
     );
 }
 
+#[cfg(feature = "connect")]
+#[tokio::test]
+async fn a_get_of_connect_counts_as_the_method_it_calls_with_the_code_of_its_error() {
+    let (tracer, seen) = tracer();
+    let tracer = tracer.methods(KnownMethods::new(ECHO));
+    let service =
+        TracerLayer::new(tracer)
+            .server()
+            .layer(service_fn(async |request: Request<String>| {
+                let error = request.into_body();
+                let status = if error.is_empty() { 200 } else { 503 };
+                Response::builder().status(status).body(error)
+            }));
+    for error in ["", r#"{"code":"unavailable"}"#] {
+        let request = Request::get("/echo.Echo/UnaryEcho?connect=v1&encoding=json&message=secret");
+        let request = request.body(error.to_owned()).unwrap();
+        let response = service.clone().oneshot(request).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        assert_eq!(body.unwrap().to_bytes(), error);
+    }
+    let handled = starting_with(&series(&seen), "rpc_handled_total");
+    assert_eq!(
+        handled,
+        [
+            "rpc_handled_total{server,echo.Echo,UnaryEcho,OK,headers_only} 1",
+            "rpc_handled_total{server,echo.Echo,UnaryEcho,UNAVAILABLE,body_end} 1",
+        ]
+    );
+}
+
 /// Counts what is asked of a recorder by name.
 struct LookUps(Arc<AtomicUsize>, DebuggingRecorder);
 
