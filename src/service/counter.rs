@@ -9,9 +9,21 @@ use crate::{
     tracer::Meter,
 };
 
-/// Counts the data of one body.
+/// Counts the data of one body. Small, since it is moved with the body.
+#[derive(Debug, Default)]
+pub(super) enum Counter {
+    /// Bytes only: nobody traces the RPC, or messages cannot be told from the bytes.
+    #[default]
+    Bytes,
+    /// Messages of gRPC.
+    Framed(Framing),
+    /// What is not plain gRPC.
+    Other(Box<Other>),
+}
+
+/// Counts the data of a body that is not plain gRPC's.
 #[derive(Debug)]
-pub(super) struct Counter {
+pub(super) struct Other {
     messages: Messages,
     /// What says the status at the end of a body, where that is in the body.
     last: Option<Box<Last>>,
@@ -28,10 +40,9 @@ pub(super) struct Counter {
 const UNKNOWN: u64 = u64::MAX;
 
 /// Where the messages of a body are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Messages {
     /// Nowhere: the protocol has none, or they cannot be told from the bytes.
-    #[default]
     None,
     /// Behind prefixes.
     Framed(Framing),
@@ -74,12 +85,107 @@ impl Counter {
     /// For a body of gRPC.
     #[inline]
     pub(super) fn framed() -> Self {
-        Self {
-            messages: Messages::Framed(Framing::default()),
-            ..Self::default()
+        Self::Framed(Framing::default())
+    }
+
+    #[inline]
+    pub(super) fn other(other: Other) -> Self {
+        Self::Other(Box::new(other))
+    }
+
+    /// The body is polled.
+    #[inline]
+    pub(super) fn ask(&mut self) {
+        if let Self::Other(other) = self {
+            other.ask();
         }
     }
 
+    /// Tells how long the body is by its own word.
+    pub(super) fn hint(&mut self, length: Option<u64>) {
+        if let Self::Other(other) = self {
+            other.hint(length);
+        }
+    }
+
+    /// A piece of the body passed.
+    #[inline]
+    pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
+        let (bytes, length) = (data.chunk(), data.remaining());
+        meter.bytes(length as u64);
+        match self {
+            Self::Bytes => {}
+            Self::Framed(framing) if bytes.len() == length => {
+                framing.scan(bytes, &mut Found { meter, last: None });
+            }
+            Self::Framed(_) => {
+                *self = Self::Bytes;
+                meter.lose_messages();
+            }
+            Self::Other(other) => other.data(meter, bytes, length),
+        }
+    }
+
+    /// The body is at its end, or dropped.
+    #[inline]
+    pub(super) fn end(&self, meter: &Meter<'_>, complete: bool) {
+        match self {
+            Self::Bytes => {}
+            Self::Framed(framing) if framing.is_inside() => meter.truncate(),
+            Self::Framed(_) => {}
+            Self::Other(other) => other.end(meter, complete),
+        }
+        if complete {
+            meter.complete();
+        }
+    }
+
+    /// Whether the body is as long as its header says: it is over.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Other(other) if other.rest == 0 && !other.hinted)
+    }
+
+    /// Whether the body is at its end as far as was said: dropped now it is whole. More may follow
+    /// all the same.
+    pub(super) fn is_at_end(&self) -> bool {
+        matches!(self, Self::Other(other) if other.unread || other.rest == 0)
+    }
+
+    /// Whether the body is only at its end when a poll says so.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Other(other) if other.waits)
+    }
+
+    /// Whether messages can be counted. An error is none.
+    pub(super) fn counts_messages(&self) -> bool {
+        match self {
+            Self::Bytes => false,
+            Self::Framed(_) => true,
+            Self::Other(other) => other.counts_messages(),
+        }
+    }
+
+    /// The body's own word on how the RPC ended, once it was there.
+    #[inline]
+    pub(super) fn last_word(&self) -> Option<LastWord> {
+        match self {
+            Self::Other(other) => other.last_word(),
+            Self::Bytes | Self::Framed(_) => None,
+        }
+    }
+
+    /// The error of a unary call of Connect, whose body is at its end.
+    #[cfg(feature = "connect")]
+    pub(super) fn error(&self) -> Option<crate::protocol::connect::Error> {
+        match self {
+            Self::Other(other) => other.error(),
+            Self::Bytes | Self::Framed(_) => None,
+        }
+    }
+}
+
+impl Other {
     /// For the request of an RPC.
     #[inline]
     pub(super) fn request(protocol: Protocol, headers: &HeaderMap) -> Self {
@@ -95,7 +201,7 @@ impl Counter {
         };
         Self {
             messages,
-            ..Self::default()
+            ..Self::nothing()
         }
     }
 
@@ -132,6 +238,14 @@ impl Counter {
         let _ = headers;
         Self {
             messages,
+            ..Self::nothing()
+        }
+    }
+
+    /// Counts nothing but bytes.
+    pub(super) fn nothing() -> Self {
+        Self {
+            messages: Messages::None,
             last: None,
             rest: UNKNOWN,
             hinted: false,
@@ -140,8 +254,7 @@ impl Counter {
         }
     }
 
-    /// Whether messages can be counted. An error is none.
-    pub(super) fn counts_messages(&self) -> bool {
+    fn counts_messages(&self) -> bool {
         !matches!(self.messages, Messages::None) || self.last.is_some()
     }
 
@@ -163,21 +276,8 @@ impl Counter {
         self.unread = true;
     }
 
-    /// Whether the body is as long as its header says: it is over.
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.rest == 0 && !self.hinted
-    }
-
-    /// Whether the body is at its end as far as was said: dropped now it is whole. More may follow
-    /// all the same.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.unread || self.rest == 0
-    }
-
     /// The body is polled: one who goes by its own word would not ask it for more than that.
-    #[inline]
-    pub(super) fn ask(&mut self) {
+    fn ask(&mut self) {
         if self.hinted && self.rest == 0 {
             self.rest = UNKNOWN;
         }
@@ -186,11 +286,6 @@ impl Counter {
     /// Has the end waited for, whatever the body says of itself.
     pub(super) fn wait(&mut self) {
         self.waits = true;
-    }
-
-    /// Whether the body is only at its end when a poll says so.
-    pub(super) fn waits(&self) -> bool {
-        self.waits
     }
 
     /// Keeps the body itself, which holds the error.
@@ -202,28 +297,14 @@ impl Counter {
         self.last = Some(Box::new(last));
     }
 
-    /// The error of a unary call of Connect, whose body is at its end.
     #[cfg(feature = "connect")]
-    pub(super) fn error(&self) -> Option<crate::protocol::connect::Error> {
+    fn error(&self) -> Option<crate::protocol::connect::Error> {
         let last = self.last.as_ref().filter(|last| last.flag == 0)?;
         crate::protocol::connect::unary_error(last.json())
     }
 
-    #[inline]
-    pub(super) fn data(&mut self, meter: &Meter<'_>, data: &impl Buf) {
-        let (bytes, length) = (data.chunk(), data.remaining());
-        meter.bytes(length as u64);
-        match &mut self.messages {
-            // The common case: nothing but messages is looked for.
-            Messages::Framed(framing) if self.last.is_none() && bytes.len() == length => {
-                framing.scan(bytes, &mut Found { meter, last: None });
-            }
-            _ => self.look(meter, bytes, length),
-        }
-    }
-
-    /// Looks at data of which `bytes` are the first.
-    fn look(&mut self, meter: &Meter<'_>, bytes: &[u8], length: usize) {
+    /// A piece of the body passed, of which `bytes` are the first.
+    fn data(&mut self, meter: &Meter<'_>, bytes: &[u8], length: usize) {
         if self.rest != UNKNOWN {
             self.rest = self.rest.saturating_sub(length as u64);
         }
@@ -255,9 +336,7 @@ impl Counter {
         }
     }
 
-    /// The body is at its end, or dropped.
-    #[inline]
-    pub(super) fn end(&self, meter: &Meter<'_>, complete: bool) {
+    fn end(&self, meter: &Meter<'_>, complete: bool) {
         let truncated = match &self.messages {
             Messages::Framed(framing) => framing.is_inside(),
             Messages::Text(base64, framing) => base64.is_inside() || framing.is_inside(),
@@ -280,14 +359,9 @@ impl Counter {
         if truncated {
             meter.truncate();
         }
-        if complete {
-            meter.complete();
-        }
     }
 
-    /// The body's own word on how the RPC ended, once it was there.
-    #[inline]
-    pub(super) fn last_word(&self) -> Option<LastWord> {
+    fn last_word(&self) -> Option<LastWord> {
         let last = self.last.as_ref().filter(|last| last.complete)?;
         #[cfg(feature = "connect")]
         if last.flag == crate::protocol::connect::END_OF_STREAM {
@@ -307,20 +381,6 @@ impl Counter {
     fn lose_messages(&mut self, meter: &Meter<'_>) {
         self.messages = Messages::None;
         meter.lose_messages();
-    }
-}
-
-impl Default for Counter {
-    #[inline]
-    fn default() -> Self {
-        Self {
-            messages: Messages::None,
-            last: None,
-            rest: UNKNOWN,
-            hinted: false,
-            waits: false,
-            unread: false,
-        }
     }
 }
 

@@ -9,7 +9,10 @@ use http::{
 use http_body::Body;
 
 use super::{
-    OpenRpc, ResponseBody, TracedResponse, body::RequestBody, counter::Counter, ending::Cause,
+    OpenRpc, ResponseBody, TracedResponse,
+    body::RequestBody,
+    counter::{Counter, Other},
+    ending::Cause,
 };
 use crate::{
     protocol::{self, find, grpc},
@@ -77,13 +80,14 @@ impl<B: 'static> TracedRequest for Request<B> {
 fn counter_of<B>(request: &Request<B>, protocol: Protocol) -> Counter {
     #[cfg(feature = "connect")]
     if protocol == Protocol::ConnectUnary && request.method() == Method::GET {
-        return Counter::get(request.uri().query().unwrap_or_default());
+        let query = request.uri().query().unwrap_or_default();
+        return Counter::other(Other::get(query));
     }
-    let mut counter = Counter::request(protocol, request.headers());
+    let mut counter = Other::request(protocol, request.headers());
     if is_plain(protocol) {
         counter.expect(length_of(request.headers()));
     }
-    counter
+    Counter::other(counter)
 }
 
 /// Wraps a body and erases it into its own type again.
@@ -169,17 +173,17 @@ fn begins_messages<B: Body, T: Tracer>(response: &Response<B>, open: &OpenRpc<T>
 /// Looks at the head of a response; where that is all, the RPC is over.
 #[inline(never)]
 fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> Counter {
-    let mut counter = Counter::default();
     let (Some(meter), Some(rpc)) = (open.meter(), open.rpc()) else {
-        return counter;
+        return Counter::default();
     };
     let headers = response.headers();
     let protocol = rpc.protocol();
     let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
     meter.stats.set_http_status(response.status().as_u16());
-    if let Some(protocol) = protocol::of_response(protocol, content_type) {
-        counter = Counter::response(protocol, headers);
-    }
+    let mut counter = match protocol::of_response(protocol, content_type) {
+        Some(protocol) => Other::response(protocol, headers),
+        None => Other::nothing(),
+    };
     // tonic-web's client translated it: its body has the trailers yet when it says that it is at
     // its end.
     if protocol == Protocol::Grpc && protocol::is_grpc_web(content_type) {
@@ -196,6 +200,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
             counter.expect_none();
         }
     }
+    let counter = Counter::other(counter);
     let at_once =
         protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
     if !at_once {

@@ -33,13 +33,12 @@ enum Guard<T: Tracer> {
 struct Open<T: Tracer> {
     slot: Slot,
     scopes: Scopes,
-    state: State<T>,
-    shared: Arc<Shared<T>>,
+    traced: Traced<T>,
 }
 
-/// The tracer's state: here, or where both bodies reach it when events are wanted.
-enum State<T: Tracer> {
-    Own(Option<T::State>),
+/// The tracer and its state: here, or where both bodies reach them when events are wanted.
+enum Traced<T: Tracer> {
+    Here(Option<T::State>, Arc<Shared<T>>),
     Watched(Arc<Watched<T>>),
 }
 
@@ -74,8 +73,7 @@ impl<T: Tracer> OpenRpc<T> {
         Self(Guard::Open(Open {
             slot: Slot::new(rpc),
             scopes,
-            state: State::Own(state),
-            shared,
+            traced: Traced::Here(state, shared),
         }))
     }
 
@@ -85,15 +83,15 @@ impl<T: Tracer> OpenRpc<T> {
         let Guard::Open(open) = &mut self.0 else {
             return None;
         };
-        let State::Own(state) = &mut open.state else {
+        let Traced::Here(state, shared) = &mut open.traced else {
             return None;
         };
         let watched = Arc::new(Watched {
             state: Mutex::new(state.take()),
             rpc: open.slot.rpc()?.clone(),
-            shared: Arc::clone(&open.shared),
+            shared: Arc::clone(shared),
         });
-        open.state = State::Watched(Arc::clone(&watched));
+        open.traced = Traced::Watched(Arc::clone(&watched));
         Some(watched)
     }
 
@@ -141,7 +139,7 @@ impl<T: Tracer> OpenRpc<T> {
     #[inline]
     pub(super) fn tell_caller(&self, response: &mut impl TracedResponse) {
         if let Guard::Open(open) = &self.0
-            && open.shared.settings.tell_caller
+            && open.traced.shared().settings.tell_caller
             && let Some(rpc) = open.slot.rpc()
         {
             response.carry(rpc);
@@ -212,9 +210,9 @@ impl<T: Tracer> OpenRpc<T> {
             return None;
         };
         let stats = open.slot.rpc()?.stats();
-        let sink: Option<&dyn EventSink> = match &open.state {
-            State::Own(_) => None,
-            State::Watched(watched) => Some(&**watched),
+        let sink: Option<&dyn EventSink> = match &open.traced {
+            Traced::Here(..) => None,
+            Traced::Watched(watched) => Some(&**watched),
         };
         Some(Meter::new(stats, Direction::Response, sink))
     }
@@ -222,7 +220,7 @@ impl<T: Tracer> OpenRpc<T> {
     #[inline]
     pub(super) fn settings(&self) -> Option<&Settings> {
         match &self.0 {
-            Guard::Open(open) => Some(&open.shared.settings),
+            Guard::Open(open) => Some(&open.traced.shared().settings),
             Guard::Closed(_) => None,
         }
     }
@@ -232,13 +230,23 @@ impl<T: Tracer> Open<T> {
     fn end(&mut self, cause: &Cause<'_>) {
         let Some(rpc) = self.slot.rpc() else { return };
         conclude(rpc, cause);
-        let state = match &mut self.state {
-            State::Own(state) => state.take(),
-            State::Watched(watched) => watched.take(),
+        let state = match &mut self.traced {
+            Traced::Here(state, _) => state.take(),
+            Traced::Watched(watched) => watched.take(),
         };
         if let Some(state) = state {
-            let tracer = &*self.shared.tracer;
+            let tracer = &*self.traced.shared().tracer;
             contain::<T, _>("finish", || tracer.finish(state, rpc));
+        }
+    }
+}
+
+impl<T: Tracer> Traced<T> {
+    #[inline]
+    fn shared(&self) -> &Shared<T> {
+        match self {
+            Self::Here(_, shared) => shared,
+            Self::Watched(watched) => &watched.shared,
         }
     }
 }
