@@ -336,6 +336,7 @@ impl Other {
         }
     }
 
+    #[cfg_attr(not(feature = "connect"), expect(unused_variables))]
     fn end(&self, meter: &Meter<'_>, complete: bool) {
         let truncated = match &self.messages {
             Messages::Framed(framing) => framing.is_inside(),

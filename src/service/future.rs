@@ -38,8 +38,10 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
         S: Service<Req, Future = F>,
     {
         if open.is_bare() {
-            let inner = Some(service.call(request));
-            return Self { inner, open };
+            return Self {
+                inner: Some(service.call(request)),
+                open: OpenRpc::closed(),
+            };
         }
         let mut open = open;
         let inner = Some(open.run(|| service.call(request), |_| {}));
