@@ -80,6 +80,7 @@ where
 
 impl<T: Tracer> Shared<T> {
     /// Starts the tracers on a request, and has it observed.
+    #[inline]
     fn open<Req: TracedRequest>(self: &Arc<Self>, request: &mut Req) -> OpenRpc<T> {
         let level = self.settings.level(request);
         if level == Level::Disabled {
