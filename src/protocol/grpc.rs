@@ -2,21 +2,21 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::find;
 use crate::rpc::Code;
 
-pub(crate) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-pub(crate) static GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(crate) const STATUS: &str = "grpc-status";
+static MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) const TIMEOUT: &str = "grpc-timeout";
+pub(crate) const ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
 /// The value of `grpc-status`, the first of several.
 #[inline]
 pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let [status] = find(headers, [&GRPC_STATUS]);
+    let [status] = find(headers, [STATUS]);
     status
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
 /// and has no status yet.
 #[inline]
 pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
-    let [content_type, status] = find(headers, [&CONTENT_TYPE, &GRPC_STATUS]);
+    let [content_type, status] = find(headers, ["content-type", STATUS]);
     status.is_none()
         && content_type
             .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
@@ -33,7 +33,7 @@ pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
 
 /// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.
 pub(crate) fn message(headers: &HeaderMap) -> Option<Cow<'_, str>> {
-    let raw = headers.get(&GRPC_MESSAGE)?.as_bytes();
+    let raw = headers.get(&MESSAGE)?.as_bytes();
     let head = raw.get(..3 * 1024).unwrap_or(raw);
     Some(percent_decode(head).decode_utf8_lossy())
 }

@@ -3,8 +3,7 @@
 use std::{any::Any, fmt};
 
 use http::{
-    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header::CONTENT_LENGTH,
 };
 use http_body::Body;
 
@@ -178,7 +177,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
     };
     let headers = response.headers();
     let protocol = rpc.protocol();
-    let [content_type, status] = find(headers, [&CONTENT_TYPE, &grpc::GRPC_STATUS]);
+    let [content_type, status] = find(headers, ["content-type", grpc::STATUS]);
     meter.stats.set_http_status(response.status().as_u16());
     let mut counter = match protocol::of_response(protocol, content_type) {
         Some(protocol) => Other::response(protocol, headers),
