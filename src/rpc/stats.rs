@@ -78,7 +78,8 @@ pub enum Ending {
     Trailers = 1,
     /// The response had headers only, which for gRPC carry the status.
     HeadersOnly,
-    /// The response's body came to its end without trailers.
+    /// The response's body came to its end without trailers. Over plain HTTP it may also be dropped
+    /// there: after as many bytes as its header told of, or its own size hint.
     BodyEnd,
     /// The layer was told that the RPC is over with the response itself: a response without a
     /// body, or one of a type of the user's own.

@@ -86,7 +86,8 @@ impl Traffic {
         self.last_message_at
     }
 
-    /// Whether the body's end was seen.
+    /// Whether the body's end was seen; for plain HTTP and Connect's unary calls, also whether all the
+    /// bytes passed that its length told of before it was dropped.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.flags & COMPLETE != 0
