@@ -1,7 +1,7 @@
 use std::{
     any::Any,
     fmt, mem,
-    panic::resume_unwind,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -160,6 +160,18 @@ impl<T: Tracer> OpenRpc<T> {
     /// panics, the RPC is over, and the panic goes on once `last` has been done for it.
     #[inline]
     pub(super) fn run<R>(&mut self, f: impl FnOnce() -> R, last: impl FnOnce(&Meter<'_>)) -> R {
+        if let Guard::Open(open) = &mut self.0
+            && open.scopes.is_empty()
+        {
+            open.slot.swap();
+            let caught = catch_unwind(AssertUnwindSafe(f));
+            open.slot.swap();
+            return caught.unwrap_or_else(|panic| self.panicked(panic, last));
+        }
+        self.run_scoped(f, last)
+    }
+
+    fn run_scoped<R>(&mut self, f: impl FnOnce() -> R, last: impl FnOnce(&Meter<'_>)) -> R {
         match &mut self.0 {
             Guard::Closed(None) => f(),
             Guard::Closed(Some(draw)) => draw.enter(f),
@@ -167,10 +179,7 @@ impl<T: Tracer> OpenRpc<T> {
                 open.slot.swap();
                 let caught = open.scopes.catch(f);
                 open.slot.swap();
-                match caught {
-                    Ok(result) => result,
-                    Err(panic) => self.panicked(panic, last),
-                }
+                caught.unwrap_or_else(|panic| self.panicked(panic, last))
             }
         }
     }

@@ -87,6 +87,11 @@ impl Scopes {
     }
 
     #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    #[inline]
     pub(crate) fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.0 {
             None => f(),
