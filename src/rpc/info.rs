@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 
 use super::{
-    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Stats, current,
+    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current,
     draw::LazyDraw, extra::Extra, http_method::HttpMethod,
 };
 
@@ -155,7 +155,6 @@ pub(crate) struct Description {
     pub(crate) path: MethodPath,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) deadline: Option<Instant>,
     /// Which attempt it is, where the request says so.
     pub(crate) attempt: Option<u32>,
 }
@@ -180,7 +179,7 @@ impl RpcInfo {
         description: Description,
         http_method: Option<&Method>,
         level: Level,
-        start: Reading,
+        start: Instant,
     ) -> Self {
         let rpc = Self(Arc::new(Record {
             stats: Stats::new(description.role, level, start),
@@ -324,7 +323,7 @@ impl RpcInfo {
     /// When that time is up; `None` also where the clock cannot hold it.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.description.deadline
+        self.stats().started().checked_add(self.timeout()?)
     }
 
     /// Which attempt of a call this is, 1 for the first.
