@@ -409,6 +409,23 @@ fn a_ratio_that_is_none_is_an_error_that_says_what_is_allowed() {
 }
 
 #[test]
+fn a_combined_tracer_can_be_cloned_for_another_layer() {
+    /// A stack of layers, as a user keeps it to put it around several services.
+    fn twice<T: Tracer + Clone>(tracer: T) {
+        let stack = |tracer| ServiceBuilder::new().layer(TracerLayer::new(tracer));
+        for tracer in [tracer.clone(), tracer] {
+            drop(now(stack(tracer).service(Bare::default()).call(request())));
+        }
+    }
+    let recorder = Recorder::new();
+    twice(recorder.clone().sample(1.0).unwrap());
+    twice(recorder.clone().slow(Duration::ZERO));
+    // Without a status an RPC has failed.
+    twice(recorder.clone().failed());
+    assert_eq!(recorder.finished().len(), 6);
+}
+
+#[test]
 fn the_share_of_the_sampled_is_the_ratio() {
     for ratio in [0.0, 0.3, 1.0] {
         let recorder = Recorder::new();

@@ -226,7 +226,10 @@ pub trait Tracer: Send + Sync + 'static {
     fn sample(
         self,
         ratio: f64,
-    ) -> Result<Filter<Self, impl Fn(&Candidate<'_>) -> bool + Send + Sync + 'static>, InvalidRatio>
+    ) -> Result<
+        Filter<Self, impl Fn(&Candidate<'_>) -> bool + Clone + Send + Sync + 'static>,
+        InvalidRatio,
+    >
     where
         Self: Sized,
     {
@@ -283,7 +286,7 @@ pub trait Tracer: Send + Sync + 'static {
     fn slow(
         self,
         threshold: Duration,
-    ) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Send + Sync + 'static>
+    ) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Clone + Send + Sync + 'static>
     where
         Self: Sized,
     {
@@ -305,7 +308,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// // Two calls later, of which one failed:
     /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Fail"]);
     /// ```
-    fn failed(self) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Send + Sync + 'static>
+    fn failed(self) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Clone + Send + Sync + 'static>
     where
         Self: Sized,
     {
