@@ -14,7 +14,10 @@ use std::error::Error;
 
 use tower_tracer::{
     TracerLayer,
-    tracers::tracing::{TracingTracer, level_of},
+    tracers::{
+        KnownMethods,
+        tracing::{TracingTracer, level_of},
+    },
 };
 use tracing_subscriber::EnvFilter;
 
@@ -23,8 +26,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or(EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
-    // The server logs as is usual; the client says nothing of what went well.
-    let server = TracingTracer::new();
+    // The server logs as is usual, and its spans are named after the methods that it has. The client
+    // says nothing of what went well.
+    let server = TracingTracer::new().methods(KnownMethods::new(load::METHODS));
     let client = TracingTracer::new().level_of(|rpc| match rpc.stats().failed() {
         false => None,
         true => Some(level_of(rpc)),

@@ -1,6 +1,8 @@
 //! Tracers that come with the crate, a feature each. They use only what is public: what they do, a
 //! tracer of yours can do.
 
+#[cfg(feature = "tracing")]
+mod conventions;
 mod known;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]

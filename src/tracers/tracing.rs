@@ -17,14 +17,29 @@
 //!
 //! | field | when | what |
 //! | --- | --- | --- |
-//! | `otel.name` | start | `pkg.Svc/Method`; `grpc` where the path has not that form, `HTTP` for plain HTTP |
+//! | `otel.name` | start | `pkg.Svc/Method` where the method is [known](#methods), else `grpc` or the like; for plain HTTP the method, such as `GET` |
 //! | `otel.kind` | start | `client` or `server` |
-//! | `rpc.system.name` | start | the protocol, such as `grpc` |
-//! | `rpc.method` | start | `pkg.Svc/Method`, else `_OTHER` |
-//! | `network.peer.address` | start | the peer's address, where it is known |
-//! | `rpc.response.status_code` | end | a code such as `NOT_FOUND`, or an HTTP status |
+//! | `rpc.system.name` | start | `grpc`, also for gRPC-Web, or `connectrpc` |
+//! | `rpc.method` | start, or end | `pkg.Svc/Method` where the method is known, else `_OTHER` |
+//! | `rpc.method_original` | likewise | the method beside `_OTHER`, where the path has that form |
+//! | `http.request.method` | start | of plain HTTP, as are those down to its status; `_OTHER` where it is none of HTTP's |
+//! | `http.request.method_original` | start | the method beside `_OTHER`, 64 bytes at most |
+//! | `url.scheme`, `url.path` | start | on a server; of the path 1024 bytes at most |
+//! | `url.full` | start | on a client, where it is known; without user, password and query |
+//! | `http.route` | | for [`on_span`](TracingTracer::on_span) to record, where the route is known |
+//! | `http.response.status_code` | end | a number |
+//! | `network.peer.address`, `network.peer.port` | start | of the connection, where it is known |
+//! | `rpc.response.status_code` | end | a code as the protocol spells it, such as `NOT_FOUND` |
 //! | `otel.status_code`, `error.type` | end | `ERROR` and the status, where [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/rpc/grpc/) says that this is an error |
 //! | `otel.status_description` | end | the error's text, likewise |
+//!
+//! # Methods
+//!
+//! A span is named after its method only where that is known to exist, since on a server it is a
+//! stranger's word. Known are the methods that generated code calls on a client, and those of a
+//! [list](TracingTracer::methods). Without a list, a method becomes known when the service has
+//! answered a call of it with OK or with a message: that call's span has it as `rpc.method` at its end,
+//! and later ones are named after it. 100 methods become known in this way.
 //!
 //! # The access log
 //!
@@ -45,15 +60,30 @@
 //! | `error`, `panic` | their texts |
 //!
 //! Control characters in what a peer sent are escaped before a subscriber sees them, so that no peer
-//! writes lines of its own into a log, whatever the subscriber does.
+//! writes lines of its own into a log, whatever the subscriber does; so is what is invisible or turns
+//! the direction of writing around.
 //!
 //! Either of the two is turned off by its target, as in `RUST_LOG=info,tower_tracer::span=off`.
 
-use std::{borrow::Cow, fmt, fmt::Write as _, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::LazyCell,
+    collections::BTreeSet,
+    fmt,
+    fmt::Write as _,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use ::tracing::{Level, Span, event, field::Empty, info_span};
 
-use crate::{Code, Ending, Protocol, RequestParts, Role, RpcInfo, Scope, Status, Tracer};
+use super::{
+    conventions::{
+        HTTP_METHOD, PATH, System, bounded, full_url, http_error, is_failure, known_http_method,
+        scheme,
+    },
+    known::{KnownMethods, LEARNED, OTHER, generated, is_answered},
+};
+use crate::{Code, Ending, RequestParts, Role, RpcInfo, Scope, Status, Tracer};
 
 const SPAN: &str = "tower_tracer::span";
 const ACCESS: &str = "tower_tracer::access";
@@ -63,6 +93,7 @@ type OnSpan = dyn Fn(&Span, &RpcInfo, &mut RequestParts<'_>) + Send + Sync;
 
 /// A span and an access-log event per RPC; see the [module](self).
 pub struct TracingTracer {
+    methods: Methods,
     level_of: Box<LevelOf>,
     on_span: Option<Box<OnSpan>>,
 }
@@ -72,9 +103,18 @@ impl TracingTracer {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            methods: Methods::default(),
             level_of: Box::new(|rpc| Some(level_of(rpc))),
             on_span: None,
         }
+    }
+
+    /// The methods that are known, on a server; a span is named after no other. Those that generated
+    /// clients call are known without.
+    #[must_use]
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.methods.listed = Some(known);
+        self
     }
 
     /// Chooses the level of the access-log event from an RPC that is over; `None` is no event.
@@ -136,26 +176,6 @@ pub fn level_of(rpc: &RpcInfo) -> Level {
     }
 }
 
-/// Whether OpenTelemetry calls this outcome an error: on a client every failure, on a server those
-/// that are its own.
-fn is_error(rpc: &RpcInfo) -> bool {
-    let stats = rpc.stats();
-    match (rpc.role(), stats.status()) {
-        _ if stats.panic().is_some() => true,
-        (Role::Server, Some(Status::Grpc(code))) => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
-        (Role::Server, Some(Status::Http(status))) => status >= 500,
-        _ => stats.failed(),
-    }
-}
-
 impl Default for TracingTracer {
     fn default() -> Self {
         Self::new()
@@ -165,18 +185,28 @@ impl Default for TracingTracer {
 impl fmt::Debug for TracingTracer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TracingTracer")
+            .field("methods", &self.methods)
             .field("on_span", &self.on_span.is_some())
             .finish_non_exhaustive()
     }
 }
 
-impl Tracer for TracingTracer {
-    type State = Span;
+/// An RPC that runs, as the tracer keeps it.
+#[derive(Debug)]
+pub struct Running {
+    span: Span,
+    /// Whether its method may turn out to be known when it ends.
+    undecided: bool,
+}
 
-    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Span {
-        let span = open(rpc, request);
+impl Tracer for TracingTracer {
+    type State = Running;
+
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
+        let running = self.open(rpc, request);
+        let span = &running.span;
         if span.is_none() {
-            return span;
+            return running;
         }
         if let Some(extensions) = request.extensions_mut() {
             extensions.insert(SpanOf {
@@ -185,20 +215,184 @@ impl Tracer for TracingTracer {
             });
         }
         if let Some(hook) = &self.on_span {
-            hook(&span, rpc, request);
+            hook(span, rpc, request);
         }
-        span
+        running
     }
 
-    fn finish(&self, span: Span, rpc: &RpcInfo) {
-        close(&span, rpc);
+    fn finish(&self, running: Running, rpc: &RpcInfo) {
+        if running.undecided {
+            self.decide(&running.span, rpc);
+        }
+        close(&running.span, rpc);
         if let Some(level) = (self.level_of)(rpc) {
-            log(level, &span, rpc);
+            log(level, &running.span, rpc);
         }
     }
 
-    fn scope(&self, span: &Span, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+    fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        let span = &running.span;
         (!span.is_none()).then(|| Arc::new(Entered(span.clone())) as Arc<dyn Scope>)
+    }
+}
+
+impl TracingTracer {
+    fn open(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Running {
+        // Worked out only where somebody listens.
+        let about = LazyCell::new(|| self.describe(rpc, request));
+        let http = LazyCell::new(|| about.system.is_none().then(|| Http::of(rpc, request)));
+        let peer = rpc.peer().socket();
+        macro_rules! span {
+            ($($parent:tt)*) => {
+                info_span!(
+                    target: SPAN,
+                    $($parent)*
+                    "rpc",
+                    otel.name = about.name,
+                    otel.kind = rpc.role().as_str(),
+                    rpc.system.name = about.system.map(System::name),
+                    rpc.method = about.method,
+                    rpc.method_original = about.original,
+                    http.request.method = http.as_ref().map(|http| http.method),
+                    http.request.method_original = http.as_ref().and_then(|http| http.original),
+                    url.scheme = http.as_ref().and_then(|http| http.scheme),
+                    url.path = http.as_ref().and_then(|http| http.path.as_deref()),
+                    url.full = http.as_ref().and_then(|http| http.url.as_deref()),
+                    http.route = Empty,
+                    network.peer.address = peer.map(|peer| ::tracing::field::display(peer.ip())),
+                    network.peer.port = peer.map(|peer| peer.port()),
+                    rpc.response.status_code = Empty,
+                    http.response.status_code = Empty,
+                    otel.status_code = Empty,
+                    otel.status_description = Empty,
+                    "error.type" = Empty,
+                )
+            };
+        }
+        let span = match carried_parent(rpc, request) {
+            Some(parent) => span!(parent: parent,),
+            None => span!(),
+        };
+        let undecided = !span.is_none() && about.undecided;
+        Running { span, undecided }
+    }
+
+    fn describe<'a>(&self, rpc: &'a RpcInfo, request: &RequestParts<'_>) -> About<'a> {
+        let Some(system) = System::of(rpc.protocol()) else {
+            let method = rpc.http_method().and_then(known_http_method);
+            return About {
+                name: method.unwrap_or("HTTP"),
+                ..About::default()
+            };
+        };
+        let about = About {
+            name: system.span_name(),
+            system: Some(system),
+            ..About::default()
+        };
+        let Some(method) = rpc.full_method() else {
+            return About {
+                method: Some(OTHER),
+                ..about
+            };
+        };
+        let known = match generated(rpc, request) {
+            Some(_) => Some(true),
+            None => self.methods.known(method),
+        };
+        match known {
+            Some(true) => About {
+                name: method,
+                method: Some(method),
+                ..about
+            },
+            Some(false) => About {
+                method: Some(OTHER),
+                original: Some(method),
+                ..about
+            },
+            None => About {
+                undecided: true,
+                ..about
+            },
+        }
+    }
+
+    /// Puts into the span which method it was, as its end has shown.
+    fn decide(&self, span: &Span, rpc: &RpcInfo) {
+        let method = rpc.full_method().unwrap_or_default();
+        if is_answered(rpc) && self.methods.learn(method) {
+            span.record("rpc.method", method);
+        } else {
+            span.record("rpc.method", OTHER);
+            span.record("rpc.method_original", method);
+        }
+    }
+}
+
+/// What names a span.
+#[derive(Default)]
+struct About<'a> {
+    name: &'a str,
+    /// `None` for plain HTTP.
+    system: Option<System>,
+    method: Option<&'a str>,
+    original: Option<&'a str>,
+    undecided: bool,
+}
+
+/// What a span tells of a request of plain HTTP.
+struct Http<'a> {
+    method: &'static str,
+    original: Option<&'a str>,
+    scheme: Option<&'static str>,
+    path: Option<Cow<'a, str>>,
+    url: Option<String>,
+}
+
+impl<'a> Http<'a> {
+    fn of(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Self {
+        let method = rpc.http_method();
+        let known = method.and_then(known_http_method);
+        let unknown = method.filter(|_| known.is_none());
+        let serves = rpc.role() == Role::Server;
+        let uri = request.uri();
+        let url = uri.filter(|_| !serves).and_then(full_url);
+        Self {
+            method: known.unwrap_or(OTHER),
+            original: unknown.map(|method| bounded(method.as_str(), HTTP_METHOD)),
+            scheme: serves.then(|| scheme(uri)),
+            path: serves.then(|| escape(rpc.path(), PATH)),
+            url: url.map(|url| escape(&url, PATH).into_owned()),
+        }
+    }
+}
+
+/// The methods that spans are named after.
+#[derive(Debug, Default)]
+struct Methods {
+    /// Where there is a list, no other method is known, but for those of generated clients.
+    listed: Option<KnownMethods>,
+    learned: RwLock<BTreeSet<Box<str>>>,
+}
+
+impl Methods {
+    /// Whether a method is known; `None` where that may turn out.
+    fn known(&self, method: &str) -> Option<bool> {
+        if let Some(listed) = &self.listed {
+            return Some(listed.contains(method));
+        }
+        let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
+        learned.contains(method).then_some(true)
+    }
+
+    /// Takes a method for known; whether it is.
+    fn learn(&self, method: &str) -> bool {
+        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
+        if !learned.contains(method) && learned.len() < LEARNED {
+            learned.insert(method.into());
+        }
+        learned.contains(method)
     }
 }
 
@@ -218,34 +412,6 @@ struct SpanOf {
     span: Span,
 }
 
-fn open(rpc: &RpcInfo, request: &RequestParts<'_>) -> Span {
-    macro_rules! span {
-        ($($parent:tt)*) => {
-            info_span!(
-                target: SPAN,
-                $($parent)*
-                "rpc",
-                otel.name = rpc.full_method().unwrap_or(match rpc.protocol() {
-                    Protocol::Http => "HTTP",
-                    _ => "grpc",
-                }),
-                otel.kind = rpc.role().as_str(),
-                rpc.system.name = rpc.protocol().as_str(),
-                rpc.method = rpc.full_method().unwrap_or("_OTHER"),
-                network.peer.address = rpc.peer().socket().map(::tracing::field::display),
-                rpc.response.status_code = Empty,
-                otel.status_code = Empty,
-                otel.status_description = Empty,
-                "error.type" = Empty,
-            )
-        };
-    }
-    match carried_parent(rpc, request) {
-        Some(parent) => span!(parent: parent,),
-        None => span!(),
-    }
-}
-
 /// The span of an outer layer's record where it is not current on this thread, which it mostly is:
 /// a buffer or a spawned task between the two layers takes the request elsewhere.
 fn carried_parent<'a>(rpc: &RpcInfo, request: &'a RequestParts<'_>) -> Option<&'a Span> {
@@ -261,14 +427,22 @@ fn close(span: &Span, rpc: &RpcInfo) {
         return;
     }
     let stats = rpc.stats();
-    let status = stats.status().map(status_text);
-    if let Some(status) = &status {
-        span.record("rpc.response.status_code", &**status);
-    }
-    if is_error(rpc) {
-        let ending = || stats.ending().map_or("_OTHER", Ending::as_str);
+    let error: Option<Cow<'static, str>> = match (stats.status(), System::of(rpc.protocol())) {
+        (Some(Status::Grpc(code)), system) => {
+            let code_text = system.unwrap_or(System::Grpc).code(code);
+            span.record("rpc.response.status_code", code_text);
+            let error = code_text.filter(|_| is_failure(rpc.role(), code));
+            error.map(Cow::Borrowed)
+        }
+        (Some(Status::Http(status)), _) => {
+            span.record("http.response.status_code", status);
+            http_error(rpc.role(), Some(status), stats.ending())
+        }
+        (None, _) => http_error(rpc.role(), None, stats.ending()),
+    };
+    if let Some(error) = error {
         span.record("otel.status_code", "ERROR");
-        span.record("error.type", status.as_deref().unwrap_or_else(ending));
+        span.record("error.type", &*error);
         if let Some(text) = stats.error().or(stats.panic()) {
             span.record("otel.status_description", &*escape(text, LONGEST_TEXT));
         }
@@ -351,8 +525,19 @@ fn escape(text: &str, longest: usize) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Controls, ends of lines, and what Unicode calls ignorable, that is what has no look of its own:
+/// marks of direction, joiners, fillers, selectors of variants, tags.
+#[rustfmt::skip]
 fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+                | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 #[cfg(test)]
@@ -370,6 +555,16 @@ mod tests {
             ("a\nb\r\t\0", "a\\nb\\r\\t\\u{0}"),
             ("\u{1b}[31mred\u{9b}", "\\u{1b}[31mred\\u{9b}"),
             ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}"),
+            (
+                "\u{200e}\u{200f}\u{61c}\u{feff}",
+                "\\u{200e}\\u{200f}\\u{61c}\\u{feff}",
+            ),
+            (
+                "\u{ad}\u{200b}\u{2060}\u{e0041}",
+                "\\u{ad}\\u{200b}\\u{2060}\\u{e0041}",
+            ),
+            // Marks that belong to a letter stay.
+            ("e\u{301} \u{939}\u{93f}", "e\u{301} \u{939}\u{93f}"),
         ] {
             assert_eq!(escape(text, 100), expected);
         }
