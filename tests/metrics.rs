@@ -330,6 +330,66 @@ async fn what_a_peer_makes_up_is_no_label_and_no_new_series() {
 }
 
 #[tokio::test]
+async fn the_methods_of_generated_clients_are_told_apart_and_bounded() {
+    let (tracer, seen) = tracer();
+    let mut service = TracerLayer::new(tracer)
+        .client()
+        .layer(service_fn(async |_: Request<()>| {
+            Ok::<_, Infallible>(Response::new(http_body_util::Empty::<bytes::Bytes>::new()))
+        }));
+    // As a program's own, names live as long as it does.
+    let methods: Vec<&'static str> = (0..3000)
+        .map(|n| &*Box::leak(format!("M{n}").into_boxed_str()))
+        .collect();
+    let mut call = async |method| {
+        let mut request = Request::post(format!("/gen.Gen/{method}"))
+            .body(())
+            .unwrap();
+        let (name, value) = ("content-type", "application/grpc");
+        request.headers_mut().insert(name, value.parse().unwrap());
+        let generated = tonic::GrpcMethod::new("gen.Gen", method);
+        request.extensions_mut().insert(generated);
+        service.ready().await.unwrap().call(request).await.unwrap();
+    };
+    for method in methods[..200].iter().chain(&methods[..200]) {
+        call(method).await;
+    }
+    let started = starting_with(&series(&seen), "rpc_started_total");
+    let mut expected: Vec<_> = (0..200)
+        .map(|n| format!("rpc_started_total{{client,gen.Gen,M{n}}} 2"))
+        .collect();
+    expected.sort();
+    assert_eq!(started, expected);
+
+    for method in &methods {
+        call(method).await;
+    }
+    let started = starting_with(&series(&seen), "rpc_started_total");
+    assert!(started.len() <= 1025, "{}", started.len());
+    let other = starting_with(&started, "rpc_started_total{client,_OTHER,_OTHER} ");
+    assert_eq!(other.len(), 1);
+}
+
+#[tokio::test]
+async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
+    let (tracer, seen) = tracer();
+    let names = ["shop", "a/b/c", "", "/"];
+    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(names)))
+        .server()
+        .layer(service_fn(async |_: Named| {
+            Ok::<_, Infallible>(Done(Status::OK))
+        }));
+    for name in names {
+        let request = Named(format!("/{name}"));
+        service.ready().await.unwrap().call(request).await.unwrap();
+    }
+    assert_eq!(
+        starting_with(&series(&seen), "rpc_started_total"),
+        ["rpc_started_total{server,_OTHER,_OTHER} 4"]
+    );
+}
+
+#[tokio::test]
 async fn an_http_status_that_is_not_registered_makes_no_series_of_its_own() {
     let (tracer, seen) = tracer();
     let mut service =

@@ -63,7 +63,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    hash::{BuildHasherDefault, Hasher},
+    sync::{Arc, OnceLock},
 };
 
 use http::StatusCode;
@@ -73,7 +74,9 @@ use metrics::{
 };
 
 use super::known::{KnownMethods, OTHER, generated};
-use crate::{Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, Traffic};
+use crate::{
+    Code, Ending, MethodPath, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic,
+};
 
 /// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
 /// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
@@ -93,17 +96,27 @@ const SENT_BYTES: &str = "rpc_sent_message_bytes_total";
 const RECEIVED_MESSAGES: &str = "rpc_received_messages_total";
 const RECEIVED_BYTES: &str = "rpc_received_message_bytes_total";
 
-/// Methods of generated clients beyond these are `_OTHER`; no program comes near.
-const MOST_GENERATED: usize = 4096;
+/// Room for the methods of generated clients; those that find none are `_OTHER`. No program comes
+/// near.
+const GENERATED: usize = 1024;
+
+/// How many places are tried for one of them.
+const TRIES: usize = 64;
 
 /// Counts and measures RPCs; see the [module](self).
 pub struct MetricsTracer {
     registry: Registry,
-    /// Given by the user.
-    known: HashMap<Box<str>, BothRoles>,
+    /// By path; given by the user.
+    known: HashMap<Box<str>, BothRoles, BuildHasherDefault<Mixer>>,
     unknown: BothRoles,
-    /// Of generated clients.
-    generated: RwLock<HashMap<Place, Arc<Method>>>,
+    /// Made when the first of them is called.
+    generated: OnceLock<Box<[OnceLock<Generated>]>>,
+}
+
+/// A method of a generated client.
+struct Generated {
+    place: Place,
+    handles: Arc<Method>,
 }
 
 /// Where the two names of a generated client's method stand in the program: quicker to compare than
@@ -124,9 +137,9 @@ impl MetricsTracer {
     pub fn new() -> Self {
         Self {
             registry: Registry::default(),
-            known: HashMap::new(),
+            known: HashMap::default(),
             unknown: BothRoles::default(),
-            generated: RwLock::default(),
+            generated: OnceLock::new(),
         }
     }
 
@@ -142,53 +155,58 @@ impl MetricsTracer {
     pub fn methods(mut self, known: KnownMethods) -> Self {
         self.known = known
             .iter()
-            .map(|name| (name.into(), BothRoles::default()))
+            .map(|name| format!("/{name}").into_boxed_str())
+            // Others are no methods, and no request may be taken for one.
+            .filter(|path| MethodPath::from(Arc::from(&**path)).full_method().is_some())
+            .map(|path| (path, BothRoles::default()))
             .collect();
         self
     }
 
     /// The handles for an RPC.
-    fn method(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Arc<Method> {
+    fn method(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> &Arc<Method> {
         if let Some((service, method)) = generated(rpc, request)
             && let Some(found) = self.generated(service, method)
         {
             return found;
         }
-        let full_method = rpc.full_method().unwrap_or_default();
-        let (both, names) = match self.known.get_key_value(full_method) {
-            Some((name, both)) => (both, name.split_once('/')),
-            None => (&self.unknown, None),
+        // A path of plain HTTP names no method, whatever it looks like.
+        let known = match rpc.protocol() {
+            Protocol::Http => None,
+            _ => self.known.get_key_value(rpc.path()),
         };
+        let both = known.map_or(&self.unknown, |(_, both)| both);
         let role = rpc.role();
         let slot = match role {
             Role::Client => &both.client,
             Role::Server => &both.server,
         };
-        let found = slot.get_or_init(|| {
+        slot.get_or_init(|| {
+            let names = known.and_then(|(path, _)| path.strip_prefix('/')?.split_once('/'));
             let (service, method) = names.unwrap_or((OTHER, OTHER));
             Arc::new(self.register(role, service, method))
-        });
-        Arc::clone(found)
+        })
     }
 
     /// The handles of a method of a generated client; `None` where there are too many.
-    fn generated(&self, service: &str, method: &str) -> Option<Arc<Method>> {
+    fn generated(&self, service: &str, method: &str) -> Option<&Arc<Method>> {
+        let places = self
+            .generated
+            .get_or_init(|| (0..GENERATED).map(|_| OnceLock::new()).collect());
         let place: Place = [service, method].map(|name| (name.as_ptr().addr(), name.len()));
-        let methods = self.generated.read();
-        let methods = methods.unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = methods.get(&place) {
-            return Some(Arc::clone(found));
-        }
-        drop(methods);
-        let methods = self.generated.write();
-        let mut methods = methods.unwrap_or_else(PoisonError::into_inner);
-        if methods.len() >= MOST_GENERATED {
-            return None;
-        }
-        let made = methods
-            .entry(place)
-            .or_insert_with(|| Arc::new(self.register(Role::Client, service, method)));
-        Some(Arc::clone(made))
+        let mut mixer = Mixer::default();
+        mixer.mix(place[0].0 as u64);
+        mixer.mix(place[1].0 as u64);
+        let (before, from) = places.split_at(mixer.finish() as usize % GENERATED);
+        // The first place that is free, or has it.
+        let mut tried = from.iter().chain(before).take(TRIES).map(|slot| {
+            slot.get_or_init(|| Generated {
+                place,
+                handles: Arc::new(self.register(Role::Client, service, method)),
+            })
+        });
+        let found = tried.find(|generated| generated.place == place)?;
+        Some(&found.handles)
     }
 
     #[cold]
@@ -231,7 +249,7 @@ impl Tracer for MetricsTracer {
     type State = InFlight;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> InFlight {
-        InFlight::new(self.method(rpc, request))
+        InFlight::new(Arc::clone(self.method(rpc, request)))
     }
 
     fn finish(&self, state: InFlight, rpc: &RpcInfo) {
@@ -257,7 +275,9 @@ impl Tracer for MetricsTracer {
 fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
     if let (Some(count @ 1..), Some(size)) = (traffic.messages(), traffic.message_bytes()) {
         messages.increment(count);
-        bytes.increment(size);
+        if size > 0 {
+            bytes.increment(size);
+        }
     }
 }
 
@@ -355,6 +375,39 @@ impl Outcome {
             let labels = [role, service, method, code, ending];
             registry.counter(HANDLED, &labels)
         }))
+    }
+}
+
+/// A hasher for keys that are the program's own: no peer can choose what stands in the table.
+#[derive(Default)]
+struct Mixer(u64);
+
+impl Mixer {
+    fn mix(&mut self, word: u64) {
+        // An odd number without a pattern: the fraction of the golden ratio.
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+}
+
+impl Hasher for Mixer {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
+        }
+        match bytes.last_chunk() {
+            Some(last) => self.mix(u64::from_le_bytes(*last)),
+            None => rest.iter().for_each(|byte| self.mix(u64::from(*byte))),
+        }
+    }
+
+    fn write_u8(&mut self, _: u8) {
+        // The mark after a text, which tells several of them apart; here is one.
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
