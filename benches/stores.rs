@@ -126,7 +126,8 @@ fn variants() -> Vec<Variant> {
         counter,
     };
     let none = repeat(Identity::new().layer(handler()));
-    let layer = repeat(TracerLayer::new(()).client().layer(handler()));
+    let client_layer = repeat(TracerLayer::new(()).client().layer(handler()));
+    let server_layer = repeat(TracerLayer::new(()).server().layer(handler()));
     let own = builder().build_recorder();
     let in_hand = handles(&own);
     let (client, client_exporter) = tracer();
@@ -139,7 +140,8 @@ fn variants() -> Vec<Variant> {
     let handled = "rpc_handled_total";
     vec![
         variant("none", none, None, ""),
-        variant("layer", layer, None, ""),
+        variant("client layer", client_layer, None, ""),
+        variant("server layer", server_layer, None, ""),
         variant("handles", in_hand, Some(own.handle()), "handled"),
         variant("client", client, Some(client_exporter), handled),
         variant("server", server, Some(server_exporter), handled),
@@ -190,7 +192,17 @@ fn main() -> ExitCode {
     }
 
     let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(calls);
-    let &[none, layer, in_hand, client, server, tonic, axum] = &*best else {
+    let &[
+        none,
+        client_layer,
+        server_layer,
+        in_hand,
+        client,
+        server,
+        tonic,
+        axum,
+    ] = &*best
+    else {
         unreachable!("as many as there are variants");
     };
     let above = |time: Duration| nanos(time) - nanos(none);
@@ -198,8 +210,9 @@ fn main() -> ExitCode {
     let handles = nanos(in_hand);
     println!("a tracer's metrics calls with handles in hand: {handles:.0} ns");
     for (name, time) in [
-        ("the layer alone", layer),
+        ("client layer", client_layer),
         ("client", client),
+        ("server layer", server_layer),
         ("server", server),
         ("tonic_prometheus", tonic),
         ("axum-prometheus", axum),
@@ -212,7 +225,10 @@ fn main() -> ExitCode {
         let gate = if is_gate { "at most" } else { "hoped for" };
         println!("{what}: {ratio:.2} ({gate} {limit})");
     };
-    for (side, time) in [("client", client), ("server", server)] {
+    for (side, time, layer) in [
+        ("client", client, client_layer),
+        ("server", server, server_layer),
+    ] {
         let on_top = format!("{side}, on top of the layer, to");
         let tracer = above(time) - above(layer);
         compare(
