@@ -30,3 +30,44 @@ pub(super) fn call<const N: usize>(tracer: impl Tracer, paths: [&'static str; N]
         drop(runtime.block_on(service.call(request)));
     }
 }
+
+/// Calls a traced server of gRPC once for each path; it answers with this many messages, each after
+/// 20 milliseconds.
+pub(super) fn stream<const N: usize>(
+    tracer: impl Tracer,
+    paths: [&'static str; N],
+    messages: usize,
+) {
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    let mut service = ServiceBuilder::new()
+        .layer(TracerLayer::new(tracer).server())
+        .service_fn(async |_: Request<String>| {
+            let ends = [("grpc-status", "0")].map(|(name, value)| {
+                let value: http::HeaderValue = value.parse().unwrap();
+                (http::HeaderName::from_static(name), value)
+            });
+            let frames = (0..messages)
+                .map(|_| {
+                    thread::sleep(Duration::from_millis(20));
+                    Frame::data(bytes::Bytes::from_static(b"\0\0\0\0\x01a"))
+                })
+                .chain([Frame::trailers(ends.into_iter().collect())]);
+            // Made one by one, as they are asked for.
+            let frames = tokio_stream::iter(frames.map(Ok::<_, Infallible>));
+            let response = Response::builder().header("content-type", "application/grpc");
+            Ok::<_, Infallible>(response.body(StreamBody::new(frames)).unwrap())
+        });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for path in paths {
+        let request = Request::post(path).header("content-type", "application/grpc");
+        let request = request.body(String::new()).unwrap();
+        runtime.block_on(async {
+            let response = service.call(request).await.unwrap();
+            response.into_body().collect().await.unwrap();
+        });
+    }
+}
