@@ -197,16 +197,34 @@ impl MetricsTracer {
         let mut mixer = Mixer::default();
         mixer.mix(place[0].0 as u64);
         mixer.mix(place[1].0 as u64);
-        let (before, from) = places.split_at(mixer.finish() as usize % GENERATED);
-        // The first place that is free, or has it.
-        let mut tried = from.iter().chain(before).take(TRIES).map(|slot| {
+        let first = mixer.finish() as usize % GENERATED;
+        let generated = match places.get(first).and_then(OnceLock::get) {
+            Some(found) if found.place == place => found,
+            _ => {
+                let (before, from) = places.split_at(first);
+                let mut slots = from.iter().chain(before).take(TRIES);
+                self.place(&mut slots, place, service, method)?
+            }
+        };
+        Some(&generated.handles)
+    }
+
+    /// The first slot that is free, or has the method.
+    #[cold]
+    fn place<'a>(
+        &self,
+        slots: &mut dyn Iterator<Item = &'a OnceLock<Generated>>,
+        place: Place,
+        service: &str,
+        method: &str,
+    ) -> Option<&'a Generated> {
+        let mut taken = slots.map(|slot| {
             slot.get_or_init(|| Generated {
                 place,
                 handles: Arc::new(self.register(Role::Client, service, method)),
             })
         });
-        let found = tried.find(|generated| generated.place == place)?;
-        Some(&found.handles)
+        taken.find(|generated| generated.place == place)
     }
 
     #[cold]
@@ -314,7 +332,7 @@ struct Method {
     received_messages: Counter,
     received_bytes: Counter,
     grpc: [OnceLock<Box<Outcome>>; Code::ALL.len()],
-    /// By HTTP status, for exchanges that have no gRPC code: see `http_slot`.
+    /// By HTTP status, for exchanges that have no gRPC code: see `outcome`.
     http: OnceLock<Box<[OnceLock<Box<Outcome>>]>>,
 }
 
@@ -328,24 +346,17 @@ struct Outcome {
 
 impl Method {
     fn outcome(&self, status: Option<Status>, registry: &Registry) -> &Outcome {
-        let (slot, code) = match status {
-            Some(Status::Grpc(code)) => (self.grpc.get(code as usize), code.as_str().into()),
-            Some(Status::Http(status)) => self.http_slot(status),
-            None => (self.http().get(1), "none".into()),
+        let slot = match status {
+            Some(Status::Grpc(code)) => self.grpc.get(code as usize),
+            Some(Status::Http(status)) => match registered(status) {
+                true => self.http().get(usize::from(status)),
+                false => self.http().first(),
+            },
+            None => self.http().get(1),
         };
         // There is a slot for everything above; the first one of HTTP's is for the rest.
         let slot = slot.unwrap_or(&self.grpc[Code::Unknown as usize]);
-        slot.get_or_init(|| Box::new(self.register(code, registry)))
-    }
-
-    /// Where a status is counted, and as what: one that is not registered is a peer's invention.
-    fn http_slot(&self, status: u16) -> (Option<&OnceLock<Box<Outcome>>>, SharedString) {
-        let registered =
-            StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
-        match self.http().get(usize::from(status)) {
-            Some(slot) if registered => (Some(slot), status.to_string().into()),
-            _ => (self.http().first(), OTHER.into()),
-        }
+        slot.get_or_init(|| Box::new(self.register(code(status), registry)))
     }
 
     /// A slot per status up to 599; of those below 100, which are none, two serve for the rest.
@@ -364,6 +375,22 @@ impl Method {
             labels,
         }
     }
+}
+
+/// What the label `code` says.
+fn code(status: Option<Status>) -> SharedString {
+    match status {
+        Some(Status::Grpc(code)) => code.as_str().into(),
+        Some(Status::Http(status)) if registered(status) => status.to_string().into(),
+        Some(Status::Http(_)) => OTHER.into(),
+        None => "none".into(),
+    }
+}
+
+/// Whether an HTTP status is one that is registered, and no peer's invention.
+fn registered(status: u16) -> bool {
+    let status = StatusCode::from_u16(status);
+    status.is_ok_and(|status| status.canonical_reason().is_some())
 }
 
 impl Outcome {
