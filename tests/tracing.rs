@@ -24,6 +24,7 @@ use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Empty};
 use opentelemetry::{
+    Value,
     propagation::{Extractor, Injector, TextMapPropagator as _},
     trace::{SpanKind, Status as OtelStatus, TracerProvider as _},
 };
@@ -742,6 +743,11 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
             "echo.Echo/UnaryEcho"
         };
         assert_eq!(server.name, learned);
+        let port = server
+            .attributes
+            .iter()
+            .find(|a| a.key.as_str() == "network.peer.port");
+        assert!(port.is_some_and(|port| matches!(port.value, Value::I64(1..))));
         let (status, name, error) = match code {
             0 => (OtelStatus::Unset, "OK", None),
             _ => (OtelStatus::error(text), "UNAVAILABLE", Some("UNAVAILABLE")),

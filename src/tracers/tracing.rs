@@ -238,7 +238,7 @@ impl Tracer for TracingTracer {
 
 impl TracingTracer {
     fn open(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Running {
-        // Worked out only where somebody listens.
+        // Worked out only where somebody listens. Numbers are `i64`, as OpenTelemetry has them.
         let about = LazyCell::new(|| self.describe(rpc, request));
         let http = LazyCell::new(|| about.system.is_none().then(|| Http::of(rpc, request)));
         let peer = rpc.peer().socket();
@@ -260,7 +260,7 @@ impl TracingTracer {
                     url.full = http.as_ref().and_then(|http| http.url.as_deref()),
                     http.route = Empty,
                     network.peer.address = peer.map(|peer| ::tracing::field::display(peer.ip())),
-                    network.peer.port = peer.map(|peer| peer.port()),
+                    network.peer.port = peer.map(|peer| i64::from(peer.port())),
                     rpc.response.status_code = Empty,
                     http.response.status_code = Empty,
                     otel.status_code = Empty,
@@ -435,7 +435,7 @@ fn close(span: &Span, rpc: &RpcInfo) {
             error.map(Cow::Borrowed)
         }
         (Some(Status::Http(status)), _) => {
-            span.record("http.response.status_code", status);
+            span.record("http.response.status_code", i64::from(status));
             http_error(rpc.role(), Some(status), stats.ending())
         }
         (None, _) => http_error(rpc.role(), None, stats.ending()),
