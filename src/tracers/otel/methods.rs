@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +10,10 @@ use std::{
 };
 
 use super::series::{Key, Series};
-use crate::tracers::{KnownMethods, known::OTHER};
+use crate::{
+    RpcInfo,
+    tracers::{KnownMethods, known::OTHER},
+};
 
 /// Of a method that may turn out to be known when its RPC ends.
 pub(super) const UNDECIDED: &str = "";
@@ -34,8 +38,39 @@ pub(super) struct Methods {
 /// By method; of each, one for each side, protocol and address it was seen with.
 #[derive(Debug, Default)]
 struct Table {
-    series: HashMap<&'static str, Vec<Arc<Series>>>,
+    series: HashMap<&'static str, Vec<Arc<Series>>, BuildHasherDefault<NameHasher>>,
     count: usize,
+}
+
+/// Hashes names eight bytes at a time. Peers cannot crowd the table: only names of known methods
+/// stand in it.
+#[derive(Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        for byte in rest {
+            self.write_u8(*byte);
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(byte.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // Any odd number with as many ones as zeros, in no order.
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // A product's low bits know nothing of the high ones.
+        self.0 ^ (self.0 >> 32)
+    }
 }
 
 impl Methods {
@@ -46,30 +81,33 @@ impl Methods {
     /// The series of an RPC that starts; `generated` where generated code named the method.
     pub(super) fn of(
         &self,
-        method: Option<&str>,
-        generated: bool,
+        rpc: &RpcInfo,
+        generated: impl FnOnce() -> bool,
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        let Some(method) = method else {
-            return self.series(OTHER, key, make);
-        };
-        let known = {
+        // What stands in the table is the name of a method, so the path's form need not be looked
+        // at first.
+        let name = rpc
+            .path()
+            .strip_prefix('/')
+            .filter(|name| *name != UNDECIDED);
+        let known = name.and_then(|name| {
             let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-            match table.series.get_key_value(method) {
-                None => None,
-                Some((known, series)) => match series.iter().find(|s| s.is_for(&key)) {
-                    Some(series) => return Arc::clone(series),
-                    None => Some(*known),
-                },
-            }
-        };
-        let name = match (known, &self.listed) {
-            (Some(known), _) => known,
-            (None, _) if generated => intern(method),
-            (None, Some(listed)) if listed.contains(method) => intern(method),
-            (None, Some(_)) => OTHER,
-            (None, None) => UNDECIDED,
+            let (known, series) = table.series.get_key_value(name)?;
+            let series = series.iter().find(|series| series.is_for(&key));
+            Some((*known, series.map(Arc::clone)))
+        });
+        let name = match known {
+            Some((_, Some(series))) => return series,
+            Some((known, None)) => known,
+            None => match (rpc.full_method(), &self.listed) {
+                (None, _) => OTHER,
+                (Some(method), _) if generated() => intern(method),
+                (Some(method), Some(listed)) if listed.contains(method) => intern(method),
+                (Some(_), Some(_)) => OTHER,
+                (Some(_), None) => UNDECIDED,
+            },
         };
         self.series(name, key, make)
     }

@@ -83,7 +83,7 @@ mod propagation;
 mod series;
 mod span;
 
-use std::{borrow::Cow, env, fmt, sync::Arc, sync::OnceLock};
+use std::{borrow::Cow, env, fmt, sync::Arc, sync::OnceLock, time::SystemTime};
 
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue, StringValue, global,
@@ -398,15 +398,14 @@ impl OtelTracer {
 
     fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
         let key = key(rpc, request.uri(), system);
-        let generated = is_generated(rpc, request);
-        let method = rpc.full_method();
+        let generated = || is_generated(rpc, request);
         let make = self.make_series();
-        let series = self.methods.of(method, generated, key, &make);
+        let series = self.methods.of(rpc, generated, key, &make);
         let counted = self.live().instruments.rpc_started(&series, rpc.role());
         let mut attributes = Vec::with_capacity(series.at_start.len() + AT_END);
         attributes.extend_from_slice(&series.at_start);
         if series.is_other()
-            && let Some(method) = method
+            && let Some(method) = rpc.full_method()
         {
             attributes.push(original(method));
         }
@@ -457,7 +456,8 @@ impl Tracer for OtelTracer {
             None => self.start_http(rpc, request),
         };
         let (parent, link) = self.parent(rpc, request);
-        let started = rpc.stats().start_time();
+        // The record's own would be a reading of the other clock more.
+        let started = SystemTime::now();
         let builder = SpanBuilder {
             span_kind: Some(match rpc.role() {
                 Role::Client => SpanKind::Client,

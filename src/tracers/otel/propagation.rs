@@ -1,6 +1,6 @@
 //! Headers as OpenTelemetry's propagators read and write them.
 
-use std::{cell::OnceCell, fmt, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
@@ -34,8 +34,8 @@ impl Propagation {
         let is_ours = context.span().span_context().is_valid();
         self.with(|propagator| {
             if is_ours {
-                for field in propagator.fields() {
-                    headers.remove(field);
+                for field in propagator.fields().filter_map(name) {
+                    headers.remove(&*field);
                 }
             }
             propagator.inject_context(context, &mut Injected(headers));
@@ -56,6 +56,21 @@ impl fmt::Debug for Propagation {
     }
 }
 
+// W3C's names, ready to be looked up.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+
+/// A name as propagators give it.
+fn name(field: &str) -> Option<Cow<'static, HeaderName>> {
+    Some(match field {
+        "traceparent" => Cow::Borrowed(&TRACEPARENT),
+        "tracestate" => Cow::Borrowed(&TRACESTATE),
+        "baggage" => Cow::Borrowed(&BAGGAGE),
+        other => Cow::Owned(HeaderName::from_bytes(other.as_bytes()).ok()?),
+    })
+}
+
 /// W3C's limits.
 const BAGGAGE_BYTES: usize = 8192;
 const BAGGAGE_MEMBERS: usize = 64;
@@ -72,7 +87,7 @@ struct Extracted<'a> {
 
 impl Extracted<'_> {
     /// The only value; of two, which is right cannot be known.
-    fn only(&self, name: &str) -> Option<&str> {
+    fn only(&self, name: &HeaderName) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
         let value = values.next()?.to_str().ok()?;
         values.next().is_none().then_some(value)
@@ -80,7 +95,7 @@ impl Extracted<'_> {
 
     fn list<'s>(
         &'s self,
-        name: &str,
+        name: &HeaderName,
         joined: &'s OnceCell<Option<String>>,
         bytes: usize,
         members: usize,
@@ -117,10 +132,15 @@ fn join<'a>(values: impl Iterator<Item = &'a HeaderValue>, bytes: usize) -> Opti
 impl Extractor for Extracted<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         match key {
-            "traceparent" => self.only(key).filter(|value| is_traceparent(value)),
-            "tracestate" => self.list(key, &self.tracestate, TRACESTATE_BYTES, TRACESTATE_MEMBERS),
-            "baggage" => self.list(key, &self.baggage, BAGGAGE_BYTES, BAGGAGE_MEMBERS),
-            _ => self.only(key),
+            "traceparent" => self.only(&TRACEPARENT).filter(|v| is_traceparent(v)),
+            "tracestate" => self.list(
+                &TRACESTATE,
+                &self.tracestate,
+                TRACESTATE_BYTES,
+                TRACESTATE_MEMBERS,
+            ),
+            "baggage" => self.list(&BAGGAGE, &self.baggage, BAGGAGE_BYTES, BAGGAGE_MEMBERS),
+            key => self.only(&*name(key)?),
         }
     }
 
@@ -163,19 +183,11 @@ struct Injected<'a>(&'a mut HeaderMap);
 
 impl Injector for Injected<'_> {
     fn set(&mut self, key: &str, value: String) {
-        let name = match key {
-            "traceparent" => HeaderName::from_static("traceparent"),
-            "tracestate" => HeaderName::from_static("tracestate"),
-            "baggage" => HeaderName::from_static("baggage"),
-            key => match HeaderName::from_bytes(key.as_bytes()) {
-                Ok(name) => name,
-                Err(_) => return,
-            },
-        };
+        let Some(name) = name(key) else { return };
         if value.is_empty() {
-            self.0.remove(name);
+            self.0.remove(&*name);
         } else if let Ok(value) = HeaderValue::try_from(value) {
-            self.0.insert(name, value);
+            self.0.insert(&*name, value);
         }
     }
 }
