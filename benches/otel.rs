@@ -1,5 +1,5 @@
 //! What OpenTelemetry costs per RPC, beside other layers that emit it, in one run:
-//! `cargo bench --bench otel --features otel`.
+//! `cargo bench --bench otel --features otel-bound`.
 //!
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
 //! all; look at the ratios. All share one SDK that drops what it is given, and are set up as their
@@ -36,7 +36,10 @@ use tower::{
     Layer, Service, ServiceBuilder,
     layer::util::{Identity, Stack},
 };
-use tower_tracer::{Role, TracerLayer, tracers::otel};
+use tower_tracer::{
+    Role, TracerLayer,
+    tracers::otel::{self, OtelTracer},
+};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 /// Where spans end.
@@ -142,7 +145,10 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
     let traceparent = &setting.traceparent;
     let ours = |provider: &SdkTracerProvider| {
         let tracer = otel::tracer().tracer_provider(provider);
-        let layer = TracerLayer::new(tracer.meter_provider(metrics));
+        tracer.meter_provider(metrics)
+    };
+    let traced = |tracer: OtelTracer| {
+        let layer = TracerLayer::new(tracer);
         match setting.role {
             Role::Client => around(layer.client(), traceparent),
             Role::Server => around(layer.server(), traceparent),
@@ -180,8 +186,9 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
         ("tower_otel", tower_otel),
         ("tonic_tracing_otel", tonic_tracing_otel),
         ("empty", around(empty, traceparent)),
-        ("ours", ours(&sdk.spans)),
-        ("ours_unsampled", ours(&sdk.unsampled)),
+        ("ours", traced(ours(&sdk.spans))),
+        ("ours_bound", traced(ours(&sdk.spans).bound_instruments())),
+        ("ours_unsampled", traced(ours(&sdk.unsampled))),
     ]
 }
 

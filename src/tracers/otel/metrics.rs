@@ -1,5 +1,10 @@
 //! The instruments, and what each RPC puts into them.
 
+#[cfg(feature = "otel-bound")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "otel-bound")]
+use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter, UpDownCounter},
@@ -66,7 +71,39 @@ pub(super) struct Instruments {
     rpc_old: Option<Sides<Histogram<f64>>>,
     http: Sides<Histogram<f64>>,
     in_flight: Option<InFlight>,
+    /// Whether durations of RPCs go into bound histograms.
+    bound: bool,
     grpc: Option<Grpc>,
+}
+
+/// A series of a duration.
+#[derive(Debug)]
+pub(super) struct Measured {
+    attributes: Vec<KeyValue>,
+    #[cfg(feature = "otel-bound")]
+    bound: OnceLock<BoundHistogram<f64>>,
+}
+
+impl Measured {
+    /// The attributes come sorted.
+    pub(super) fn new(attributes: Vec<KeyValue>) -> Self {
+        Self {
+            attributes,
+            #[cfg(feature = "otel-bound")]
+            bound: OnceLock::new(),
+        }
+    }
+
+    /// It is always the same histogram.
+    fn record(&self, histogram: &Histogram<f64>, value: f64, bound: bool) {
+        #[cfg(feature = "otel-bound")]
+        if bound {
+            let bind = || histogram.bind(&self.attributes);
+            return self.bound.get_or_init(bind).record(value);
+        }
+        let _ = bound;
+        histogram.record(value, &self.attributes);
+    }
 }
 
 #[derive(Debug)]
@@ -120,6 +157,7 @@ impl Instruments {
         meter: &Meter,
         conventions: Conventions,
         in_flight: bool,
+        bound: bool,
         grpc: Option<GrpcMetrics>,
     ) -> Self {
         let seconds = |name: &'static str, description: &'static str| {
@@ -190,6 +228,7 @@ impl Instruments {
                     ),
                 },
             }),
+            bound,
             grpc: grpc.map(|what| Grpc::new(meter, what)),
         }
     }
@@ -210,11 +249,13 @@ impl Instruments {
         let cost = rpc.stats().age();
         if let Some(duration) = &self.rpc {
             let seconds = cost.as_secs_f64();
-            duration.of(role).record(seconds, &outcome.measured);
+            let measured = &outcome.measured;
+            measured.record(duration.of(role), seconds, self.bound);
         }
         if let Some(duration) = &self.rpc_old {
             let millis = cost.as_secs_f64() * 1000.0;
-            duration.of(role).record(millis, &outcome.measured_old);
+            let measured = &outcome.measured_old;
+            measured.record(duration.of(role), millis, self.bound);
         }
         if let Some(grpc) = &self.grpc
             && started.is_grpc()

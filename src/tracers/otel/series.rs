@@ -9,7 +9,7 @@ use opentelemetry::{Key as Name, KeyValue, StringValue};
 
 use crate::tracers::known::OTHER;
 
-use super::{Conventions, methods::UNDECIDED};
+use super::{Conventions, methods::UNDECIDED, metrics::Measured};
 use crate::{Address, Code, Ending, Protocol, Role};
 
 /// What of the settings stands in attributes.
@@ -133,9 +133,9 @@ pub(super) struct Outcome {
     /// What a span has besides what it had from its start.
     pub(super) at_end: Vec<KeyValue>,
     /// Of the duration.
-    pub(super) measured: Vec<KeyValue>,
+    pub(super) measured: Measured,
     /// Of the duration by the old conventions.
-    pub(super) measured_old: Vec<KeyValue>,
+    pub(super) measured_old: Measured,
     /// Of gRPC's own metrics.
     pub(super) grpc: Vec<KeyValue>,
 }
@@ -273,8 +273,8 @@ impl Series {
         Outcome {
             failed: error.is_some(),
             at_end,
-            measured: sorted(measured),
-            measured_old: sorted(measured_old),
+            measured: Measured::new(sorted(measured)),
+            measured_old: Measured::new(sorted(measured_old)),
             grpc: self.grpc(code),
         }
     }
