@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{Method, Uri, uri::Scheme};
+use http::{Method, StatusCode, Uri, uri::Scheme};
 use opentelemetry::{KeyValue, StringValue};
 
 use super::series::{bounded, host_and_port, sorted};
@@ -67,8 +67,8 @@ impl HttpExchange {
                 at_start.extend(server);
             }
             Role::Client => {
-                in_flight.extend_from_slice(&measured);
                 measured.extend(server);
+                in_flight.extend_from_slice(&measured);
                 if let Some(url) = uri.and_then(full_url) {
                     at_start.push(KeyValue::new("url.full", url));
                 }
@@ -92,26 +92,45 @@ impl HttpExchange {
 
     pub(super) fn end(&self, rpc: &RpcInfo) -> HttpOutcome {
         let stats = rpc.stats();
-        let mut at_end = Vec::with_capacity(2);
         let status = match stats.status() {
             Some(Status::Http(status)) => Some(status),
             _ => None,
         };
-        if let Some(status) = status {
-            let status = KeyValue::new("http.response.status_code", i64::from(status));
-            at_end.push(status);
-        }
-        let error = error(rpc.role(), status, stats.ending());
-        if let Some(error) = error.clone() {
-            at_end.push(KeyValue::new("error.type", error));
-        }
+        let (role, ending) = (rpc.role(), stats.ending());
+        let at_end = outcome(role, status, ending);
         let mut measured = self.measured.clone();
-        measured.extend_from_slice(&at_end);
+        measured.extend(match role {
+            Role::Client => outcome(role, status.map(known_status), ending),
+            Role::Server => at_end.clone(),
+        });
         HttpOutcome {
-            failed: error.is_some(),
+            failed: error(role, status, ending).is_some(),
             at_end,
             measured: sorted(measured),
         }
+    }
+}
+
+/// What the end adds.
+fn outcome(role: Role, status: Option<u16>, ending: Option<Ending>) -> Vec<KeyValue> {
+    let mut attributes = Vec::with_capacity(2);
+    if let Some(status) = status {
+        let status = KeyValue::new("http.response.status_code", i64::from(status));
+        attributes.push(status);
+    }
+    let error = error(role, status, ending);
+    attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
+    attributes
+}
+
+/// A status that a peer sent, as a label: one that is not registered counts as the first of its
+/// class, and one without a class as a server's error, which is how RFC 9110 has clients take them.
+fn known_status(status: u16) -> u16 {
+    let registered = StatusCode::from_u16(status).is_ok_and(|s| s.canonical_reason().is_some());
+    match status {
+        _ if registered => status,
+        100..=599 => status - status % 100,
+        _ => 500,
     }
 }
 

@@ -69,7 +69,11 @@
 //! method becomes known when the service has answered a call of it with OK or with a message; until
 //! then it is `_OTHER`, as is one that is only ever UNIMPLEMENTED. 100 methods become known in this
 //! way, which a service that answers to any name uses up. One tracer keeps 2000 combinations of an
-//! RPC's method, side, protocol and address at most; plain HTTP is bounded by the SDK alone.
+//! RPC's method, side, protocol and address at most.
+//!
+//! Of plain HTTP, a method that is not known is `_OTHER`, and in a client's metric a status that is
+//! not registered is the first of its class, 477 a 400: the span has it as it came. Routes and the
+//! addresses that a client calls are the program's own, and bounded by the SDK alone.
 //!
 //! # Cost
 //!
@@ -442,8 +446,10 @@ impl OtelTracer {
     }
 
     fn start_http(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Start {
-        let find = self.http_route.as_ref();
-        let route = find.and_then(|find| find(request));
+        let route = match rpc.role() {
+            Role::Server => self.http_route.as_ref().and_then(|find| find(request)),
+            Role::Client => None,
+        };
         let (exchange, attributes) = HttpExchange::start(rpc, request, route);
         let instruments = &self.live().instruments;
         let counted = instruments.http_started(rpc.role(), &exchange.in_flight);
