@@ -205,9 +205,10 @@ fn listens(endpoint: &str) -> bool {
     let Ok(uri) = endpoint.parse::<Uri>() else {
         return false;
     };
-    let address = (
-        uri.host().unwrap_or("localhost"),
-        uri.port_u16().unwrap_or(80),
-    );
+    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    });
+    let address = (uri.host().unwrap_or("localhost"), port);
     TcpStream::connect(address).is_ok()
 }
