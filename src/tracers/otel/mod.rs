@@ -367,13 +367,12 @@ impl OtelTracer {
         self
     }
 
-    /// Measures the durations of RPCs with bound instruments, which find the series once for each
-    /// method and code instead of at each RPC; that is an eighth of what the SDK takes for a span
-    /// and a duration.
+    /// Measures the durations of RPCs with bound instruments: a series is looked up once for each
+    /// method and code, and not at each RPC by all of its attributes.
     ///
-    /// They are an experiment of OpenTelemetry's: the program's SDK needs its own feature
-    /// `experimental_metrics_bound_instruments`, and **without it nothing is measured**. A series
-    /// that is bound when the SDK has as many as it keeps, stays in what overflows.
+    /// They are an experiment of OpenTelemetry's, which the feature `otel-bound` turns on in its SDK
+    /// too. **With a meter provider other than the SDK's, nothing is measured** unless it knows them.
+    /// A series that is first seen when the SDK keeps no more stays in its overflow for good.
     #[cfg(feature = "otel-bound")]
     #[cfg_attr(docsrs, doc(cfg(feature = "otel-bound")))]
     #[must_use]
@@ -635,10 +634,16 @@ fn end_span(
         running.context.span().end_with_timestamp(end);
         return;
     };
-    let tag = |(key, value): (Cow<'static, str>, Cow<'static, str>)| KeyValue::new(key, value);
-    let tags = rpc.tags().into_iter().map(tag);
     // The span is locked for each of these calls.
-    span.set_attributes(at_end.iter().cloned().chain(tags));
+    match at_end {
+        [only] => span.set_attribute(only.clone()),
+        several => span.set_attributes(several.iter().cloned()),
+    }
+    let tags = rpc.tags();
+    if !tags.is_empty() {
+        let tag = |(key, value): (Cow<'static, str>, Cow<'static, str>)| KeyValue::new(key, value);
+        span.set_attributes(tags.into_iter().map(tag));
+    }
     if failed {
         let message = stats.error().or(stats.panic()).unwrap_or_default();
         span.set_status(trace::Status::error(message.to_owned()));
