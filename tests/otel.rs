@@ -259,70 +259,74 @@ async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_
 
 #[tokio::test]
 async fn a_cancelled_call_a_passed_deadline_and_a_panic_are_told_apart_for_all_kinds() {
-    for (kind, method) in METHODS.into_iter().enumerate() {
-        for case in ["cancelled", "deadline", "panic"] {
-            let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
-            let (served, entered) = (Recorder::new(), Arc::new(Notify::new()));
-            let tracer = server_side.tracer().methods(methods());
-            let mut layer = TracerLayer::new((served.clone(), tracer)).server();
-            if case == "deadline" {
-                // Over long before the client's, which ends the call: tonic enforces neither this
-                // one nor, once there are headers, the client's.
-                layer = layer.server_timeout(Duration::from_millis(1));
-            }
-            let handler_has_it = Arc::clone(&entered);
-            let enter = MapRequestLayer::new(move |request: http::Request<tonic::body::Body>| {
-                handler_has_it.notify_one();
-                request
-            });
-            let (incoming, uri) = listen().await.unwrap();
-            let server = Server::builder()
-                .layer(layer)
-                .layer(enter)
-                .add_service(EchoServer::new(EchoService))
-                .serve_with_incoming(incoming);
-            let server = tokio::spawn(server);
-            let (client, called) = connect(&uri, client_side.tracer()).await;
+    let cases = ["cancelled", "deadline", "panic"];
+    let cases = cases
+        .into_iter()
+        .flat_map(|case| (0..METHODS.len()).map(move |kind| (case, kind)));
+    futures_util::future::join_all(cases.map(|(case, kind)| end_early(case, kind))).await;
+}
 
-            let timeout = (case == "deadline").then(|| Duration::from_millis(300));
-            let message = EchoRequest {
-                panic: case == "panic",
-                delay_ms: if case == "panic" { 0 } else { 60_000 },
-                ..say(case)
-            };
-            let mut calling = tokio::spawn(async move {
-                let mut client = client;
-                call_within(&mut client, kind, message, timeout).await
-            });
-            soon(entered.notified()).await;
-            let answered = match case {
-                "cancelled" => None,
-                "deadline" => {
-                    let deadline = called.started()[0].deadline().unwrap();
-                    let answered = tokio::time::timeout_at(deadline.into(), &mut calling);
-                    answered.await.ok().map(Result::unwrap)
-                }
-                _ => Some(soon(&mut calling).await.unwrap()),
-            };
-            calling.abort();
-            soon(called.wait_finished(1)).await;
-            soon(served.wait_finished(1)).await;
-            server.abort();
+async fn end_early(case: &'static str, kind: usize) {
+    let method = METHODS[kind];
+    let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
+    let (served, entered) = (Recorder::new(), Arc::new(Notify::new()));
+    let tracer = server_side.tracer().methods(methods());
+    let mut layer = TracerLayer::new((served.clone(), tracer)).server();
+    if case == "deadline" {
+        // Over long before the client's, which ends the call: tonic enforces neither this one nor,
+        // once there are headers, the client's.
+        layer = layer.server_timeout(Duration::from_millis(1));
+    }
+    let handler_has_it = Arc::clone(&entered);
+    let enter = MapRequestLayer::new(move |request: http::Request<tonic::body::Body>| {
+        handler_has_it.notify_one();
+        request
+    });
+    let (incoming, uri) = listen().await.unwrap();
+    let server = Server::builder()
+        .layer(layer)
+        .layer(enter)
+        .add_service(EchoServer::new(EchoService))
+        .serve_with_incoming(incoming);
+    let server = tokio::spawn(server);
+    let (client, called) = connect(&uri, client_side.tracer()).await;
 
-            let (of_client, of_server) = match (case, answered) {
-                ("cancelled", _) => ("CANCELLED", ("CANCELLED", false)),
-                ("deadline", _) => ("DEADLINE_EXCEEDED", ("DEADLINE_EXCEEDED", true)),
-                // What the caller was told is tonic's word.
-                (_, answered) => (name_of(answered.unwrap()), ("UNKNOWN", true)),
-            };
-            assert_ne!(of_client, "OK");
-            assert_told(Role::Client, &client_side, method, of_client, true);
-            let (code, failed) = of_server;
-            let span = assert_told(Role::Server, &server_side, method, code, failed);
-            if case == "panic" {
-                assert_eq!(span.status, SpanStatus::error("told to panic"));
-            }
+    let timeout = (case == "deadline").then(|| Duration::from_secs(1));
+    let message = EchoRequest {
+        panic: case == "panic",
+        delay_ms: if case == "panic" { 0 } else { 60_000 },
+        ..say(case)
+    };
+    let mut calling = tokio::spawn(async move {
+        let mut client = client;
+        call_within(&mut client, kind, message, timeout).await
+    });
+    soon(entered.notified()).await;
+    let answered = match case {
+        "cancelled" => None,
+        "deadline" => {
+            let deadline = called.started()[0].deadline().unwrap();
+            let answered = tokio::time::timeout_at(deadline.into(), &mut calling);
+            answered.await.ok().map(Result::unwrap)
         }
+        _ => Some(soon(&mut calling).await.unwrap()),
+    };
+    calling.abort();
+    soon(called.wait_finished(1)).await;
+    soon(served.wait_finished(1)).await;
+    server.abort();
+
+    let (of_client, of_server, server_failed) = match case {
+        "cancelled" => ("CANCELLED", "CANCELLED", false),
+        "deadline" => ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", true),
+        // What the caller is told is tonic's word.
+        _ => (name_of(answered.unwrap()), "UNKNOWN", true),
+    };
+    assert_ne!(of_client, "OK");
+    assert_told(Role::Client, &client_side, method, of_client, true);
+    let span = assert_told(Role::Server, &server_side, method, of_server, server_failed);
+    if case == "panic" {
+        assert_eq!(span.status, SpanStatus::error("told to panic"));
     }
 }
 
