@@ -5,7 +5,9 @@ mod common;
 mod telemetry;
 
 use std::{
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -427,6 +429,61 @@ async fn a_call_through_two_servers_is_one_trace_each_span_the_child_of_the_one_
         !Context::current().has_active_span(),
         "nothing is left on the thread"
     );
+}
+
+/// A body of one message that notes which span is current when it is polled.
+struct Watching(Option<&'static str>, Arc<Mutex<Vec<SpanId>>>);
+
+impl http_body::Body for Watching {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        let span = Context::current().span().span_context().span_id();
+        self.1.lock().unwrap().push(span);
+        let message = self
+            .0
+            .take()
+            .map(|text| bytes::Bytes::from_static(text.as_bytes()));
+        Poll::Ready(message.map(|message| Ok(http_body::Frame::data(message))))
+    }
+}
+
+#[tokio::test]
+async fn the_span_is_current_in_both_bodies_wherever_they_are_polled() {
+    use http_body_util::BodyExt as _;
+
+    for elsewhere in [false, true] {
+        let telemetry = Telemetry::new();
+        let [asked, answered] = [(); 2].map(|()| Arc::new(Mutex::new(Vec::new())));
+        let response = Arc::clone(&answered);
+        let service = ServiceBuilder::new()
+            .layer(TracerLayer::new(telemetry.tracer()).server())
+            .service_fn(move |request: http::Request<tonic::body::Body>| {
+                let response = Watching(Some("response"), Arc::clone(&response));
+                async move {
+                    let read = request.into_body().collect();
+                    if elsewhere {
+                        tokio::spawn(read).await.unwrap().unwrap();
+                    } else {
+                        read.await.unwrap();
+                    }
+                    Ok::<_, std::convert::Infallible>(http::Response::new(response))
+                }
+            });
+        let body = tonic::body::Body::new(Watching(Some("request"), Arc::clone(&asked)));
+        let request = request("/a.B/C", &[]).map(|_| body);
+        let response = service.oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+
+        let span = last(&telemetry).span_context.span_id();
+        assert_eq!(*asked.lock().unwrap(), [span; 2], "elsewhere: {elsewhere}");
+        assert_eq!(*answered.lock().unwrap(), [span; 2]);
+        assert!(!Context::current().has_active_span());
+    }
 }
 
 /// An in-process service that says what it was sent, under a layer.
