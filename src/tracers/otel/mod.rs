@@ -480,13 +480,13 @@ impl Tracer for OtelTracer {
     type State = Running;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
+        // The record's `start_time` is a moment earlier, and reads the monotonic clock as well.
+        let started = SystemTime::now();
         let start = match System::of(rpc.protocol()) {
             Some(system) => self.start_rpc(rpc, request, system),
             None => self.start_http(rpc, request),
         };
         let (parent, link) = self.parent(rpc, request);
-        // The record's own would be a reading of the other clock more.
-        let started = SystemTime::now();
         let builder = SpanBuilder {
             span_kind: Some(match rpc.role() {
                 Role::Client => SpanKind::Client,
