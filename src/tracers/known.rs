@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "otel", feature = "tracing"))]
 use crate::Status;
-#[cfg(any(feature = "metrics", feature = "tracing"))]
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
 use crate::{RequestParts, Role, RpcInfo};
 
 /// The name of a method that is not known.
@@ -13,12 +13,12 @@ pub(super) const OTHER: &str = "_OTHER";
 
 /// How many methods a tracer learns from answers: a service that answers to any name must not make
 /// as many names.
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "otel", feature = "tracing"))]
 pub(super) const LEARNED: usize = 100;
 
 /// Whether an RPC that is over shows that its method exists: what no service implements is answered
 /// neither with OK nor with a message.
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "otel", feature = "tracing"))]
 pub(super) fn is_answered(rpc: &RpcInfo) -> bool {
     let stats = rpc.stats();
     stats.status() == Some(Status::OK) || stats.response().messages().is_some_and(|n| n > 0)
@@ -108,7 +108,7 @@ impl std::error::Error for InvalidDescriptorSet {}
 /// Service and method of a call that generated code makes: part of this program, so known.
 ///
 /// The names live as long as the program, though the signature cannot say so.
-#[cfg(any(feature = "metrics", feature = "tracing"))]
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
 pub(super) fn generated<'a>(
     rpc: &RpcInfo,
     request: &'a RequestParts<'_>,

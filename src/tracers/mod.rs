@@ -1,7 +1,7 @@
 //! Tracers that come with the crate, a feature each. They use only what is public: what they do, a
 //! tracer of yours can do.
 
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "otel", feature = "tracing"))]
 mod conventions;
 mod known;
 #[cfg(feature = "metrics")]

@@ -2,16 +2,19 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{Method, StatusCode, Uri, uri::Scheme};
+use http::{StatusCode, Uri};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::series::{bounded, host_and_port, sorted};
-use crate::{Address, Ending, RequestParts, Role, RpcInfo, Status};
-
-/// How much of a path a span keeps, in bytes.
-const PATH: usize = 1024;
-/// How much of a method that is not known.
-const METHOD: usize = 64;
+use super::series::{host_and_port, sorted};
+use crate::{
+    Address, Ending, RequestParts, Role, RpcInfo, Status,
+    tracers::{
+        conventions::{
+            HTTP_METHOD, PATH, bounded, full_url, http_error, known_http_method, scheme,
+        },
+        known::OTHER,
+    },
+};
 
 /// What is known of an exchange when it starts.
 #[derive(Debug)]
@@ -39,14 +42,10 @@ impl HttpExchange {
     ) -> (Self, Vec<KeyValue>) {
         let role = rpc.role();
         let method = rpc.http_method();
-        let known = method.and_then(known_method);
-        let label = known.unwrap_or("_OTHER");
+        let known = method.and_then(known_http_method);
+        let label = known.unwrap_or(OTHER);
         let uri = request.uri();
-        let scheme = match uri.and_then(Uri::scheme) {
-            Some(scheme) if *scheme == Scheme::HTTPS => "https",
-            // HTTP/1 does not say.
-            _ => "http",
-        };
+        let scheme = scheme(uri);
         let route = route.map(Arc::<str>::from);
         let name = known.unwrap_or("HTTP");
         let span_name = match &route {
@@ -79,7 +78,7 @@ impl HttpExchange {
         }
         at_start.extend_from_slice(&measured);
         if let (None, Some(method)) = (known, method) {
-            let original = bounded(method.as_str(), METHOD).to_owned();
+            let original = bounded(method.as_str(), HTTP_METHOD).to_owned();
             at_start.push(KeyValue::new("http.request.method_original", original));
         }
         let exchange = Self {
@@ -104,7 +103,7 @@ impl HttpExchange {
             Role::Server => at_end.clone(),
         });
         HttpOutcome {
-            failed: error(role, status, ending).is_some(),
+            failed: http_error(role, status, ending).is_some(),
             at_end,
             measured: sorted(measured),
         }
@@ -118,7 +117,7 @@ fn outcome(role: Role, status: Option<u16>, ending: Option<Ending>) -> Vec<KeyVa
         let status = KeyValue::new("http.response.status_code", i64::from(status));
         attributes.push(status);
     }
-    let error = error(role, status, ending);
+    let error = http_error(role, status, ending);
     attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
     attributes
 }
@@ -132,32 +131,6 @@ fn known_status(status: u16) -> u16 {
         100..=599 => status - status % 100,
         _ => 500,
     }
-}
-
-/// What `error.type` says, where the exchange failed on this side.
-fn error(role: Role, status: Option<u16>, ending: Option<Ending>) -> Option<StringValue> {
-    let least = match role {
-        Role::Client => 400,
-        Role::Server => 500,
-    };
-    if let Some(status) = status.filter(|status| *status >= least) {
-        return Some(status.to_string().into());
-    }
-    match ending? {
-        Ending::Trailers | Ending::HeadersOnly | Ending::BodyEnd | Ending::Response => None,
-        // A caller that goes away does not make the server fail, and one that has seen the
-        // response may have seen enough.
-        Ending::Cancelled if role == Role::Server || status.is_some() => None,
-        ending => Some(ending.as_str().into()),
-    }
-}
-
-/// The methods of HTTP and PATCH and QUERY: others are no label.
-fn known_method(method: &Method) -> Option<&'static str> {
-    const KNOWN: [&str; 10] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
-    ];
-    KNOWN.into_iter().find(|known| *known == method.as_str())
 }
 
 /// The server's address and port: as the layer was told, else the connection's on a server, and
@@ -192,13 +165,4 @@ fn server(rpc: &RpcInfo, uri: Option<&Uri>, scheme: &str) -> Vec<KeyValue> {
         },
         (None, Role::Server) => Vec::new(),
     }
-}
-
-/// The URL that a client asks for, without user, password and query, which may hold secrets.
-fn full_url(uri: &Uri) -> Option<String> {
-    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
-    let host = authority.as_str();
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let path = bounded(uri.path(), PATH);
-    Some(format!("{scheme}://{host}{path}"))
 }

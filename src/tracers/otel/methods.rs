@@ -12,7 +12,10 @@ use std::{
 use super::series::{Key, Series};
 use crate::{
     RpcInfo,
-    tracers::{KnownMethods, known::OTHER},
+    tracers::{
+        KnownMethods,
+        known::{LEARNED, OTHER},
+    },
 };
 
 /// Of a method that may turn out to be known when its RPC ends.
@@ -21,10 +24,6 @@ pub(super) const UNDECIDED: &str = "";
 /// How many series one tracer keeps, which is also where the SDK stops: methods by sides, protocols
 /// and addresses.
 const MOST: usize = 2000;
-
-/// How many methods become known by being answered: a service that answers to any name must not
-/// take the SDK's room, since each of them has a series for each code.
-const LEARNED: usize = 100;
 
 /// The methods of one tracer.
 #[derive(Debug, Default)]

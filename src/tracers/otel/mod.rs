@@ -107,12 +107,17 @@ use self::{
     methods::Methods,
     metrics::{Counted, Instruments},
     propagation::Propagation,
-    series::{AllowedHeader, Key, Series, System, Wording},
+    series::{AllowedHeader, Key, Series, Wording},
     span::{Spans, What},
 };
 use crate::{
     Address, Candidate, Event, Level, RequestParts, Role, RpcInfo, Scope, Status, Tracer,
-    WireEvent, WireEventKind, tracers::KnownMethods,
+    WireEvent, WireEventKind,
+    tracers::{
+        KnownMethods,
+        conventions::System,
+        known::{generated, is_answered},
+    },
 };
 
 /// A tracer for OpenTelemetry with the global providers and propagator, by the conventions that
@@ -425,7 +430,7 @@ impl OtelTracer {
 
     fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
         let key = key(rpc, request.uri(), system);
-        let generated = || is_generated(rpc, request);
+        let generated = || generated(rpc, request).is_some();
         let make = self.make_series();
         let series = self.methods.of(rpc, generated, key, &make);
         let counted = self.live().instruments.rpc_started(&series, rpc.role());
@@ -584,10 +589,7 @@ impl OtelTracer {
         let stats = rpc.stats();
         let decided;
         let series = if started.is_undecided() {
-            // What no service implements answers neither.
-            let answered = stats.status() == Some(Status::OK)
-                || stats.response().messages().is_some_and(|n| n > 0);
-            decided = self.decide(rpc, started, answered);
+            decided = self.decide(rpc, started, is_answered(rpc));
             if let Some(span) = running.span() {
                 if decided.is_known() {
                     span.update_name(decided.span_name);
@@ -706,17 +708,6 @@ fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Ke
 /// An address without the user and the password that a URI may have, which are nobody's business.
 fn without_user(address: &str) -> &str {
     address.rsplit_once('@').map_or(address, |(_, rest)| rest)
-}
-
-/// Whether generated code names the method.
-fn is_generated(rpc: &RpcInfo, request: &RequestParts<'_>) -> bool {
-    #[cfg(feature = "tonic")]
-    if rpc.role() == Role::Client {
-        let extensions = request.extensions();
-        return extensions.is_some_and(|e| e.get::<tonic::GrpcMethod<'static>>().is_some());
-    }
-    let _ = (rpc, request);
-    false
 }
 
 impl fmt::Debug for OtelTracer {

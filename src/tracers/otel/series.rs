@@ -7,69 +7,20 @@ use std::{
 
 use opentelemetry::{Key as Name, KeyValue, StringValue};
 
-use crate::tracers::known::OTHER;
-
 use super::{Conventions, methods::UNDECIDED, metrics::Measured};
-use crate::{Address, Code, Ending, Protocol, Role};
+use crate::{
+    Address, Code, Ending, Protocol, Role,
+    tracers::{
+        conventions::{System, bounded, is_failure},
+        known::OTHER,
+    },
+};
 
 /// What of the settings stands in attributes.
 #[derive(Clone, Debug)]
 pub(super) struct Wording {
     pub(super) conventions: Conventions,
     pub(super) status_code: &'static str,
-}
-
-/// The protocol as `rpc.system.name` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum System {
-    Grpc,
-    Connect,
-    Other,
-}
-
-impl System {
-    /// `None` for plain HTTP.
-    pub(super) fn of(protocol: Protocol) -> Option<Self> {
-        Some(match protocol {
-            Protocol::Http => return None,
-            Protocol::Grpc | Protocol::GrpcWeb | Protocol::GrpcWebText => Self::Grpc,
-            Protocol::ConnectUnary | Protocol::ConnectStreaming => Self::Connect,
-            Protocol::Other => Self::Other,
-        })
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Grpc => "grpc",
-            Self::Connect => "connectrpc",
-            Self::Other => OTHER,
-        }
-    }
-
-    /// How the protocol spells a code.
-    fn code(self, code: Code) -> Option<&'static str> {
-        Some(match (self, code) {
-            (Self::Grpc | Self::Other, code) => code.as_str(),
-            // Connect has no code for success, and its own spelling of the others.
-            (Self::Connect, Code::Ok) => return None,
-            (Self::Connect, Code::Cancelled) => "canceled",
-            (Self::Connect, Code::Unknown) => "unknown",
-            (Self::Connect, Code::InvalidArgument) => "invalid_argument",
-            (Self::Connect, Code::DeadlineExceeded) => "deadline_exceeded",
-            (Self::Connect, Code::NotFound) => "not_found",
-            (Self::Connect, Code::AlreadyExists) => "already_exists",
-            (Self::Connect, Code::PermissionDenied) => "permission_denied",
-            (Self::Connect, Code::ResourceExhausted) => "resource_exhausted",
-            (Self::Connect, Code::FailedPrecondition) => "failed_precondition",
-            (Self::Connect, Code::Aborted) => "aborted",
-            (Self::Connect, Code::OutOfRange) => "out_of_range",
-            (Self::Connect, Code::Unimplemented) => "unimplemented",
-            (Self::Connect, Code::Internal) => "internal",
-            (Self::Connect, Code::Unavailable) => "unavailable",
-            (Self::Connect, Code::DataLoss) => "data_loss",
-            (Self::Connect, Code::Unauthenticated) => "unauthenticated",
-        })
-    }
 }
 
 /// What else than the method tells series apart.
@@ -153,7 +104,7 @@ impl Series {
             wording: wording.clone(),
             method,
             span_name: if matches!(method, OTHER | UNDECIDED) {
-                key.system.name()
+                key.system.span_name()
             } else {
                 method
             },
@@ -162,9 +113,6 @@ impl Series {
             grpc_at_start: Vec::new(),
             outcomes: [const { OnceLock::new() }; Code::ALL.len()],
         };
-        if series.span_name == OTHER {
-            series.span_name = "rpc";
-        }
         series.at_start = series.common(method != UNDECIDED);
         let new = !matches!(wording.conventions, Conventions::Old);
         let system = if new { "rpc.system.name" } else { "rpc.system" };
@@ -347,23 +295,6 @@ impl Series {
     }
 }
 
-/// Whether a code is a failure of this side: on a client each but OK, on a server those that say
-/// the server failed, not the caller.
-fn is_failure(role: Role, code: Code) -> bool {
-    match role {
-        Role::Client => code != Code::Ok,
-        Role::Server => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
-    }
-}
-
 /// The SDK finds a series at once where the attributes come sorted.
 pub(super) fn sorted(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
     attributes.sort_by(|a, b| a.key.cmp(&b.key));
@@ -441,15 +372,6 @@ impl AllowedHeader {
         let values = opentelemetry::Value::Array(opentelemetry::Array::String(values));
         Some(KeyValue::new(name.clone(), values))
     }
-}
-
-/// At most this many bytes of a text, cut where a character ends.
-pub(super) fn bounded(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]
