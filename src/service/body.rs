@@ -225,6 +225,7 @@ impl<B> RequestBody<B> {
         this.observer.enter(|| this.inner.set(None));
     }
 
+    #[inline]
     pub(super) fn new(inner: B, counter: Counter, observer: RequestObserver) -> Self {
         Self {
             inner: Some(inner),

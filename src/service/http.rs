@@ -24,6 +24,7 @@ impl<B: 'static> TracedRequest for Request<B> {
         self.uri().path()
     }
 
+    #[inline]
     fn to_path(&self) -> MethodPath {
         match self.uri().path_and_query() {
             Some(path) => MethodPath::from(path.clone()),
@@ -56,6 +57,7 @@ impl<B: 'static> TracedRequest for Request<B> {
     }
 
     /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
+    #[inline]
     fn observe(&mut self, observer: RequestObserver) {
         let Some(rpc) = observer.rpc() else { return };
         let counter = match rpc.protocol() {

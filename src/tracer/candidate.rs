@@ -30,6 +30,7 @@ pub(crate) struct Started {
 }
 
 impl<'a> Candidate<'a> {
+    #[inline]
     pub(crate) fn new(
         request: &'a mut dyn TracedRequest,
         role: Role,
@@ -47,6 +48,7 @@ impl<'a> Candidate<'a> {
     /// takes note of the level, events and scope it wants. `None` where its `start` panicked.
     ///
     /// This is what [`Tracer::try_start`] does unless overridden.
+    #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
         let Self {
             parts,
@@ -154,6 +156,7 @@ impl<'a> Candidate<'a> {
         draw.as_f64()
     }
 
+    #[inline]
     pub(crate) fn into_started(self) -> Started {
         self.started
     }

@@ -155,6 +155,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// A tracer that wraps another one overrides this to decline a request: where all tracers of a
     /// layer decline, there is no record, and the request passes as if there were no layer. Where it
     /// panics, this tracer takes no part, and a state that it had made is dropped.
+    #[inline]
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         candidate.start(self)
     }
