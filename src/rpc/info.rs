@@ -9,7 +9,7 @@ use std::{
 use http::Method;
 
 use super::{
-    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Stats, current,
+    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Stats, current,
     draw::LazyDraw, extra::Extra, http_method::HttpMethod,
 };
 
@@ -155,6 +155,7 @@ pub(crate) struct Description {
     pub(crate) path: MethodPath,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) deadline: Option<Instant>,
     /// Which attempt it is, where the request says so.
     pub(crate) attempt: Option<u32>,
 }
@@ -179,7 +180,7 @@ impl RpcInfo {
         description: Description,
         http_method: Option<&Method>,
         level: Level,
-        start: Instant,
+        start: Reading,
     ) -> Self {
         let rpc = Self(Arc::new(Record {
             stats: Stats::new(description.role, level, start),
@@ -323,7 +324,7 @@ impl RpcInfo {
     /// When that time is up; `None` also where the clock cannot hold it.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.stats().started().checked_add(self.timeout()?)
+        self.0.description.deadline
     }
 
     /// Which attempt of a call this is, 1 for the first.

@@ -1,5 +1,6 @@
 //! The record of one RPC: what it is, what happened to it, how it ended.
 
+pub(crate) mod clock;
 mod current;
 mod draw;
 mod endpoint;
@@ -14,6 +15,7 @@ mod stats;
 mod status;
 mod traffic;
 
+pub(crate) use clock::Reading;
 pub(crate) use current::Slot;
 pub(crate) use draw::Draw;
 pub(crate) use endpoint::Endpoints;

@@ -5,11 +5,11 @@ use std::{
         OnceLock,
         atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use super::{
-    Direction, Event, EventStatus, Level, Recorded, Role, Status, Traffic, TrafficCell,
+    Direction, Event, EventStatus, Level, Reading, Recorded, Role, Status, Traffic, TrafficCell,
     extra::{Extra, MessagesAt, bounded},
     level::AtomicLevel,
     moment::Moment,
@@ -54,7 +54,7 @@ use super::{
 pub struct Stats {
     role: Role,
     level: AtomicLevel,
-    start: Instant,
+    start: Reading,
     start_time: OnceLock<SystemTime>,
     finish: Moment,
     request: TrafficCell,
@@ -151,7 +151,7 @@ pub(crate) struct Outcome {
 
 impl Stats {
     #[inline]
-    pub(crate) fn new(role: Role, level: Level, start: Instant) -> Self {
+    pub(crate) fn new(role: Role, level: Level, start: Reading) -> Self {
         Self {
             role,
             level: AtomicLevel::new(level),
@@ -179,7 +179,8 @@ impl Stats {
     /// How long the RPC has been running, or ran.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.cost().unwrap_or_else(|| self.start.elapsed())
+        self.cost()
+            .unwrap_or_else(|| Duration::from_nanos(self.now()))
     }
 
     /// When an event happened, from the start of the RPC; `None` where it did not, or not yet, or
@@ -219,7 +220,8 @@ impl Stats {
     pub fn start_time(&self) -> SystemTime {
         *self.start_time.get_or_init(|| {
             let now = SystemTime::now();
-            now.checked_sub(self.start.elapsed()).unwrap_or(now)
+            now.checked_sub(Duration::from_nanos(self.now()))
+                .unwrap_or(now)
         })
     }
 
@@ -371,10 +373,6 @@ impl Stats {
         self.ending().is_some() && !self.status().is_some_and(Status::is_ok)
     }
 
-    pub(super) fn started(&self) -> Instant {
-        self.start
-    }
-
     /// The number of the next attempt under this record, from 1.
     pub(super) fn next_attempt(&self) -> u32 {
         let earlier = self.attempts.fetch_add(1, Ordering::Relaxed);
@@ -401,7 +399,7 @@ impl Stats {
     /// Nanoseconds since the start.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
+        self.start.elapsed().min(u64::MAX - 1)
     }
 
     /// Records a predefined or user-defined event now.

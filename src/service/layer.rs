@@ -9,7 +9,10 @@ use tower_layer::Layer;
 use super::TracerService;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{AtomicLevel, Description, Endpoint, Endpoints, Level, Role, RpcInfo, Sockets},
+    rpc::{
+        AtomicLevel, Description, Endpoint, Endpoints, Level, Reading, Role, RpcInfo, Sockets,
+        clock,
+    },
     tracer::{RequestParts, TracedRequest},
 };
 
@@ -89,6 +92,7 @@ impl<T> TracerLayer<T> {
     /// A layer with this tracer, at [`Level::Base`], that finds its [side](Self#which-side) from
     /// each request.
     pub fn new(tracer: T) -> Self {
+        clock::prepare();
         Self {
             tracer: Arc::new(tracer),
             settings: Settings {
@@ -280,13 +284,14 @@ impl Settings {
             timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
         }
         let sockets = (role == Role::Server).then(|| addresses(request)).flatten();
-        let start = Instant::now();
+        let start = Reading::now();
         let description = Description {
             role,
             protocol,
             path: request.to_path(),
             endpoints: self.endpoints.clone(),
             timeout,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             attempt,
         };
         let mut rpc = RpcInfo::new(description, request.http_method(), level, start);
