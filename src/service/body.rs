@@ -66,28 +66,23 @@ impl<B, T: Tracer> ResponseBody<B, T> {
     }
 }
 
-impl<B, T> Body for ResponseBody<B, T>
+impl<B, T> ResponseBody<B, T>
 where
     B: Body,
     B::Error: fmt::Display + 'static,
     T: Tracer,
 {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    #[inline]
-    fn poll_frame(
+    /// Apart from the poll of a body that nobody looks at, which is to cost nothing.
+    #[inline(never)]
+    fn poll_traced(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let (open, counter) = (this.open, this.counter);
         let Some(mut inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(None);
         };
-        if open.is_bare() {
-            return inner.poll_frame(cx);
-        }
         counter.ask();
         let polled = open.run(
             || inner.as_mut().poll_frame(cx),
@@ -134,6 +129,30 @@ where
         };
         open.end(&cause);
         polled
+    }
+}
+
+impl<B, T> Body for ResponseBody<B, T>
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+    T: Tracer,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if !self.open.is_bare() {
+            return self.poll_traced(cx);
+        }
+        match self.project().inner.as_pin_mut() {
+            Some(inner) => inner.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     #[inline]

@@ -60,18 +60,37 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.open.is_bare() {
+            return self.poll_traced(cx);
+        }
+        let Some(inner) = self.project().inner.as_pin_mut() else {
+            return Poll::Pending;
+        };
+        match inner.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl<F, T: Tracer> ResponseFuture<F, T> {
+    /// Apart from the poll of a future that nobody looks at, which is to cost nothing.
+    #[inline(never)]
+    fn poll_traced<R, E>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<R::Traced<T>, E>>
+    where
+        F: Future<Output = Result<R, E>>,
+        R: TracedResponse,
+        E: fmt::Display + 'static,
+    {
         let this = self.project();
         let open = this.open;
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Pending;
         };
-        if open.is_bare() {
-            return match inner.poll(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            };
-        }
         let mut polled = open.run(|| inner.poll(cx), |_| {});
         if let Poll::Ready(Ok(response)) = &mut polled {
             open.tell_caller(response);
