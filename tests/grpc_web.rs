@@ -215,6 +215,29 @@ fn of_text_that_is_no_base64_no_messages_are_claimed() {
 }
 
 #[test]
+#[cfg(feature = "connect")]
+fn trailers_that_are_compressed_are_read() {
+    use std::io::Write as _;
+
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(b"grpc-status:5\r\ngrpc-message:no%20such\r\n")
+        .unwrap();
+    let trailers = frame(0x81, &gzip.finish().unwrap());
+    let stream = [frame(0, &[7; 30]), frame(1, &[8; 5]), trailers].concat();
+    for step in [1, 7, stream.len()] {
+        for rpc in Exchange::new(BINARY).response(pieces(&stream, step)).both() {
+            assert_stream(&rpc, stream.len());
+        }
+    }
+    // What is no gzip says no status.
+    let stream = [frame(0, &[7; 30]), frame(0x81, b"grpc-status:0\r\n")].concat();
+    for rpc in Exchange::new(BINARY).response(pieces(&stream, 100)).both() {
+        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
+        assert_eq!(rpc.stats().wire_status(), None);
+    }
+}
+
+#[test]
 fn of_huge_trailers_the_first_lines_are_read() {
     let junk = format!("x: {}\r\n", "y".repeat(100)).repeat(1000);
     for (block, code) in [

@@ -229,6 +229,23 @@ async fn an_exchange_without_a_response_has_no_status() {
 }
 
 #[tokio::test]
+async fn a_response_without_a_body_is_whole_where_a_client_finishes_at_the_response() {
+    let recorder = Recorder::new();
+    let service = ServiceBuilder::new()
+        .layer(
+            TracerLayer::new(recorder.clone())
+                .client()
+                .finish_at_response(),
+        )
+        .service_fn(async |_: Request| Ok::<_, Infallible>(answer(200, Body::empty())));
+    drop(service.oneshot(post("")).await.unwrap());
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
+    assert!(rpc.stats().response().is_complete());
+    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
+}
+
+#[tokio::test]
 async fn a_client_can_finish_at_the_response() {
     for (content_type, at_once) in [("text/plain", true), ("application/grpc", false)] {
         let recorder = Recorder::new();
@@ -541,7 +558,12 @@ async fn over_http_each_exchange_ends_well_on_both_sides() {
 // Where an inner layer leaves a body on such a response, the server looks away.
 #[tokio::test]
 async fn a_body_that_nobody_may_send_ends_with_the_headers() {
-    for (method, status) in [(Method::HEAD, 200), (Method::GET, 204), (Method::GET, 304)] {
+    for (method, status) in [
+        (Method::HEAD, 200),
+        (Method::CONNECT, 200),
+        (Method::GET, 204),
+        (Method::GET, 304),
+    ] {
         let recorder = Recorder::new();
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()))

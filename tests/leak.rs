@@ -2,16 +2,24 @@
 
 mod scripted;
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    future::Future as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
 };
 
-use http::Request;
-use scripted::{Course, Handler, Scripted, drive, quiet, run};
-use tower::{Layer as _, Service as _, ServiceBuilder};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use scripted::{Course, Handler, Scripted, Step, data, drive, quiet, run, trailers};
+use tower::{BoxError, Layer as _, Service, ServiceBuilder, service_fn};
 use tower_tracer::{
-    Event, Level, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent, WireEventKind,
+    Ending, Event, Level, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent,
+    WireEventKind,
 };
 
 /// Counts starts and finishes, and uses all that a tracer can use.
@@ -23,6 +31,7 @@ struct Counted {
     started: AtomicU64,
     finished: AtomicU64,
     messages: AtomicU64,
+    resets: AtomicU64,
     /// The latest record; the one before it goes.
     latest: Mutex<Option<RpcInfo>>,
 }
@@ -49,6 +58,9 @@ impl Tracer for Count {
 
     fn finish(&self, _: Vec<u64>, rpc: &RpcInfo) {
         self.0.finished.fetch_add(1, Relaxed);
+        if rpc.stats().ending() == Some(Ending::Reset) {
+            self.0.resets.fetch_add(1, Relaxed);
+        }
         let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = Some(rpc.clone());
     }
@@ -115,16 +127,115 @@ impl Random {
     }
 }
 
+/// A stream that its peer has reset, as the client of a real connection is told of it.
+fn reset() -> Arc<h2::Error> {
+    let told = async {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let server = async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_reset(h2::Reason::CANCEL);
+            std::future::poll_fn(|cx| connection.poll_closed(cx)).await
+        };
+        let client = async move {
+            let (mut send, connection) = h2::client::handshake(ours).await.unwrap();
+            let request = Request::post("http://peer/a.B/C").body(()).unwrap();
+            let (response, _) = send.send_request(request, true).unwrap();
+            tokio::select! {
+                response = response => response.unwrap_err(),
+                _ = connection => unreachable!("the answer comes first"),
+            }
+        };
+        tokio::select! {
+            error = client => error,
+            _ = server => unreachable!("the client leaves first"),
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    Arc::new(runtime.unwrap().block_on(told))
+}
+
+/// What a call does: the request's and the response's script, and how often it is polled before it is
+/// dropped. Each third is cancelled, reset or panics, somewhere.
+fn walk(random: &mut Random, reset: &Arc<h2::Error>) -> (Vec<Step>, Vec<Step>, usize) {
+    fn script(random: &mut Random, last: Step) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for size in 0..random.below(6) {
+            steps.push(data(size as u8));
+            steps.extend((random.below(2) == 0).then_some(Step::Pending));
+        }
+        steps.push(last);
+        steps
+    }
+    let request = script(random, Step::Pending);
+    let last = match random.below(9) {
+        0 => {
+            let response = script(random, trailers("0"));
+            let polls = random.below(request.len() + response.len());
+            return (request, response, polls);
+        }
+        1 => Step::Fail(Arc::clone(reset) as _),
+        2 => Step::Panic,
+        _ => trailers("0"),
+    };
+    let response = script(random, last);
+    (request, response, usize::MAX)
+}
+
+/// Goes with a call until it is over, or has been polled so often.
+fn go<S, B>(service: &mut S, request: Vec<Step>, mut polls: usize)
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<B>>,
+    B: Body,
+{
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut may_poll = || {
+        let may = polls > 0;
+        polls = polls.saturating_sub(1);
+        may
+    };
+    let mut future = Box::pin(service.call(scripted::request(Scripted::new(request))));
+    let response = loop {
+        if !may_poll() {
+            return;
+        }
+        if let Poll::Ready(response) = future.as_mut().poll(cx) {
+            break response;
+        }
+    };
+    let Ok(response) = response else { return };
+    let mut body = Box::pin(response.into_body());
+    while may_poll() {
+        if let Poll::Ready(None | Some(Err(_))) = body.as_mut().poll_frame(cx) {
+            return;
+        }
+    }
+}
+
 /// Two layers with two tracers each around one handler.
-fn rpcs(count: u64, random: &mut Random, tracers: &[Count; 4]) {
+fn rpcs(count: u64, random: &mut Random, reset: &Arc<h2::Error>, tracers: &[Count; 4]) {
     let [a, b, c, d] = tracers.clone();
     let layers = ServiceBuilder::new()
         .layer(TracerLayer::new((a, b)).client())
         .layer(TracerLayer::new(vec![c, d]))
         .into_inner();
-    for _ in 0..count {
-        let course = random.course();
-        drive(&mut layers.layer(Handler(course)), course);
+    for number in 0..count {
+        if number % 2 == 0 {
+            let course = random.course();
+            drive(&mut layers.layer(Handler(course)), course);
+            continue;
+        }
+        let (request, response, polls) = walk(random, reset);
+        let handler = service_fn(move |request: Request<tonic::body::Body>| {
+            let response = response.clone();
+            async move {
+                let _ = request.into_body().collect().await;
+                Ok::<_, BoxError>(scripted::response(response))
+            }
+        });
+        let mut service = layers.layer(handler);
+        let walked = || go(&mut service, request, polls);
+        drop(catch_unwind(AssertUnwindSafe(walked)));
     }
 }
 
@@ -135,12 +246,15 @@ fn after_100_000_rpcs_with_a_third_broken_off_nothing_is_left() {
     let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
     let random = &mut Random(20);
     // What is allocated once and kept, such as thread-locals, is there after these.
-    rpcs(1_000, random, &tracers);
+    let reset = &reset();
+    rpcs(1_000, random, reset, &tracers);
 
-    let memory = allocation_counter::measure(|| rpcs(99_000, random, &tracers));
+    let memory = allocation_counter::measure(|| rpcs(99_000, random, reset, &tracers));
     for tracer in &tracers {
         assert_eq!(tracer.started(), 100_000);
         assert_eq!(tracer.finished(), 100_000);
+        let resets = tracer.0.resets.load(Relaxed);
+        assert!(resets > 5_000, "{resets} were reset");
         let messages = tracer.0.messages.load(Relaxed);
         assert!(
             messages > 200_000,
@@ -184,9 +298,10 @@ fn a_hundred_thousand_distinct_paths_leave_nothing() {
 #[test]
 fn a_record_goes_with_its_last_holder_and_takes_its_parent_with_it() {
     let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
-    rpcs(1, &mut Random(1), &tracers);
+    let reset = &reset();
+    rpcs(1, &mut Random(1), reset, &tracers);
     let held = allocation_counter::measure(|| {
-        rpcs(1, &mut Random(1), &tracers);
+        rpcs(1, &mut Random(1), reset, &tracers);
         for tracer in &tracers {
             tracer.0.latest.lock().unwrap().take();
         }

@@ -35,11 +35,11 @@ struct End {
     error: Option<Wire>,
 }
 
-/// JSON as it stood in a body, or its beginning.
+/// What stood at the end of a body, or the beginning of that.
 ///
 /// It may be compressed, and with gzip, the one compression that Connect's peers share.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Json<'a> {
+pub(crate) struct Kept<'a> {
     pub(crate) bytes: &'a [u8],
     /// Whether there were more bytes.
     pub(crate) cut: bool,
@@ -51,19 +51,19 @@ pub(crate) struct Json<'a> {
 pub(crate) struct Unreadable;
 
 /// Reads the error that is the body of a unary response; `None` where it is none.
-pub(crate) fn unary_error(body: Json<'_>) -> Option<Error> {
+pub(crate) fn unary_error(body: Kept<'_>) -> Option<Error> {
     body.read::<Wire>(Some).ok().flatten()
 }
 
 /// Reads the last frame of a stream: an error, or none for OK; `Err` where it is no such frame.
-pub(crate) fn end_of_stream(frame: Json<'_>) -> Result<Option<Error>, Unreadable> {
+pub(crate) fn end_of_stream(frame: Kept<'_>) -> Result<Option<Error>, Unreadable> {
     frame.read::<End>(|end| end.error)
 }
 
 /// How much is read of what is compressed.
 const MOST: u64 = 8 * 1024;
 
-impl Json<'_> {
+impl<'a> Kept<'a> {
     fn read<T: DeserializeOwned>(
         self,
         error_of: fn(T) -> Option<Wire>,
@@ -89,7 +89,7 @@ impl Json<'_> {
     }
 
     /// The plain text, and whether there was more of it.
-    fn inflated(&self) -> Result<(Cow<'_, [u8]>, bool), Unreadable> {
+    pub(crate) fn inflated(self) -> Result<(Cow<'a, [u8]>, bool), Unreadable> {
         if !self.compressed {
             return Ok((self.bytes.into(), self.cut));
         }
@@ -244,18 +244,18 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::{Code, Error, Json, end_of_stream, message_in, timeout, unary_error};
+    use super::{Code, Error, Kept, end_of_stream, message_in, timeout, unary_error};
 
-    fn json(bytes: &[u8]) -> Json<'_> {
-        Json {
+    fn json(bytes: &[u8]) -> Kept<'_> {
+        Kept {
             bytes,
             cut: false,
             compressed: false,
         }
     }
 
-    fn gzipped(bytes: &[u8]) -> Json<'_> {
-        Json {
+    fn gzipped(bytes: &[u8]) -> Kept<'_> {
+        Kept {
             compressed: true,
             ..json(bytes)
         }
@@ -268,8 +268,8 @@ mod tests {
     }
 
     /// The same, and there was more.
-    fn cut(json: Json<'_>) -> Json<'_> {
-        Json { cut: true, ..json }
+    fn cut(json: Kept<'_>) -> Kept<'_> {
+        Kept { cut: true, ..json }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The monotonic clock that an RPC's times are read from.
 
+use std::time::{Duration, Instant};
+
 /// A reading of the clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading(Raw);
@@ -7,7 +9,7 @@ pub(crate) struct Reading(Raw);
 #[cfg(feature = "quanta")]
 type Raw = u64;
 #[cfg(not(feature = "quanta"))]
-type Raw = std::time::Instant;
+type Raw = Instant;
 
 /// The processor's time-stamp counter where that is safe, calibrated once; else the system's clock.
 #[cfg(feature = "quanta")]
@@ -24,7 +26,17 @@ impl Reading {
         #[cfg(feature = "quanta")]
         return Self(CLOCK.raw());
         #[cfg(not(feature = "quanta"))]
-        return Self(std::time::Instant::now());
+        return Self(Instant::now());
+    }
+
+    /// When so much time has passed since this reading, made just now; `None` where the clock cannot
+    /// hold it.
+    #[inline]
+    pub(crate) fn deadline(self, timeout: Duration) -> Option<Instant> {
+        #[cfg(feature = "quanta")]
+        return Instant::now().checked_add(timeout);
+        #[cfg(not(feature = "quanta"))]
+        return self.0.checked_add(timeout);
     }
 
     /// Nanoseconds since this reading.

@@ -37,7 +37,7 @@ macro_rules! predefined {
                     Self { name: $name, level: Level::$level, slot: $slot };
             )*
 
-            /// All predefined events, in the order in which a unary call on a server meets them.
+            /// All predefined events; their times tell in which order an RPC met them.
             pub const PREDEFINED: &'static [Self] = &[$(Self::$constant),*];
         }
     };

@@ -210,10 +210,12 @@ impl RpcInfo {
     #[inline]
     pub(crate) fn stand_under(&self, outer: Option<Self>) {
         let above = match outer {
-            Some(rpc) => Above {
+            Some(rpc) if rpc.role() == self.role() => Above {
                 attempt: rpc.stats().next_attempt(),
                 rpc,
             },
+            // A handler that forwards what it was given: a call, and no attempt of its RPC.
+            Some(rpc) => Above { rpc, attempt: 1 },
             None => match Self::current() {
                 Some(rpc) => Above { rpc, attempt: 1 },
                 None => return,

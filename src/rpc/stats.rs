@@ -228,14 +228,17 @@ impl Stats {
     /// An event as it was recorded: its time, and what was said of it.
     #[must_use]
     pub fn event(&self, event: Event) -> Option<Recorded> {
-        self.custom(event).or_else(|| {
-            self.at(event).map(|at| Recorded {
-                event,
-                at,
-                status: EventStatus::Info,
-                info: None,
-            })
-        })
+        let at = self.at(event)?;
+        // What moved on since somebody said something of it has the later time.
+        let recorded = self
+            .custom(event)
+            .map(|recorded| Recorded { at, ..recorded });
+        Some(recorded.unwrap_or(Recorded {
+            event,
+            at,
+            status: EventStatus::Info,
+            info: None,
+        }))
     }
 
     /// All events so far, predefined and user-defined, in the order of their times.
@@ -311,9 +314,11 @@ impl Stats {
     /// The status of the RPC, `None` while it runs, and for an HTTP exchange that ended without a
     /// response.
     ///
-    /// For gRPC it comes from the trailers, else the headers, else the causes of an error, else from
-    /// gRPC's [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
-    /// (on a client). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
+    /// For gRPC it comes from the headers where they carry one (the RPC is over then, and what may
+    /// follow is not counted), else the trailers, else the causes of an error, else from gRPC's
+    /// [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
+    /// (on a client). Connect's comes from the end of its body, else from the HTTP status (on both
+    /// sides). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
     /// CANCELLED, and what was CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as
     /// grpc-go reports it. What the wire said is [`wire_status`](Self::wire_status).
     #[must_use]
@@ -323,7 +328,8 @@ impl Stats {
     }
 
     /// The status that the peer sent, or that the error carried, where there was one: not inferred,
-    /// not corrected by the clock.
+    /// not corrected by the clock. `None` too for a plain HTTP exchange whose body did not come to its
+    /// end.
     #[must_use]
     pub fn wire_status(&self) -> Option<Status> {
         Status::unpack(self.wire_status.load(Ordering::Acquire))
@@ -336,7 +342,8 @@ impl Stats {
         self.extra.get()?.raw_status.get().map(|raw| &**raw)
     }
 
-    /// The HTTP status of the response, once its headers passed.
+    /// The HTTP status of the response ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-15)),
+    /// once its headers passed.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         match self.http_status.load(Ordering::Relaxed) {
@@ -367,10 +374,19 @@ impl Stats {
         self.extra.get()?.panic.get().map(|text| &**text)
     }
 
-    /// Whether the RPC ended and was no success: any status but a good one, or none.
+    /// Whether the RPC ended and was no success: any status but a good one, or none; also where the
+    /// response's body failed, was reset, ran into a timeout or panicked behind a good status, as
+    /// plain HTTP's can.
     #[must_use]
     pub fn failed(&self) -> bool {
-        self.ending().is_some() && !self.status().is_some_and(Status::is_ok)
+        let broken = |ending| {
+            matches!(
+                ending,
+                Ending::BodyError | Ending::Reset | Ending::Deadline | Ending::Panic
+            )
+        };
+        self.ending()
+            .is_some_and(|ending| broken(ending) || !self.status().is_some_and(Status::is_ok))
     }
 
     /// The number of the next attempt under this record, from 1.

@@ -10,9 +10,9 @@ use super::extra::MessagesAt;
 /// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known where the layer
 /// sees the body: a response always, a request whose body is tonic's or axum's. Messages are known
 /// where also the protocol frames them (gRPC, gRPC-Web, Connect streaming), or has one message per
-/// body (Connect unary). The message of a GET of Connect stands in the query: its bytes count as they
-/// are decoded from there, as message bytes and not as wire bytes, and where they cannot be decoded,
-/// messages are unknown.
+/// body (Connect unary). The message of a GET of Connect stands in the query: where the layer sees the
+/// body, its bytes count as they are decoded from there, as message bytes and not as wire bytes, and
+/// where they cannot be decoded, messages are unknown.
 ///
 /// A message counts when its last byte has passed the layer. A body that ended inside a message is
 /// [`truncated`](Self::truncated), and that message is not counted.
@@ -36,13 +36,16 @@ const TRUNCATED: u8 = 1 << 3;
 const LOST: u8 = 1 << 4;
 
 impl Traffic {
-    /// How many messages passed, whole ones only.
+    /// How many messages passed, whole ones only: the length-prefixed messages of
+    /// [gRPC's protocol](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), the envelopes
+    /// of [Connect's](https://connectrpc.com/docs/protocol) streams, or the body of its unary calls.
     #[must_use]
     pub fn messages(&self) -> Option<u64> {
         self.counts_messages().then_some(self.messages)
     }
 
-    /// How many of the messages were compressed: the flag of their prefix was 1.
+    /// How many of the messages were compressed: by the flag of their prefix; for a unary call of
+    /// Connect by `content-encoding`, and for its GET by `compression`.
     #[must_use]
     pub fn compressed_messages(&self) -> Option<u64> {
         self.counts_messages().then_some(self.compressed_messages)
@@ -58,10 +61,11 @@ impl Traffic {
         self.counts_messages().then_some(self.message_bytes)
     }
 
-    /// Bytes of the body: messages with their prefixes, and whatever else it held; no headers, no
-    /// trailers, no HTTP/2 framing.
+    /// Bytes of the body: messages with their prefixes, and whatever else it held, such as the last
+    /// frame of gRPC-Web and of Connect's streams; no headers, no trailers of HTTP, no HTTP/2 framing.
     ///
-    /// For whole messages this is the sum of what grpc-go calls the wire length.
+    /// For whole messages of gRPC this is the sum of what grpc-go's
+    /// [`stats`](https://pkg.go.dev/google.golang.org/grpc/stats) calls the wire length.
     #[must_use]
     pub fn wire_bytes(&self) -> Option<u64> {
         (self.flags & BYTES != 0).then_some(self.body_bytes)

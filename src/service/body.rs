@@ -66,6 +66,8 @@ impl<B, T: Tracer> ResponseBody<B, T> {
     }
 }
 
+type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
 impl<B, T> ResponseBody<B, T>
 where
     B: Body,
@@ -74,10 +76,7 @@ where
 {
     /// Apart from the poll of a body that nobody looks at, which is to cost nothing.
     #[inline(never)]
-    fn poll_traced(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_traced(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B> {
         let this = self.project();
         let (open, counter) = (this.open, this.counter);
         let Some(mut inner) = this.inner.as_pin_mut() else {

@@ -300,7 +300,7 @@ impl Other {
     #[cfg(feature = "connect")]
     fn error(&self) -> Option<crate::protocol::connect::Error> {
         let last = self.last.as_ref().filter(|last| last.flag == 0)?;
-        crate::protocol::connect::unary_error(last.json())
+        crate::protocol::connect::unary_error(last.kept())
     }
 
     /// A piece of the body passed, of which `bytes` are the first.
@@ -366,11 +366,15 @@ impl Other {
         let last = self.last.as_ref().filter(|last| last.complete)?;
         #[cfg(feature = "connect")]
         if last.flag == crate::protocol::connect::END_OF_STREAM {
-            let end = crate::protocol::connect::end_of_stream(last.json());
+            let end = crate::protocol::connect::end_of_stream(last.kept());
             return Some(LastWord::Connect(end.map_err(drop)));
         }
-        let mut lines = &last.bytes[..];
-        if last.cut {
+        #[cfg(feature = "connect")]
+        let (bytes, cut) = last.kept().inflated().unwrap_or_default();
+        #[cfg(not(feature = "connect"))]
+        let (bytes, cut) = (&last.bytes, last.cut);
+        let mut lines = &bytes[..];
+        if cut {
             // Half a line is not read: a 13 is no 1.
             let end = lines.iter().rposition(|byte| *byte == b'\n');
             lines = lines.get(..end.unwrap_or(0)).unwrap_or_default();
@@ -407,8 +411,8 @@ impl Last {
     }
 
     #[cfg(feature = "connect")]
-    fn json(&self) -> crate::protocol::connect::Json<'_> {
-        crate::protocol::connect::Json {
+    fn kept(&self) -> crate::protocol::connect::Kept<'_> {
+        crate::protocol::connect::Kept {
             bytes: &self.bytes,
             cut: self.cut,
             compressed: self.compressed,

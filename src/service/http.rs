@@ -204,16 +204,21 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
     let counter = Counter::other(counter);
     let at_once =
         protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
-    if !at_once {
+    // An HTTP server drops the body of an answer to HEAD unpolled, and that of a CONNECT it takes.
+    let is_bodiless = protocol == Protocol::Http
+        && rpc.http_method().is_some_and(|method| {
+            *method == Method::HEAD
+                || (*method == Method::CONNECT && response.status().is_success())
+        });
+    let is_whole = is_bodiless || response.body().is_end_stream();
+    if is_whole || !at_once {
         meter.observe(counter.counts_messages());
     }
     meter.event(
         Event::RESPONSE_HEADERS,
         WireEventKind::ResponseHeaders(headers),
     );
-    // An HTTP server drops the body of an answer to HEAD unpolled.
-    let is_head = protocol == Protocol::Http && rpc.http_method() == Some(&Method::HEAD);
-    if response.body().is_end_stream() || is_head {
+    if is_whole {
         counter.end(&meter, true);
         open.end(&Cause::Headers(headers));
     } else if protocol.is_grpc() && status.is_some() {

@@ -1,8 +1,4 @@
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
@@ -215,7 +211,7 @@ impl<T> TracerLayer<T> {
 }
 
 /// Changes the level of a layer and of all its clones and services, at any time; a request that has
-/// started keeps its own. Made by [`TracerLayer::level_handle`].
+/// started keeps its own. Where [`level_of`](TracerLayer::level_of) chooses, this has no say. Made by [`TracerLayer::level_handle`].
 #[derive(Clone, Debug)]
 pub struct LevelHandle(Arc<AtomicLevel>);
 
@@ -291,7 +287,7 @@ impl Settings {
             path: request.to_path(),
             endpoints: self.endpoints.clone(),
             timeout,
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            deadline: timeout.and_then(|timeout| start.deadline(timeout)),
             attempt,
         };
         let mut rpc = RpcInfo::new(description, request.http_method(), level, start);

@@ -17,9 +17,11 @@ use crate::{
 /// Records a pair of events around a service inside of a [`TracerLayer`](crate::TracerLayer): one
 /// when it is called, one when its future resolves or is dropped.
 ///
-/// Around a handler, inside of all middleware, the time between them is the handler's own; around a
-/// buffer or a pool, what it makes a request wait. For a handler that streams its answer it is the
-/// time until the stream is there, not until it ends.
+/// Around a handler, inside of all middleware, the time between them is the handler's own, with what it
+/// waits for the request's messages; for a handler that streams its answer it is the time until the
+/// stream is there, not until it ends. Below a buffer or a pool, the time from
+/// [`Event::RPC_START`] to the first of them is what it made the request wait; below a retry, the pair
+/// is the first attempt's.
 ///
 /// ```
 /// use tower::ServiceBuilder;

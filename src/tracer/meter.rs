@@ -47,7 +47,8 @@ impl<'a> Meter<'a> {
     #[inline]
     pub(crate) fn bytes(&self, more: u64) {
         self.stats.cell(self.direction).bytes(more);
-        if self.stats.is_detailed() {
+        // A frame that only ends a stream is no byte.
+        if more > 0 && self.stats.is_detailed() {
             let (first, last) = match self.direction {
                 Direction::Request => (Event::REQUEST_FIRST_BYTE, Event::REQUEST_LAST_BYTE),
                 Direction::Response => (Event::RESPONSE_FIRST_BYTE, Event::RESPONSE_LAST_BYTE),

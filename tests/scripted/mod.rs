@@ -4,11 +4,12 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Display,
+    error::Error,
+    fmt::{self, Display},
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::Once,
+    sync::{Arc, Once},
     task::{Context, Poll, Waker},
 };
 
@@ -25,9 +26,27 @@ pub enum Step {
     Trailers(HeaderMap),
     /// Fails: with a code as a `tonic::Status`, without as some other error.
     Error(Option<tonic::Code>),
+    /// Fails with an error that has this cause.
+    Fail(Arc<dyn Error + Send + Sync>),
     /// Not yet; asks to be polled again.
     Pending,
     Panic,
+}
+
+/// An error that says nothing but its cause.
+#[derive(Debug)]
+struct Caused(Arc<dyn Error + Send + Sync>);
+
+impl Display for Caused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("scripted")
+    }
+}
+
+impl Error for Caused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
 }
 
 /// A body that does one step of its script in each poll, and is at its end after the last.
@@ -68,6 +87,7 @@ impl Body for Scripted {
                 Some(code) => tonic::Status::new(code, "scripted").into(),
                 None => "scripted".into(),
             })),
+            Some(Step::Fail(cause)) => Some(Err(Caused(cause).into())),
             Some(Step::Pending) => {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
