@@ -210,6 +210,125 @@ async fn the_level_is_chosen_for_each_request() {
 }
 
 #[tokio::test]
+async fn a_handle_changes_the_level_while_a_service_runs_and_a_call_keeps_its_own() {
+    let layer = TracerLayer::new(());
+    let level = layer.level_handle();
+    let (hold, held) = (Arc::new(tokio::sync::Notify::new()), Arc::default());
+    let (release, keep): (_, Arc<Mutex<Vec<RpcInfo>>>) = (Arc::clone(&hold), Arc::clone(&held));
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(move |request: Request<Body>| {
+            let rpc = request.extensions().get::<RpcInfo>().cloned();
+            let waits = (request.uri().path() == "/held").then(|| Arc::clone(&hold));
+            keep.lock().unwrap().extend(rpc.clone());
+            async move {
+                if let Some(hold) = waits {
+                    hold.notified().await;
+                }
+                Ok::<_, Infallible>(Response::new(rpc.map_or(Body::empty(), |rpc| {
+                    Body::new(Full::new(Bytes::from(format!("{:?}", rpc.level()))))
+                })))
+            }
+        });
+    let call = |path: &'static str| {
+        let request = Request::post(path).body(Body::empty()).unwrap();
+        let answer = service.clone().oneshot(request);
+        async {
+            answer
+                .await
+                .unwrap()
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+        }
+    };
+    let mut held_call = Box::pin(call("/held"));
+    assert!(futures_util::poll!(&mut held_call).is_pending());
+    for (set, seen) in [
+        (Level::Disabled, ""),
+        (Level::Detailed, "Detailed"),
+        (Level::Base, "Base"),
+        (Level::Disabled, ""),
+    ] {
+        level.set(set);
+        assert_eq!(call("/").await, seen, "{set:?}");
+    }
+    release.notify_one();
+    assert_eq!(held_call.await, "Base", "as it was when it started");
+    assert_eq!(held.lock().unwrap().len(), 3, "two with no record");
+}
+
+#[tokio::test]
+async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
+    let layer = TracerLayer::new(()).level(Level::Detailed).tell_caller();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(async |request: Request<Body>| {
+            request.into_body().collect().await?;
+            let empty = scripted::Step::Data(Bytes::new());
+            Ok::<_, BoxError>(response([empty, trailers("0")]))
+        });
+    let empty = scripted::Step::Data(Bytes::new());
+    let answer = service.oneshot(request(Scripted::new([data(3), empty])));
+    let (parts, body) = answer.await.unwrap().into_parts();
+    body.collect().await.unwrap();
+    let stats = parts.extensions.get::<RpcInfo>().unwrap().stats();
+    assert_eq!(stats.at(Event::RESPONSE_FIRST_BYTE), None);
+    assert_eq!(stats.at(Event::RESPONSE_LAST_BYTE), None);
+    assert_eq!(stats.response().wire_bytes(), Some(0));
+    let [first, last] = [Event::REQUEST_FIRST_BYTE, Event::REQUEST_LAST_BYTE];
+    assert!(stats.at(first).is_some());
+    assert_eq!(stats.at(first), stats.at(last));
+    assert_eq!(stats.request().first_message_at(), stats.at(first));
+    assert_eq!(stats.request().last_message_at(), stats.at(first));
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_event_that_moves_on_has_its_time() {
+    let layer = TracerLayer::new(()).level(Level::Detailed);
+    let rpc = rpc(layer, |rpc| {
+        rpc.record_with(Event::RESPONSE_LAST_BYTE, EventStatus::Warn, "early");
+    })
+    .await;
+    let event = rpc.stats().event(Event::RESPONSE_LAST_BYTE).unwrap();
+    assert_eq!(event.info.as_deref(), Some("early"));
+    assert_eq!(Some(event.at), rpc.stats().at(Event::RESPONSE_LAST_BYTE));
+    assert!(event.at >= rpc.stats().at(Event::RESPONSE_FIRST_BYTE).unwrap());
+}
+
+#[tokio::test]
+async fn calls_that_carry_on_a_servers_record_are_no_attempts_of_it() {
+    let (incoming, outgoing) = (Recorder::new(), Recorder::new());
+    let client = ServiceBuilder::new()
+        .layer(TracerLayer::new(outgoing.clone()).client())
+        .service_fn(|request: Request<Body>| handle(request, |_| ()));
+    let proxy = ServiceBuilder::new()
+        .layer(TracerLayer::new(incoming.clone()).server())
+        .service_fn(move |incoming: Request<Body>| {
+            let client = client.clone();
+            async move {
+                for _ in 0..2 {
+                    let mut forwarded = request(Scripted::new([data(3)]));
+                    *forwarded.extensions_mut() = incoming.extensions().clone();
+                    let answer = client.clone().oneshot(forwarded).await?;
+                    answer.into_body().collect().await?;
+                }
+                Ok::<_, BoxError>(response([trailers("0")]))
+            }
+        });
+    let answer = proxy.oneshot(request(Scripted::new([data(3)])));
+    answer.await.unwrap().into_body().collect().await.unwrap();
+    let server = incoming.only_finished();
+    assert_eq!(server.stats().attempts(), 0);
+    for call in outgoing.finished() {
+        assert!(call.parent().unwrap().same(&server));
+        assert_eq!(call.attempt(), 1);
+    }
+}
+
+#[tokio::test]
 async fn at_level_disabled_nothing_is_there_and_no_tracer_is_asked() {
     let recorder = Recorder::new();
     let service = ServiceBuilder::new()

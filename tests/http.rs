@@ -229,6 +229,22 @@ async fn an_exchange_without_a_response_has_no_status() {
 }
 
 #[tokio::test]
+async fn a_body_that_fails_behind_a_good_status_is_a_failure() {
+    let recorder = Recorder::new();
+    let service = TracerLayer::new(recorder.clone()).layer(service_fn(async |_: Request| {
+        let pieces = [Ok("a"), Err(std::io::Error::other("disk"))];
+        let body = Body::from_stream(tokio_stream::iter(pieces));
+        Ok::<_, Infallible>(answer(200, body))
+    }));
+    let response = service.oneshot(post("")).await.unwrap();
+    assert!(response.into_body().collect().await.is_err());
+    let rpc = recorder.only_finished();
+    assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
+    assert_eq!(rpc.stats().ending(), Some(Ending::BodyError));
+    assert!(rpc.stats().failed());
+}
+
+#[tokio::test]
 async fn a_response_without_a_body_is_whole_where_a_client_finishes_at_the_response() {
     let recorder = Recorder::new();
     let service = ServiceBuilder::new()
