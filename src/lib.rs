@@ -7,10 +7,11 @@
 //! and bytes each way, with which status, and how it ended.
 //!
 //! ```
-//! # use {http::{Request, Response}, std::convert::Infallible, tower::{ServiceBuilder, ServiceExt as _}};
-//! # use tower_tracer::{Ending, RpcInfo, Status, TracerLayer};
+//! use {http::{Request, Response}, std::convert::Infallible, tower::{ServiceBuilder, ServiceExt as _}};
+//! use tower_tracer::{Ending, RpcInfo, Status, TracerLayer};
+//!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Infallible> {
-//! # let handler = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
+//! let handler = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
 //! let service = ServiceBuilder::new().layer(TracerLayer::new(()).tell_caller()).service_fn(handler);
 //! let response = service.oneshot(Request::new("hello".to_owned())).await?;
 //! let stats = response.extensions().get::<RpcInfo>().unwrap().stats();
@@ -26,7 +27,7 @@
 //! both are given is an [`RpcInfo`], the record of the RPC, and its [`Stats`].
 //!
 //! ```
-//! # use {http::{Request, Response}, tower::{ServiceBuilder, ServiceExt as _}};
+//! use {http::{Request, Response}, tower::{ServiceBuilder, ServiceExt as _}};
 //! use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
 //! use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer};
 //!
@@ -67,7 +68,7 @@
 //! At the first of: the response's trailers; the end of its body; the response itself where it has
 //! no body, or headers that carry the status; an error; the drop of the future or the body; a panic.
 //! Which it was is [`Stats::ending`], and the outcome is [`Stats::status`]. For gRPC that is the code
-//! of the trailers, not the HTTP status.
+//! of the trailers, or of such headers, not the HTTP status.
 //!
 //! # The rest
 //!
@@ -94,9 +95,11 @@
 //! # Features
 //!
 //! `transport` (default) and `tonic` see into tonic's bodies and errors, `axum` into axum's bodies;
-//! without them requests over HTTP have unknown sizes. `connect` understands Connect, which is plain
-//! HTTP without it. `tracing`, `otel`, `metrics` and `testing`
-//! bring the [`tracers`] of these names.
+//! requests over HTTP with other bodies have unknown sizes. `connect` understands Connect, which is
+//! plain HTTP without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics` and
+//! `testing` bring the [`tracers`] of these names, `otel-bound` an experiment of OpenTelemetry's that
+//! makes metrics cheaper. `quanta` reads times from the processor's time-stamp counter where that is
+//! safe.
 //!
 //! # What is not provided
 //!
