@@ -170,6 +170,11 @@ impl Stats {
     }
 
     /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.
+    ///
+    /// It is Kitex's cost of an RPC, `RPCFinish` less `RPCStart`
+    /// ([its monitoring](https://www.cloudwego.io/docs/kitex/tutorials/framework-exten/monitoring/)), and
+    /// the call duration of gRPC's [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)
+    /// where the layer stands outside of all retries.
     #[must_use]
     #[inline]
     pub fn cost(&self) -> Option<Duration> {
@@ -265,7 +270,8 @@ impl Stats {
     }
 
     /// How many records were made under this one on the same request, by layers further in: the
-    /// attempts of a call, where a retry layer stands between two tracer layers.
+    /// attempts of a call, as gRPC's [A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)
+    /// counts them, where a retry layer stands between two tracer layers.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)

@@ -71,8 +71,8 @@ impl Traffic {
         (self.flags & BYTES != 0).then_some(self.body_bytes)
     }
 
-    /// Size in bytes of the last whole message, as it stood on the wire, without its prefix; `None`
-    /// also where there was none.
+    /// Size in bytes of the last whole message, as it stood on the wire, without its prefix, as
+    /// [`message_bytes`](Self::message_bytes) counts it; `None` also where there was none.
     #[must_use]
     pub fn last_message(&self) -> Option<u64> {
         (self.counts_messages() && self.messages > 0).then_some(self.last_message)
