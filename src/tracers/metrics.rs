@@ -63,7 +63,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    hash::{BuildHasherDefault, Hasher},
+    hash::Hasher as _,
     sync::{Arc, OnceLock},
 };
 
@@ -73,7 +73,10 @@ use metrics::{
     with_recorder,
 };
 
-use super::known::{KnownMethods, OTHER, generated};
+use super::{
+    known::{KnownMethods, OTHER, generated},
+    name_hasher::{BuildNameHasher, NameHasher},
+};
 use crate::{
     Code, Ending, MethodPath, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic,
 };
@@ -107,7 +110,7 @@ const TRIES: usize = 64;
 pub struct MetricsTracer {
     registry: Registry,
     /// By path; given by the user.
-    known: HashMap<Box<str>, BothRoles, BuildHasherDefault<Mixer>>,
+    known: HashMap<Box<str>, BothRoles, BuildNameHasher>,
     unknown: BothRoles,
     /// Made when the first of them is called.
     generated: OnceLock<Box<[OnceLock<Generated>]>>,
@@ -194,7 +197,7 @@ impl MetricsTracer {
             .generated
             .get_or_init(|| (0..GENERATED).map(|_| OnceLock::new()).collect());
         let place: Place = [service, method].map(|name| (name.as_ptr().addr(), name.len()));
-        let mut mixer = Mixer::default();
+        let mut mixer = NameHasher::default();
         mixer.mix(place[0].0 as u64);
         mixer.mix(place[1].0 as u64);
         let first = mixer.finish() as usize % GENERATED;
@@ -402,39 +405,6 @@ impl Outcome {
             let labels = [role, service, method, code, ending];
             registry.counter(HANDLED, &labels)
         }))
-    }
-}
-
-/// A hasher for keys that are the program's own: no peer can choose what stands in the table.
-#[derive(Default)]
-struct Mixer(u64);
-
-impl Mixer {
-    fn mix(&mut self, word: u64) {
-        // An odd number without a pattern: the fraction of the golden ratio.
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
-}
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks();
-        for word in words {
-            self.mix(u64::from_le_bytes(*word));
-        }
-        match bytes.last_chunk() {
-            Some(last) => self.mix(u64::from_le_bytes(*last)),
-            None => rest.iter().for_each(|byte| self.mix(u64::from(*byte))),
-        }
-    }
-
-    fn write_u8(&mut self, _: u8) {
-        // The mark after a text, which tells several of them apart; here is one.
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -15,6 +14,7 @@ use crate::{
     tracers::{
         KnownMethods,
         known::{LEARNED, OTHER},
+        name_hasher::BuildNameHasher,
     },
 };
 
@@ -37,39 +37,8 @@ pub(super) struct Methods {
 /// By method; of each, one for each side, protocol and address it was seen with.
 #[derive(Debug, Default)]
 struct Table {
-    series: HashMap<&'static str, Vec<Arc<Series>>, BuildHasherDefault<NameHasher>>,
+    series: HashMap<&'static str, Vec<Arc<Series>>, BuildNameHasher>,
     count: usize,
-}
-
-/// Hashes names eight bytes at a time. Peers cannot crowd the table: only names of known methods
-/// stand in it.
-#[derive(Default)]
-struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks();
-        for word in words {
-            self.write_u64(u64::from_le_bytes(*word));
-        }
-        for byte in rest {
-            self.write_u8(*byte);
-        }
-    }
-
-    fn write_u8(&mut self, byte: u8) {
-        self.write_u64(byte.into());
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        // Any odd number with as many ones as zeros, in no order.
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        // A product's low bits know nothing of the high ones.
-        self.0 ^ (self.0 >> 32)
-    }
 }
 
 impl Methods {
