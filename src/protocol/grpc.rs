@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use super::find;
+use super::{find, is};
 use crate::rpc::Code;
 
 pub(crate) const STATUS: &str = "grpc-status";
@@ -25,10 +25,7 @@ pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
 #[inline]
 pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
     let [content_type, status] = find(headers, ["content-type", STATUS]);
-    status.is_none()
-        && content_type
-            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-            .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
+    status.is_none() && content_type.is_some_and(|value| is(value.as_bytes(), b"application/grpc"))
 }
 
 /// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.

@@ -156,6 +156,7 @@ fn by_content_type<'a>(
 }
 
 /// Whether a content type is this one, with or without a suffix or parameters.
+#[inline]
 fn is(content_type: &[u8], wanted: &[u8]) -> bool {
     content_type
         .strip_prefix(wanted)
