@@ -211,7 +211,7 @@ where
         .service(layer.layer(call::handler(1)));
     Box::new(move |calls| {
         for _ in 0..calls {
-            call::call(black_box(&mut service), 1);
+            call::call(black_box(&mut service), &call::Side::Client, 1);
         }
     })
 }

@@ -99,7 +99,7 @@ where
     B: http_body::Body,
 {
     for _ in 0..calls {
-        call::call(black_box(&mut *service), messages);
+        call::call(black_box(&mut *service), &call::Side::Client, messages);
     }
 }
 

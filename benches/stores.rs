@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use call::Side;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tower::{Layer, Service, layer::util::Identity};
@@ -68,14 +69,15 @@ fn builder() -> PrometheusBuilder {
         .expect("there are buckets")
 }
 
-fn repeat<S, B>(mut service: S) -> Runner
+fn repeat<S, B>(mut service: S, side: &Side) -> Runner
 where
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>> + 'static,
     B: http_body::Body,
 {
+    let side = side.clone();
     Box::new(move |calls| {
         for _ in 0..calls {
-            call::call(black_box(&mut service), 1);
+            call::call(black_box(&mut service), &side, 1);
         }
     })
 }
@@ -125,21 +127,32 @@ fn variants() -> Vec<Variant> {
         exporter,
         counter,
     };
-    let none = repeat(Identity::new().layer(handler()));
-    let client_layer = repeat(TracerLayer::new(()).client().layer(handler()));
-    let server_layer = repeat(TracerLayer::new(()).server().layer(handler()));
+    let to_client = &Side::Client;
+    let to_server = &Side::server().expect("a connection");
+    let client_none = repeat(Identity::new().layer(handler()), to_client);
+    let server_none = repeat(Identity::new().layer(handler()), to_server);
+    let client_layer = TracerLayer::new(()).client().layer(handler());
+    let client_layer = repeat(client_layer, to_client);
+    let server_layer = TracerLayer::new(()).server().layer(handler());
+    let server_layer = repeat(server_layer, to_server);
     let own = builder().build_recorder();
     let in_hand = handles(&own);
     let (client, client_exporter) = tracer();
-    let client = repeat(TracerLayer::new(client).client().layer(handler()));
+    let client = TracerLayer::new(client).client().layer(handler());
+    let client = repeat(client, to_client);
     let (server, server_exporter) = tracer();
-    let server = repeat(TracerLayer::new(server).server().layer(handler()));
-    let tonic = repeat(tonic_prometheus_layer::MetricsLayer::new().layer(handler()));
+    let server = TracerLayer::new(server).server().layer(handler());
+    let server = repeat(server, to_server);
+    // These two are for servers.
+    let tonic = tonic_prometheus_layer::MetricsLayer::new().layer(handler());
+    let tonic = repeat(tonic, to_server);
     let global = builder().install_recorder().expect("no other recorder");
-    let axum = repeat(axum_prometheus::BaseMetricLayer::new().layer(handler()));
+    let axum = axum_prometheus::BaseMetricLayer::new().layer(handler());
+    let axum = repeat(axum, to_server);
     let handled = "rpc_handled_total";
     vec![
-        variant("none", none, None, ""),
+        variant("client none", client_none, None, ""),
+        variant("server none", server_none, None, ""),
         variant("client layer", client_layer, None, ""),
         variant("server layer", server_layer, None, ""),
         variant("handles", in_hand, Some(own.handle()), "handled"),
@@ -193,7 +206,8 @@ fn main() -> ExitCode {
 
     let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(calls);
     let &[
-        none,
+        client_none,
+        server_none,
         client_layer,
         server_layer,
         in_hand,
@@ -205,32 +219,39 @@ fn main() -> ExitCode {
     else {
         unreachable!("as many as there are variants");
     };
-    let above = |time: Duration| nanos(time) - nanos(none);
-    println!("unary RPC without a layer: {:.0} ns", nanos(none));
     let handles = nanos(in_hand);
     println!("a tracer's metrics calls with handles in hand: {handles:.0} ns");
-    for (name, time) in [
-        ("client layer", client_layer),
-        ("client", client),
-        ("server layer", server_layer),
-        ("server", server),
-        ("tonic_prometheus", tonic),
-        ("axum-prometheus", axum),
-    ] {
-        println!("{name:<17} {:>6.0} ns above no layer", above(time));
-    }
+    let tell = |name: &str, time: Duration, none: Duration| {
+        let above = nanos(time) - nanos(none);
+        println!("{name:<17} {above:>6.0} ns above no layer");
+        above
+    };
+    println!(
+        "unary RPC of a client without a layer: {:.0} ns",
+        nanos(client_none)
+    );
+    let client_layer = tell("client layer", client_layer, client_none);
+    let client = tell("client", client, client_none);
+    println!(
+        "unary RPC of a server without a layer: {:.0} ns",
+        nanos(server_none)
+    );
+    let server_layer = tell("server layer", server_layer, server_none);
+    let server = tell("server", server, server_none);
+    let tonic = tell("tonic_prometheus", tonic, server_none);
+    let axum = tell("axum-prometheus", axum, server_none);
     let mut within = true;
     let mut compare = |what: &str, ratio: f64, limit: f64, is_gate: bool| {
         within &= ratio <= limit || !is_gate;
         let gate = if is_gate { "at most" } else { "hoped for" };
         println!("{what}: {ratio:.2} ({gate} {limit})");
     };
-    for (side, time, layer) in [
+    for (side, whole, layer) in [
         ("client", client, client_layer),
         ("server", server, server_layer),
     ] {
         let on_top = format!("{side}, on top of the layer, to");
-        let tracer = above(time) - above(layer);
+        let tracer = whole - layer;
         compare(
             &format!("{on_top} its metrics calls"),
             tracer / handles,
@@ -238,17 +259,11 @@ fn main() -> ExitCode {
             true,
         );
         for (name, other) in [("tonic_prometheus", tonic), ("axum-prometheus", axum)] {
-            compare(
-                &format!("{on_top} {name}"),
-                tracer / above(other),
-                1.0,
-                true,
-            );
+            compare(&format!("{on_top} {name}"), tracer / other, 1.0, true);
             // The layer's own share is still to come down.
-            let whole = above(time) / above(other);
             compare(
                 &format!("{side}, with the layer, to {name}"),
-                whole,
+                whole / other,
                 1.0,
                 WHOLE_LAYER,
             );

@@ -9,19 +9,20 @@ mod call;
 mod hand_written;
 
 use allocation_counter::measure;
+use call::Side;
 use tower::{Layer, Service, layer::util::Identity};
 use tower_tracer::{Level, RequestParts, RpcInfo, Tracer, TracerLayer, tracers::testing::Recorder};
 
 /// Allocations of one call of `messages` messages each way, once all is warm.
-fn allocations<L, S, B>(layer: &L, messages: usize) -> u64
+fn allocations<L, S, B>(layer: &L, side: &Side, messages: usize) -> u64
 where
     L: Layer<call::Handler, Service = S>,
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
     B: http_body::Body,
 {
     let mut service = layer.layer(call::handler(messages));
-    call::call(&mut service, messages);
-    measure(|| call::call(&mut service, messages)).count_total
+    call::call(&mut service, side, messages);
+    measure(|| call::call(&mut service, side, messages)).count_total
 }
 
 fn above_none<L, S, B>(layer: &L, messages: usize) -> u64
@@ -30,7 +31,16 @@ where
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
     B: http_body::Body,
 {
-    allocations(layer, messages) - allocations(&Identity::new(), messages)
+    above_none_on(layer, &Side::Client, messages)
+}
+
+fn above_none_on<L, S, B>(layer: &L, side: &Side, messages: usize) -> u64
+where
+    L: Layer<call::Handler, Service = S>,
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    B: http_body::Body,
+{
+    allocations(layer, side, messages) - allocations(&Identity::new(), side, messages)
 }
 
 /// Wants to hear of every message, and keeps nothing.
@@ -58,8 +68,12 @@ impl Tracer for Listener {
 fn an_rpc_costs_a_record_an_extension_and_a_request_body_and_no_more_than_by_hand() {
     let by_hand = above_none(&hand_written::HandWrittenLayer(|_, _, _, _, _| {}), 1);
     assert_eq!(by_hand, 3, "record, extension, request body");
-    for layer in [TracerLayer::new(()).client(), TracerLayer::new(()).server()] {
-        assert_eq!(above_none(&layer, 1), by_hand, "{layer:?}");
+    let server = Side::server().expect("a connection");
+    for (layer, side) in [
+        (TracerLayer::new(()).client(), Side::Client),
+        (TracerLayer::new(()).server(), server),
+    ] {
+        assert_eq!(above_none_on(&layer, &side, 1), by_hand, "{layer:?}");
     }
     // However many tracers share them.
     let layer = TracerLayer::new(((), (), ()));

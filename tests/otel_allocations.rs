@@ -44,12 +44,12 @@ where
     B: http_body::Body,
 {
     for _ in 0..10 {
-        call::call(&mut service, 1);
+        call::call(&mut service, &call::Side::Client, 1);
     }
     let calls = 100;
     let counted = allocation_counter::measure(|| {
         for _ in 0..calls {
-            call::call(&mut service, 1);
+            call::call(&mut service, &call::Side::Client, 1);
         }
     });
     assert_eq!(counted.count_current, 0, "nothing is kept");

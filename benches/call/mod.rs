@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use tonic::body::Body;
+use tonic::{
+    body::Body,
+    transport::server::{Connected as _, TcpConnectInfo},
+};
 use tower::Service;
 
 /// A body of some equal messages, and trailers if it is a response's.
@@ -48,8 +51,36 @@ fn message() -> Bytes {
     Bytes::from_static(MESSAGE)
 }
 
-/// A request as a generated client makes it.
-pub fn request(messages: usize) -> Request<Body> {
+/// The side of an RPC that a layer stands on.
+#[derive(Clone, Debug)]
+pub enum Side {
+    /// A client's, below generated code.
+    Client,
+    /// A tonic server's, on this connection.
+    #[allow(dead_code, reason = "not every benchmark has a server")]
+    Server(TcpConnectInfo),
+}
+
+impl Side {
+    /// A server's, on a real connection of this machine with itself.
+    #[allow(dead_code, reason = "not every benchmark has a server")]
+    pub fn server() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            let peer = tokio::net::TcpStream::connect(listener.local_addr()?).await?;
+            let (accepted, _) = listener.accept().await?;
+            let connection = accepted.connect_info();
+            drop(peer);
+            Ok(Self::Server(connection))
+        })
+    }
+}
+
+/// A request as a generated client makes it, or as tonic's transport hands it to a server.
+pub fn request(side: &Side, messages: usize) -> Request<Body> {
     let mut request = Request::new(Body::new(Messages {
         left: messages,
         message: message(),
@@ -60,9 +91,15 @@ pub fn request(messages: usize) -> Request<Body> {
     let headers = request.headers_mut();
     headers.insert("te", HeaderValue::from_static("trailers"));
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    request
-        .extensions_mut()
-        .insert(tonic::GrpcMethod::new("echo.Echo", "UnaryEcho"));
+    match side {
+        Side::Client => {
+            let method = tonic::GrpcMethod::new("echo.Echo", "UnaryEcho");
+            request.extensions_mut().insert(method);
+        }
+        Side::Server(connection) => {
+            request.extensions_mut().insert(connection.clone());
+        }
+    }
     request
 }
 
@@ -121,14 +158,14 @@ impl Future for Answer {
 }
 
 /// Makes the call, reads the response to its trailers, and drops everything.
-pub fn call<S, B>(service: &mut S, messages: usize)
+pub fn call<S, B>(service: &mut S, side: &Side, messages: usize)
 where
     S: Service<Request<Body>, Response = Response<B>>,
     B: HttpBody,
 {
     let mut cx = Context::from_waker(Waker::noop());
     let future = pin!(async {
-        let future = service.call(request(messages));
+        let future = service.call(request(side, messages));
         if let Ok(response) = future.await {
             drain(pin!(response.into_body())).await;
         }
