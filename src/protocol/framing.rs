@@ -27,17 +27,23 @@ impl Framing {
     /// Takes the next bytes and tells of the frames that they complete.
     #[inline]
     pub(crate) fn scan(&mut self, bytes: &[u8], frames: &mut impl Frames) {
-        // The common case: one whole message.
-        if self.seen == 0
-            && let Some((&[flags, a, b, c, d], content)) = bytes.split_first_chunk::<5>()
-            && content.len() == u32::from_be_bytes([a, b, c, d]) as usize
-        {
-            if !content.is_empty() {
-                frames.content(flags, content);
+        match self.whole(bytes) {
+            Some((flags, content)) => {
+                if !content.is_empty() {
+                    frames.content(flags, content);
+                }
+                frames.frame(flags, u32::try_from(content.len()).unwrap_or(u32::MAX));
             }
-            return frames.frame(flags, u32::from_be_bytes([a, b, c, d]));
+            None => self.scan_pieces(bytes, frames),
         }
-        self.scan_pieces(bytes, frames);
+    }
+
+    /// The flags and the content of the next bytes where they are one whole frame, the common case.
+    #[inline]
+    pub(crate) fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(u8, &'a [u8])> {
+        let (&[flags, a, b, c, d], content) = bytes.split_first_chunk::<5>()?;
+        let is_whole = self.seen == 0 && content.len() == u32::from_be_bytes([a, b, c, d]) as usize;
+        is_whole.then_some((flags, content))
     }
 
     fn scan_pieces(&mut self, mut bytes: &[u8], frames: &mut impl Frames) {

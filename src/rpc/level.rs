@@ -52,6 +52,7 @@ impl AtomicLevel {
         self.0.store(level as u8, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn raise(&self, level: Level) {
         if level > self.get() {
             self.0.fetch_max(level as u8, Ordering::Relaxed);

@@ -409,11 +409,18 @@ impl Stats {
         }
     }
 
+    /// Where a direction is counted, if the moments of it are not asked for.
+    #[inline]
+    pub(crate) fn quiet_cell(&self, direction: Direction) -> Option<&TrafficCell> {
+        (!self.is_detailed()).then(|| self.cell(direction))
+    }
+
     #[inline]
     pub(crate) fn level(&self) -> Level {
         self.level.get()
     }
 
+    #[inline]
     pub(crate) fn raise_level(&self, level: Level) {
         self.level.raise(level);
     }

@@ -83,52 +83,76 @@ where
             return Poll::Ready(None);
         };
         counter.ask();
-        let polled = open.run(
-            || inner.as_mut().poll_frame(cx),
+        let mut polled = Poll::Pending;
+        open.run(
+            || polled = inner.as_mut().poll_frame(cx),
             |meter| counter.end(meter, false),
         );
-        let Some(meter) = open.meter() else {
-            return polled;
-        };
-        let cause = match &polled {
-            Poll::Pending => return polled,
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    counter.data(&meter, data);
-                    if let Some(word) = counter.last_word() {
-                        counter.end(&meter, true);
-                        end_by_word(open, word);
-                        return polled;
-                    }
-                    // The peer may not poll again.
-                    if !inner.is_end_stream() && !counter.is_full() {
-                        return polled;
-                    }
-                    if counter.waits() {
-                        return polled;
-                    }
-                    counter.end(&meter, true);
-                    body_end(counter)
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    counter.end(&meter, true);
-                    meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
-                    Cause::Trailers(trailers)
-                } else {
+        // The common case, at once: a message of gRPC, or the trailers after one.
+        if let Some(cell) = open.quiet_cell()
+            && let Poll::Ready(Some(Ok(frame))) = &polled
+        {
+            if let Some(data) = frame.data_ref() {
+                if !inner.is_end_stream() && counter.whole_message(cell, data) {
                     return polled;
                 }
+            } else if let Some(trailers) = frame.trailers_ref()
+                && counter.end_between(cell)
+            {
+                open.end(&Cause::Trailers(trailers));
+                return polled;
             }
-            Poll::Ready(Some(Err(error))) => {
-                counter.end(&meter, false);
-                Cause::Body(Failure::new(error))
-            }
-            Poll::Ready(None) => {
-                counter.end(&meter, true);
-                body_end(counter)
-            }
-        };
-        open.end(&cause);
+        }
+        look(&polled, &*inner, counter, open);
         polled
     }
+}
+
+/// Counts what came of a poll, and ends the RPC where that is its end.
+#[inline(never)]
+fn look<B, T>(polled: &Polled<B>, inner: &B, counter: &mut Counter, open: &mut OpenRpc<T>)
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+    T: Tracer,
+{
+    let Some(meter) = open.meter() else { return };
+    let cause = match polled {
+        Poll::Pending => return,
+        Poll::Ready(Some(Ok(frame))) => {
+            if let Some(data) = frame.data_ref() {
+                counter.data(&meter, data);
+                if let Some(word) = counter.last_word() {
+                    counter.end(&meter, true);
+                    return end_by_word(open, word);
+                }
+                // The peer may not poll again.
+                if !inner.is_end_stream() && !counter.is_full() {
+                    return;
+                }
+                if counter.waits() {
+                    return;
+                }
+                counter.end(&meter, true);
+                body_end(counter)
+            } else if let Some(trailers) = frame.trailers_ref() {
+                counter.end(&meter, true);
+                meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
+                Cause::Trailers(trailers)
+            } else {
+                return;
+            }
+        }
+        Poll::Ready(Some(Err(error))) => {
+            counter.end(&meter, false);
+            Cause::Body(Failure::new(error))
+        }
+        Poll::Ready(None) => {
+            counter.end(&meter, true);
+            body_end(counter)
+        }
+    };
+    open.end(&cause);
 }
 
 impl<B, T> Body for ResponseBody<B, T>
@@ -277,6 +301,18 @@ where
         }
         counter.ask();
         let polled = observer.enter(|| inner.as_mut().poll_frame(cx));
+        // The common case, at once: a message of gRPC, maybe the last one.
+        if let Some(cell) = observer.quiet_cell()
+            && let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+            && counter.whole_message(cell, data)
+        {
+            if inner.is_end_stream() {
+                cell.complete();
+                *this.over = true;
+            }
+            return polled;
+        }
         let Some(meter) = observer.meter() else {
             return polled;
         };

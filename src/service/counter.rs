@@ -5,7 +5,7 @@ use http::HeaderMap;
 
 use crate::{
     protocol::{Base64, Frames, Framing, grpc_web},
-    rpc::Protocol,
+    rpc::{Protocol, TrafficCell},
     tracer::Meter,
 };
 
@@ -101,11 +101,22 @@ impl Counter {
         }
     }
 
-    /// Tells how long the body is by its own word.
-    pub(super) fn hint(&mut self, length: Option<u64>) {
-        if let Self::Other(other) = self {
-            other.hint(length);
+    /// A piece of the body passed, and was counted if it was the common case: one whole message.
+    #[inline]
+    pub(super) fn whole_message(&self, cell: &TrafficCell, data: &impl Buf) -> bool {
+        let bytes = data.chunk();
+        let Self::Framed(framing) = self else {
+            return false;
+        };
+        let Some((flags, content)) = framing.whole(bytes) else {
+            return false;
+        };
+        if bytes.len() != data.remaining() {
+            return false;
         }
+        cell.bytes(bytes.len() as u64);
+        cell.message(content.len() as u64, flags & 1 != 0);
+        true
     }
 
     /// A piece of the body passed.
@@ -124,6 +135,16 @@ impl Counter {
             }
             Self::Other(other) => other.data(meter, bytes, length),
         }
+    }
+
+    /// The body is at its end, and that was put down if it was the common case: between messages.
+    #[inline]
+    pub(super) fn end_between(&self, cell: &TrafficCell) -> bool {
+        let between = matches!(self, Self::Framed(framing) if !framing.is_inside());
+        if between {
+            cell.complete();
+        }
+        between
     }
 
     /// The body is at its end, or dropped.
@@ -158,6 +179,7 @@ impl Counter {
     }
 
     /// Whether messages can be counted. An error is none.
+    #[inline]
     pub(super) fn counts_messages(&self) -> bool {
         match self {
             Self::Bytes => false,

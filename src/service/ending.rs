@@ -34,7 +34,7 @@ pub(super) enum Cause<'a> {
 }
 
 /// Puts into the record how its RPC ended.
-#[inline]
+#[inline(always)]
 pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     match cause {
         // The common case, at once.
@@ -52,6 +52,7 @@ fn says_ok(rpc: &RpcInfo, trailers: &HeaderMap) -> bool {
         && grpc::status(trailers).is_some_and(|status| status.as_bytes() == b"0")
 }
 
+#[inline(never)]
 fn find_out(rpc: &RpcInfo, cause: &Cause<'_>) {
     let stats = rpc.stats();
     let is_told = matches!(cause, Cause::Told(_));

@@ -44,7 +44,8 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
             };
         }
         let mut open = open;
-        let inner = Some(open.run(|| service.call(request), |_| {}));
+        let mut inner = None;
+        open.run(|| inner = Some(service.call(request)), |_| {});
         Self { inner, open }
     }
 }
@@ -91,7 +92,8 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Pending;
         };
-        let mut polled = open.run(|| inner.poll(cx), |_| {});
+        let mut polled = Poll::Pending;
+        open.run(|| polled = inner.poll(cx), |_| {});
         if let Poll::Ready(Ok(response)) = &mut polled {
             open.tell_caller(response);
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     protocol::{self, find, grpc},
-    rpc::{Event, MethodPath, Protocol, RpcInfo},
+    rpc::{Direction, Event, MethodPath, Protocol, RpcInfo},
     tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
 };
 
@@ -57,7 +57,7 @@ impl<B: 'static> TracedRequest for Request<B> {
     }
 
     /// Counts the body where it is of a type that can hold any body: tonic's and axum's.
-    #[inline]
+    #[inline(always)]
     fn observe(&mut self, observer: RequestObserver) {
         let Some(rpc) = observer.rpc() else { return };
         let counter = match rpc.protocol() {
@@ -99,7 +99,7 @@ fn counter_of<B>(request: &Request<B>, protocol: Protocol) -> Counter {
         reason = "no feature brings a body type that can hold any body"
     )
 )]
-#[inline]
+#[inline(always)]
 fn observe<B>(
     body: &mut B,
     mut counter: Counter,
@@ -109,16 +109,19 @@ fn observe<B>(
     B: Body + Default,
     B::Error: fmt::Display + 'static,
 {
-    let Some(meter) = observer.meter() else {
-        return;
-    };
-    meter.observe(counter.counts_messages());
+    let Some(rpc) = observer.rpc() else { return };
+    let cell = rpc.stats().cell(Direction::Request);
+    cell.observe(counter.counts_messages());
     if body.is_end_stream() {
-        counter.end(&meter, true);
+        if let Some(meter) = observer.meter() {
+            counter.end(&meter, true);
+        }
         return;
     }
-    if observer.rpc().is_some_and(|rpc| is_plain(rpc.protocol())) {
-        counter.hint(body.size_hint().exact());
+    if let Counter::Other(other) = &mut counter
+        && is_plain(rpc.protocol())
+    {
+        other.hint(body.size_hint().exact());
     }
     let inner = std::mem::take(body);
     *body = erase(RequestBody::new(inner, counter, observer));
@@ -153,7 +156,7 @@ where
 /// put down, and else nothing.
 #[inline]
 fn begins_messages<B: Body, T: Tracer>(response: &Response<B>, open: &OpenRpc<T>) -> bool {
-    let (Some(meter), Some(rpc)) = (open.meter(), open.rpc()) else {
+    let Some(rpc) = open.rpc() else {
         return false;
     };
     let headers = response.headers();
@@ -161,12 +164,17 @@ fn begins_messages<B: Body, T: Tracer>(response: &Response<B>, open: &OpenRpc<T>
         && grpc::begins_messages(headers)
         && !response.body().is_end_stream();
     if begins {
-        meter.stats.set_http_status(response.status().as_u16());
-        meter.observe(true);
-        meter.event(
-            Event::RESPONSE_HEADERS,
-            WireEventKind::ResponseHeaders(headers),
-        );
+        let stats = rpc.stats();
+        stats.set_http_status(response.status().as_u16());
+        stats.cell(Direction::Response).observe(true);
+        if open.quiet_cell().is_none()
+            && let Some(meter) = open.meter()
+        {
+            meter.event(
+                Event::RESPONSE_HEADERS,
+                WireEventKind::ResponseHeaders(headers),
+            );
+        }
     }
     begins
 }

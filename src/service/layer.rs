@@ -265,7 +265,7 @@ impl Settings {
 
     /// Makes the record of a request.
     #[inline]
-    pub(super) fn describe(
+    pub(crate) fn describe(
         &self,
         request: &mut dyn TracedRequest,
         role: Role,

@@ -19,6 +19,7 @@ use std::{
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
+pub(crate) use layer::Settings;
 use layer::Shared;
 pub use layer::{LevelHandle, TracerLayer};
 pub use mark::{MarkFuture, MarkLayer, MarkService};
@@ -28,7 +29,7 @@ use tower_service::Service;
 
 use crate::{
     rpc::{Level, Slot},
-    tracer::{Candidate, RequestObserver, TracedRequest, Tracer},
+    tracer::{Candidate, RequestObserver, Started, TracedRequest, Tracer},
 };
 
 /// A service whose RPCs are traced; made by [`TracerLayer`].
@@ -87,14 +88,12 @@ impl<T: Tracer> Shared<T> {
             return OpenRpc::closed();
         }
         let role = self.settings.role(request);
-        let describe =
-            |request: &mut dyn TracedRequest| self.settings.describe(request, role, level);
-        let mut candidate = Candidate::new(request, role, &describe);
+        let mut started = Started::default();
+        let mut candidate = Candidate::new(request, role, level, &self.settings, &mut started);
         let tracer = &*self.tracer;
         let state =
             crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))
                 .flatten();
-        let started = candidate.into_started();
         let Some(rpc) = started.rpc else {
             return OpenRpc::declined(started.draw.get());
         };

@@ -12,7 +12,7 @@ use super::{
     layer::{Settings, Shared},
 };
 use crate::{
-    rpc::{Direction, Draw, RpcInfo, Slot, Status},
+    rpc::{Direction, Draw, RpcInfo, Slot, Status, TrafficCell},
     tracer::{EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain},
 };
 
@@ -159,28 +159,20 @@ impl<T: Tracer> OpenRpc<T> {
     /// Runs code of the RPC's service, with its record and its tracers' scopes current. Where it
     /// panics, the RPC is over, and the panic goes on once `last` has been done for it.
     #[inline]
-    pub(super) fn run<R>(&mut self, f: impl FnOnce() -> R, last: impl FnOnce(&Meter<'_>)) -> R {
-        if let Guard::Open(open) = &mut self.0
-            && open.scopes.is_empty()
-        {
-            open.slot.swap();
-            let caught = catch_unwind(AssertUnwindSafe(f));
-            open.slot.swap();
-            return caught.unwrap_or_else(|panic| self.panicked(panic, last));
-        }
-        self.run_scoped(f, last)
-    }
-
-    fn run_scoped<R>(&mut self, f: impl FnOnce() -> R, last: impl FnOnce(&Meter<'_>)) -> R {
-        match &mut self.0 {
-            Guard::Closed(None) => f(),
-            Guard::Closed(Some(draw)) => draw.enter(f),
-            Guard::Open(open) => {
+    pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&Meter<'_>)) {
+        let caught = match &mut self.0 {
+            Guard::Open(open) if open.scopes.is_empty() => {
                 open.slot.swap();
-                let caught = open.scopes.catch(f);
+                let caught = catch_unwind(AssertUnwindSafe(f));
                 open.slot.swap();
-                caught.unwrap_or_else(|panic| self.panicked(panic, last))
+                caught
             }
+            Guard::Open(open) => open.run_scoped(f),
+            Guard::Closed(None) => return f(),
+            Guard::Closed(Some(draw)) => return draw.enter(f),
+        };
+        if let Err(panic) = caught {
+            self.panicked(panic, last);
         }
     }
 
@@ -204,11 +196,10 @@ impl<T: Tracer> OpenRpc<T> {
     }
 
     /// Ends the RPC: puts down how, then calls `finish`. Does nothing the second time.
-    #[inline]
+    #[inline(never)]
     pub(super) fn end(&mut self, cause: &Cause<'_>) {
-        if let Guard::Open(open) = &mut self.0 {
+        if let Guard::Open(mut open) = mem::replace(&mut self.0, Guard::Closed(None)) {
             open.end(cause);
-            self.0 = Guard::Closed(None);
         }
     }
 
@@ -226,6 +217,19 @@ impl<T: Tracer> OpenRpc<T> {
         Some(Meter::new(stats, Direction::Response, sink))
     }
 
+    /// Where the response is counted, if nobody is to hear of it but at the end.
+    #[inline]
+    pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
+        match &self.0 {
+            Guard::Open(Open {
+                slot,
+                traced: Traced::Here(..),
+                ..
+            }) => slot.rpc()?.stats().quiet_cell(Direction::Response),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(super) fn settings(&self) -> Option<&Settings> {
         match &self.0 {
@@ -236,6 +240,15 @@ impl<T: Tracer> OpenRpc<T> {
 }
 
 impl<T: Tracer> Open<T> {
+    #[inline(never)]
+    fn run_scoped(&mut self, f: impl FnOnce()) -> std::thread::Result<()> {
+        self.slot.swap();
+        let caught = self.scopes.catch(f);
+        self.slot.swap();
+        caught
+    }
+
+    #[inline(always)]
     fn end(&mut self, cause: &Cause<'_>) {
         let Some(rpc) = self.slot.rpc() else { return };
         conclude(rpc, cause);

@@ -5,7 +5,8 @@ use http::{Extensions, HeaderMap, Method};
 use super::{RequestParts, Scopes, Tracer, contain, request::TracedRequest};
 use crate::{
     protocol,
-    rpc::{Draw, Protocol, Role, RpcInfo},
+    rpc::{Draw, Level, Protocol, Role, RpcInfo},
+    service::Settings,
 };
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
@@ -15,8 +16,9 @@ use crate::{
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
     role: Role,
-    describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
-    started: Started,
+    level: Level,
+    settings: &'a Settings,
+    started: &'a mut Started,
 }
 
 /// What the tracers that started have made.
@@ -34,13 +36,16 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(
         request: &'a mut dyn TracedRequest,
         role: Role,
-        describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
+        level: Level,
+        settings: &'a Settings,
+        started: &'a mut Started,
     ) -> Self {
         Self {
             parts: RequestParts::new(request),
             role,
-            describe,
-            started: Started::default(),
+            level,
+            settings,
+            started,
         }
     }
 
@@ -50,14 +55,11 @@ impl<'a> Candidate<'a> {
     /// This is what [`Tracer::try_start`] does unless overridden.
     #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
-        let Self {
-            parts,
-            describe,
-            started,
-            ..
-        } = self;
+        let Self { parts, started, .. } = self;
         let rpc = started.rpc.get_or_insert_with(|| {
-            let rpc = describe(parts.request_mut());
+            let rpc = self
+                .settings
+                .describe(parts.request_mut(), self.role, self.level);
             let outer = parts.request_mut().carry(rpc.clone());
             rpc.stand_under(outer);
             let drawn = started.draw.get();
@@ -154,11 +156,6 @@ impl<'a> Candidate<'a> {
             draw
         });
         draw.as_f64()
-    }
-
-    #[inline]
-    pub(crate) fn into_started(self) -> Started {
-        self.started
     }
 }
 

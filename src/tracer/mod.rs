@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use boxed::BoxTracer;
 pub use candidate::Candidate;
+pub(crate) use candidate::Started;
 pub use combine::on_finish;
 use combine::{Filter, FinishIf, InvalidRatio, Reload};
 pub(crate) use contain::contain;

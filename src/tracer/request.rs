@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use http::{Extensions, HeaderMap, Method, Uri};
 
 use super::{EventSink, Meter, Scopes, WireEventKind};
-use crate::rpc::{Direction, MethodPath, RpcInfo, Slot};
+use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
@@ -231,6 +231,15 @@ impl RequestObserver {
     pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
         let scopes = &self.scopes;
         self.slot.enter(|| scopes.run(f))
+    }
+
+    /// Where the request is counted, if nobody is to hear of it but at the end.
+    #[inline]
+    pub(crate) fn quiet_cell(&self) -> Option<&TrafficCell> {
+        match self.sink {
+            None => self.slot.rpc()?.stats().quiet_cell(Direction::Request),
+            Some(_) => None,
+        }
     }
 
     #[inline]
