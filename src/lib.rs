@@ -95,11 +95,11 @@
 //! # Features
 //!
 //! `transport` (default) and `tonic` see into tonic's bodies and errors, `axum` into axum's bodies;
-//! requests over HTTP with other bodies have unknown sizes. `connect` understands Connect, which is
+//! requests over HTTP with other bodies have unknown sizes. `quanta` (default) reads times from the
+//! processor's time-stamp counter where that is safe. `connect` understands Connect, which is
 //! plain HTTP without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics` and
 //! `testing` bring the [`tracers`] of these names, `otel-bound` an experiment of OpenTelemetry's that
-//! makes metrics cheaper. `quanta` reads times from the processor's time-stamp counter where that is
-//! safe.
+//! makes metrics cheaper.
 //!
 //! # What is not provided
 //!
