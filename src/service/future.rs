@@ -40,7 +40,7 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
         if open.is_bare() {
             return Self {
                 inner: Some(service.call(request)),
-                open: OpenRpc::closed(),
+                open,
             };
         }
         let mut open = open;

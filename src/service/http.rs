@@ -136,15 +136,14 @@ where
 
     #[inline(always)]
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
-        // A body with its counter is large, and each of these is made where it stays.
-        if !open.is_open() {
-            self.map(|body| ResponseBody::new(body, Counter::default(), open))
+        let counter = if !open.is_open() {
+            Counter::default()
         } else if begins_messages(&self, &open) {
-            self.map(|body| ResponseBody::new(body, Counter::framed(), open))
+            Counter::framed()
         } else {
-            let counter = begin(&self, &mut open);
-            self.map(|body| ResponseBody::new(body, counter, open))
-        }
+            begin(&self, &mut open)
+        };
+        self.map(|body| ResponseBody::new(body, counter, open))
     }
 
     fn carry(&mut self, rpc: &RpcInfo) {

@@ -55,19 +55,11 @@ impl<'a> Candidate<'a> {
     /// This is what [`Tracer::try_start`] does unless overridden.
     #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
+        if self.started.rpc.is_none() {
+            self.begin();
+        }
         let Self { parts, started, .. } = self;
-        let rpc = started.rpc.get_or_insert_with(|| {
-            let rpc = self
-                .settings
-                .describe(parts.request_mut(), self.role, self.level);
-            let outer = parts.request_mut().carry(rpc.clone());
-            rpc.stand_under(outer);
-            let drawn = started.draw.get();
-            if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
-                rpc.set_draw(draw);
-            }
-            rpc
-        });
+        let rpc = started.rpc.as_ref()?;
         let state = contain::<T, _>("start", || {
             rpc.stats().raise_level(tracer.level());
             started.wants_events |= tracer.wants_events();
@@ -75,6 +67,20 @@ impl<'a> Candidate<'a> {
         })?;
         started.scopes.enter_with(tracer, Some(&state), rpc);
         Some(state)
+    }
+
+    /// Makes the record. Apart from `start`, of which there is one for each tracer.
+    #[inline(never)]
+    fn begin(&mut self) {
+        let request = self.parts.request_mut();
+        let rpc = self.settings.describe(request, self.role, self.level);
+        let outer = request.carry(rpc.clone());
+        rpc.stand_under(outer);
+        let drawn = self.started.draw.get();
+        if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
+            rpc.set_draw(draw);
+        }
+        self.started.rpc = Some(rpc);
     }
 
     /// Which side the layer stands on.
