@@ -2,7 +2,8 @@
 //!
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
 //! all; look at the ratios. Give the name of one layer to run only its calls, for counting
-//! instructions (`valgrind --tool=callgrind … --only empty`), and how many for sampling.
+//! instructions (`valgrind --tool=callgrind … --only empty`, built without feature `quanta`, whose
+//! calibration takes as long as it takes), and how many for sampling.
 
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 

@@ -157,7 +157,8 @@ impl<T: Tracer> OpenRpc<T> {
     }
 
     /// Runs code of the RPC's service, with its record and its tracers' scopes current. Where it
-    /// panics, the RPC is over, and the panic goes on once `last` has been done for it.
+    /// panics, the RPC is over, and the panic goes on once `last` has been done for it. What the code
+    /// gives it puts where it is wanted by itself: a result would be moved once more.
     #[inline]
     pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&Meter<'_>)) {
         let caught = match &mut self.0 {
@@ -240,6 +241,7 @@ impl<T: Tracer> OpenRpc<T> {
 }
 
 impl<T: Tracer> Open<T> {
+    /// Apart from `run`: few RPCs have a scope.
     #[inline(never)]
     fn run_scoped(&mut self, f: impl FnOnce()) -> std::thread::Result<()> {
         self.slot.swap();
