@@ -1,6 +1,7 @@
 use std::{
     any::Any,
-    fmt, mem,
+    fmt,
+    mem::{self, ManuallyDrop},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,7 +22,10 @@ use crate::{
 /// It moves from the service to the future to the response's body. A
 /// [`TracedResponse`](crate::TracedResponse) of a user's own gets it and says when the RPC is over;
 /// dropping it says that the RPC was cancelled.
-pub struct OpenRpc<T: Tracer>(Guard<T>);
+pub struct OpenRpc<T: Tracer>(
+    // What is open is dropped by `end` alone, so the drop of what is closed is one comparison.
+    ManuallyDrop<Guard<T>>,
+);
 
 enum Guard<T: Tracer> {
     Open(Open<T>),
@@ -59,7 +63,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// For an RPC that all tracers declined, one of them by this draw.
     #[inline]
     pub(super) const fn declined(draw: Option<Draw>) -> Self {
-        Self(Guard::Closed(draw))
+        Self(ManuallyDrop::new(Guard::Closed(draw)))
     }
 
     /// The guard of an RPC whose tracers have started.
@@ -70,17 +74,17 @@ impl<T: Tracer> OpenRpc<T> {
         state: Option<T::State>,
         scopes: Scopes,
     ) -> Self {
-        Self(Guard::Open(Open {
+        Self(ManuallyDrop::new(Guard::Open(Open {
             slot: Slot::new(rpc),
             scopes,
             traced: Traced::Here(state, shared),
-        }))
+        })))
     }
 
     /// From here on the tracer hears of events, through what is returned.
     #[cold]
     pub(super) fn watch(&mut self) -> Option<Arc<dyn EventSink>> {
-        let Guard::Open(open) = &mut self.0 else {
+        let Guard::Open(open) = &mut *self.0 else {
             return None;
         };
         let Traced::Here(state, shared) = &mut open.traced else {
@@ -99,7 +103,7 @@ impl<T: Tracer> OpenRpc<T> {
     #[must_use]
     #[inline]
     pub fn rpc(&self) -> Option<&RpcInfo> {
-        match &self.0 {
+        match &*self.0 {
             Guard::Open(open) => open.slot.rpc(),
             Guard::Closed(_) => None,
         }
@@ -126,19 +130,19 @@ impl<T: Tracer> OpenRpc<T> {
     /// Whether somebody traces this RPC.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.0, Guard::Open(_))
+        matches!(*self.0, Guard::Open(_))
     }
 
     /// Whether its service's code runs as if there were no layer.
     #[inline]
     pub(super) fn is_bare(&self) -> bool {
-        matches!(self.0, Guard::Closed(None))
+        matches!(*self.0, Guard::Closed(None))
     }
 
     /// Hands the record to the response, if the layer was told so.
     #[inline]
     pub(super) fn tell_caller(&self, response: &mut impl TracedResponse) {
-        if let Guard::Open(open) = &self.0
+        if let Guard::Open(open) = &*self.0
             && open.traced.shared().settings.tell_caller
             && let Some(rpc) = open.slot.rpc()
         {
@@ -149,7 +153,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// Takes the guard; the RPC goes on.
     #[inline]
     pub(super) fn take(&mut self) -> Self {
-        let closed = match &self.0 {
+        let closed = match &*self.0 {
             Guard::Open(_) => None,
             Guard::Closed(draw) => *draw,
         };
@@ -161,7 +165,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// gives it puts where it is wanted by itself: a result would be moved once more.
     #[inline]
     pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&Meter<'_>)) {
-        let caught = match &mut self.0 {
+        let caught = match &mut *self.0 {
             Guard::Open(open) if open.scopes.is_empty() => {
                 open.slot.swap();
                 let caught = catch_unwind(AssertUnwindSafe(f));
@@ -190,7 +194,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// scopes are current.
     #[cold]
     pub(super) fn abandon(&mut self, drop: impl FnOnce()) {
-        if let Guard::Open(open) = &mut self.0 {
+        if let Guard::Open(open) = &mut *self.0 {
             let scopes = &open.scopes;
             open.slot.enter(|| scopes.run(drop));
         }
@@ -199,7 +203,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// Ends the RPC: puts down how, then calls `finish`. Does nothing the second time.
     #[inline(never)]
     pub(super) fn end(&mut self, cause: &Cause<'_>) {
-        if let Guard::Open(mut open) = mem::replace(&mut self.0, Guard::Closed(None)) {
+        if let Guard::Open(mut open) = mem::replace(&mut *self.0, Guard::Closed(None)) {
             open.end(cause);
         }
     }
@@ -207,7 +211,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// What counts the response.
     #[inline]
     pub(super) fn meter(&self) -> Option<Meter<'_>> {
-        let Guard::Open(open) = &self.0 else {
+        let Guard::Open(open) = &*self.0 else {
             return None;
         };
         let stats = open.slot.rpc()?.stats();
@@ -221,7 +225,7 @@ impl<T: Tracer> OpenRpc<T> {
     /// Where the response is counted, if nobody is to hear of it but at the end.
     #[inline]
     pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
-        match &self.0 {
+        match &*self.0 {
             Guard::Open(Open {
                 slot,
                 traced: Traced::Here(..),
@@ -233,7 +237,7 @@ impl<T: Tracer> OpenRpc<T> {
 
     #[inline]
     pub(super) fn settings(&self) -> Option<&Settings> {
-        match &self.0 {
+        match &*self.0 {
             Guard::Open(open) => Some(&open.traced.shared().settings),
             Guard::Closed(_) => None,
         }
