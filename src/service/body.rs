@@ -103,14 +103,14 @@ where
                 return polled;
             }
         }
-        look(&polled, &*inner, counter, open);
+        examine(&polled, &*inner, counter, open);
         polled
     }
 }
 
 /// Counts what came of a poll, and ends the RPC where that is its end.
 #[inline(never)]
-fn look<B, T>(polled: &Polled<B>, inner: &B, counter: &mut Counter, open: &mut OpenRpc<T>)
+fn examine<B, T>(polled: &Polled<B>, inner: &B, counter: &mut Counter, open: &mut OpenRpc<T>)
 where
     B: Body,
     B::Error: fmt::Display + 'static,

@@ -263,14 +263,16 @@ impl Settings {
         self.role.unwrap_or_else(|| guess_role(request))
     }
 
-    /// Makes the record of a request.
-    #[inline]
-    pub(crate) fn describe(
+    /// What makes the record of a request.
+    pub(super) fn describer(
         &self,
-        request: &mut dyn TracedRequest,
         role: Role,
         level: Level,
-    ) -> RpcInfo {
+    ) -> impl Fn(&mut dyn TracedRequest) -> RpcInfo {
+        move |request| self.describe(request, role, level)
+    }
+
+    fn describe(&self, request: &mut dyn TracedRequest, role: Role, level: Level) -> RpcInfo {
         let RequestHead {
             protocol,
             mut timeout,

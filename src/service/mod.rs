@@ -19,7 +19,6 @@ use std::{
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
-pub(crate) use layer::Settings;
 use layer::Shared;
 pub use layer::{LevelHandle, TracerLayer};
 pub use mark::{MarkFuture, MarkLayer, MarkService};
@@ -89,7 +88,8 @@ impl<T: Tracer> Shared<T> {
         }
         let role = self.settings.role(request);
         let mut started = Started::default();
-        let mut candidate = Candidate::new(request, role, level, &self.settings, &mut started);
+        let describe = self.settings.describer(role, level);
+        let mut candidate = Candidate::new(request, role, &describe, &mut started);
         let tracer = &*self.tracer;
         let state =
             crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))

@@ -5,8 +5,7 @@ use http::{Extensions, HeaderMap, Method};
 use super::{RequestParts, Scopes, Tracer, contain, request::TracedRequest};
 use crate::{
     protocol,
-    rpc::{Draw, Level, Protocol, Role, RpcInfo},
-    service::Settings,
+    rpc::{Draw, Protocol, Role, RpcInfo},
 };
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
@@ -16,8 +15,7 @@ use crate::{
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
     role: Role,
-    level: Level,
-    settings: &'a Settings,
+    describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
     started: &'a mut Started,
 }
 
@@ -36,15 +34,13 @@ impl<'a> Candidate<'a> {
     pub(crate) fn new(
         request: &'a mut dyn TracedRequest,
         role: Role,
-        level: Level,
-        settings: &'a Settings,
+        describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
         started: &'a mut Started,
     ) -> Self {
         Self {
             parts: RequestParts::new(request),
             role,
-            level,
-            settings,
+            describe,
             started,
         }
     }
@@ -73,7 +69,7 @@ impl<'a> Candidate<'a> {
     #[inline(never)]
     fn begin(&mut self) {
         let request = self.parts.request_mut();
-        let rpc = self.settings.describe(request, self.role, self.level);
+        let rpc = (self.describe)(request);
         let outer = request.carry(rpc.clone());
         rpc.stand_under(outer);
         let drawn = self.started.draw.get();
