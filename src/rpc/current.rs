@@ -35,6 +35,11 @@ impl Slot {
         self.0.as_ref()
     }
 
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<RpcInfo> {
+        self.0.take()
+    }
+
     /// Runs `f` with the record as the current one, and puts back what was current before, also
     /// when `f` panics.
     #[inline]

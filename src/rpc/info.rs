@@ -10,7 +10,7 @@ use http::Method;
 
 use super::{
     Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Stats, current,
-    draw::LazyDraw, extra::Extra, http_method::HttpMethod,
+    draw::LazyDraw, extra::Extra, http_method::HttpMethod, pool,
 };
 
 /// Which side of the RPC a layer stands on.
@@ -137,7 +137,7 @@ impl fmt::Display for Protocol {
 #[derive(Clone)]
 pub struct RpcInfo(Arc<Record>);
 
-struct Record {
+pub(super) struct Record {
     description: Description,
     http_method: Option<HttpMethod>,
     sockets: Sockets,
@@ -173,6 +173,38 @@ struct Above {
     attempt: u32,
 }
 
+impl Record {
+    /// Of no RPC yet.
+    pub(super) fn blank() -> Self {
+        Self {
+            description: Description {
+                role: Role::Client,
+                protocol: Protocol::Other,
+                path: MethodPath::from(""),
+                endpoints: None,
+                timeout: None,
+                deadline: None,
+                attempt: None,
+            },
+            http_method: None,
+            sockets: Sockets::default(),
+            above: OnceLock::new(),
+            stats: Stats::blank(),
+            draw: LazyDraw::default(),
+        }
+    }
+
+    /// As [`blank`](Self::blank), as far as `RpcInfo::new` does not see to it.
+    #[inline]
+    fn clear(&mut self) {
+        self.description.path = MethodPath::from("");
+        self.description.endpoints = None;
+        self.above.take();
+        self.draw = LazyDraw::default();
+        self.stats.clear();
+    }
+}
+
 impl RpcInfo {
     /// The record of an RPC that begins at `start`.
     #[inline]
@@ -181,15 +213,16 @@ impl RpcInfo {
         http_method: Option<&Method>,
         level: Level,
         start: Reading,
+        sockets: Sockets,
     ) -> Self {
-        let rpc = Self(Arc::new(Record {
-            stats: Stats::new(description.role, level, start),
-            description,
-            http_method: http_method.map(HttpMethod::new),
-            sockets: Sockets::default(),
-            above: OnceLock::new(),
-            draw: LazyDraw::default(),
-        }));
+        let mut blank = pool::take();
+        if let Some(record) = Arc::get_mut(&mut blank) {
+            record.stats.begin(description.role, level, start);
+            record.description = description;
+            record.http_method = http_method.map(HttpMethod::new);
+            record.sockets = sockets;
+        }
+        let rpc = Self(blank);
         if let Some(method) = http_method
             && rpc.0.http_method == Some(HttpMethod::OWN)
         {
@@ -198,10 +231,12 @@ impl RpcInfo {
         rpc
     }
 
-    /// Adds the addresses of the connection; called before anybody else has this record.
-    pub(crate) fn set_sockets(&mut self, sockets: Sockets) {
+    /// The layer needs it no more: where nobody else does, the memory is kept for another record.
+    #[inline]
+    pub(crate) fn give_back(mut self) {
         if let Some(record) = Arc::get_mut(&mut self.0) {
-            record.sockets = sockets;
+            record.clear();
+            pool::put(self.0);
         }
     }
 

@@ -11,6 +11,7 @@ mod info;
 mod level;
 mod moment;
 mod path;
+mod pool;
 mod stats;
 mod status;
 mod traffic;

@@ -150,12 +150,11 @@ pub(crate) struct Outcome {
 }
 
 impl Stats {
-    #[inline]
-    pub(crate) fn new(role: Role, level: Level, start: Reading) -> Self {
+    pub(super) fn blank() -> Self {
         Self {
-            role,
-            level: AtomicLevel::new(level),
-            start,
+            role: Role::Client,
+            level: AtomicLevel::new(Level::Base),
+            start: Reading::now(),
             start_time: OnceLock::new(),
             finish: Moment::default(),
             request: TrafficCell::default(),
@@ -167,6 +166,27 @@ impl Stats {
             ending: AtomicU8::new(0),
             extra: OnceLock::new(),
         }
+    }
+
+    #[inline]
+    pub(super) fn begin(&mut self, role: Role, level: Level, start: Reading) {
+        self.role = role;
+        self.level = AtomicLevel::new(level);
+        self.start = start;
+        self.finish = Moment::default();
+        self.request = TrafficCell::default();
+        self.response = TrafficCell::default();
+        self.attempts = AtomicU32::new(0);
+        self.http_status = AtomicU16::new(0);
+        self.status = AtomicU32::new(0);
+        self.wire_status = AtomicU32::new(0);
+        self.ending = AtomicU8::new(0);
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.start_time.take();
+        self.extra.take();
     }
 
     /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.

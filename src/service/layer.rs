@@ -292,11 +292,8 @@ impl Settings {
             deadline: timeout.and_then(|timeout| start.deadline(timeout)),
             attempt,
         };
-        let mut rpc = RpcInfo::new(description, request.http_method(), level, start);
-        if let Some(sockets) = sockets {
-            rpc.set_sockets(sockets);
-        }
-        rpc
+        let sockets = sockets.unwrap_or_default();
+        RpcInfo::new(description, request.http_method(), level, start, sockets)
     }
 }
 

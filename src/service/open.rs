@@ -205,6 +205,9 @@ impl<T: Tracer> OpenRpc<T> {
     pub(super) fn end(&mut self, cause: &Cause<'_>) {
         if let Guard::Open(mut open) = mem::replace(&mut *self.0, Guard::Closed(None)) {
             open.end(cause);
+            if let Some(rpc) = open.slot.take() {
+                rpc.give_back();
+            }
         }
     }
 
