@@ -313,30 +313,7 @@ where
             }
             return polled;
         }
-        let Some(meter) = observer.meter() else {
-            return polled;
-        };
-        let complete = match &polled {
-            Poll::Pending => return polled,
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    counter.data(&meter, data);
-                    if !inner.is_end_stream() {
-                        return polled;
-                    }
-                }
-                true
-            }
-            Poll::Ready(Some(Err(error))) => {
-                if Failure::new(error).is_of_stream() {
-                    meter.lose();
-                }
-                false
-            }
-            Poll::Ready(None) => true,
-        };
-        counter.end(&meter, complete);
-        *this.over = true;
+        *this.over = observe(&polled, &*inner, counter, observer);
         polled
     }
 
@@ -351,4 +328,42 @@ where
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Counts what came of a poll of a request's body; whether that is its end.
+#[inline(never)]
+fn observe<B>(
+    polled: &Polled<B>,
+    inner: &B,
+    counter: &mut Counter,
+    observer: &RequestObserver,
+) -> bool
+where
+    B: Body,
+    B::Error: fmt::Display + 'static,
+{
+    let Some(meter) = observer.meter() else {
+        return false;
+    };
+    let complete = match polled {
+        Poll::Pending => return false,
+        Poll::Ready(Some(Ok(frame))) => {
+            if let Some(data) = frame.data_ref() {
+                counter.data(&meter, data);
+                if !inner.is_end_stream() {
+                    return false;
+                }
+            }
+            true
+        }
+        Poll::Ready(Some(Err(error))) => {
+            if Failure::new(error).is_of_stream() {
+                meter.lose();
+            }
+            false
+        }
+        Poll::Ready(None) => true,
+    };
+    counter.end(&meter, complete);
+    true
 }

@@ -6,6 +6,8 @@ use http::{
     Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, header::CONTENT_LENGTH,
 };
 use http_body::Body;
+#[cfg(feature = "tonic")]
+use http_body_util::combinators::UnsyncBoxBody;
 
 use super::{
     OpenRpc, ResponseBody, TracedResponse,
@@ -67,7 +69,10 @@ impl<B: 'static> TracedRequest for Request<B> {
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
         if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
-            return observe(body, counter, observer, tonic::body::Body::new);
+            // tonic takes a body in this box as it is; any other it wraps, to map its errors.
+            return observe(body, counter, observer, |body| {
+                tonic::body::Body::new(UnsyncBoxBody::new(body))
+            });
         }
         #[cfg(feature = "axum")]
         if let Some(body) = body.downcast_mut::<axum_core::body::Body>() {
