@@ -4,12 +4,8 @@ use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
-    protocol::{self, RequestHead},
-    rpc::{
-        AtomicLevel, Description, Endpoint, Endpoints, Level, Reading, Role, RpcInfo, Sockets,
-        clock,
-    },
-    tracer::{RequestParts, TracedRequest},
+    rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, RpcInfo, clock},
+    tracer::{Describe, Known, RequestParts, Told, TracedRequest},
 };
 
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
@@ -78,8 +74,7 @@ pub(crate) struct Settings {
     role: Option<Role>,
     level: LevelHandle,
     level_of: Option<Arc<LevelOf>>,
-    endpoints: Option<Arc<Endpoints>>,
-    server_timeout: Option<Duration>,
+    told: Told,
     pub(super) finish_at_response: bool,
     pub(super) tell_caller: bool,
 }
@@ -95,8 +90,7 @@ impl<T> TracerLayer<T> {
                 role: None,
                 level: LevelHandle(Arc::new(AtomicLevel::new(Level::Base))),
                 level_of: None,
-                endpoints: None,
-                server_timeout: None,
+                told: Told::default(),
                 finish_at_response: false,
                 tell_caller: false,
             },
@@ -183,7 +177,7 @@ impl<T> TracerLayer<T> {
     /// layer cannot see. The deadline of an RPC is the earlier of it and the request's own.
     #[must_use]
     pub fn server_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.server_timeout = Some(timeout);
+        self.settings.told.server_timeout = Some(timeout);
         self
     }
 
@@ -206,7 +200,7 @@ impl<T> TracerLayer<T> {
     }
 
     fn endpoints(&mut self) -> &mut Endpoints {
-        Arc::make_mut(self.settings.endpoints.get_or_insert_default())
+        Arc::make_mut(self.settings.told.endpoints.get_or_insert_default())
     }
 }
 
@@ -246,7 +240,7 @@ impl<S, T> Layer<S> for TracerLayer<T> {
 impl Settings {
     /// The level of a request.
     #[inline]
-    pub(super) fn level(&self, request: &mut dyn TracedRequest) -> Level {
+    pub(super) fn level(&self, request: &mut dyn Describe) -> Level {
         match &self.level_of {
             None => self.level.get(),
             Some(choose) => {
@@ -263,37 +257,14 @@ impl Settings {
         self.role.unwrap_or_else(|| guess_role(request))
     }
 
-    /// What makes the record of a request.
-    pub(super) fn describer(
-        &self,
-        role: Role,
-        level: Level,
-    ) -> impl Fn(&mut dyn TracedRequest) -> RpcInfo {
-        move |request| self.describe(request, role, level)
-    }
-
-    fn describe(&self, request: &mut dyn TracedRequest, role: Role, level: Level) -> RpcInfo {
-        let RequestHead {
-            protocol,
-            mut timeout,
-            attempt,
-        } = protocol::request_head(request.headers(), || request.query_of_get(), role);
-        if let (Role::Server, Some(own)) = (role, self.server_timeout) {
-            timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
-        }
-        let sockets = (role == Role::Server).then(|| addresses(request)).flatten();
-        let start = Reading::now();
-        let description = Description {
+    /// What is known of an RPC before its request is looked at.
+    #[inline]
+    pub(super) fn known(&self, role: Role, level: Level) -> Known<'_> {
+        Known {
             role,
-            protocol,
-            path: request.to_path(),
-            endpoints: self.endpoints.clone(),
-            timeout,
-            deadline: timeout.and_then(|timeout| start.deadline(timeout)),
-            attempt,
-        };
-        let sockets = sockets.unwrap_or_default();
-        RpcInfo::new(description, request.http_method(), level, start, sockets)
+            level,
+            told: &self.told,
+        }
     }
 }
 
@@ -305,34 +276,6 @@ fn guess_role(request: &dyn TracedRequest) -> Role {
         return Role::Client;
     }
     request.carried().map_or(Role::Server, RpcInfo::role)
-}
-
-/// The peer's address and the server's own, of the connection a request came on.
-fn addresses(request: &mut dyn TracedRequest) -> Option<Sockets> {
-    #[cfg(feature = "transport")]
-    {
-        let extensions = request.extensions_mut()?;
-        if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
-            return Some(Sockets {
-                peer: tcp.remote_addr(),
-                local: tcp.local_addr(),
-            });
-        }
-        // Of a TLS connection only tonic knows the type, if TLS is on at all.
-        let metadata = tonic::metadata::MetadataMap::new();
-        let lent = tonic::Request::from_parts(metadata, std::mem::take(extensions), ());
-        let sockets = Sockets {
-            peer: lent.remote_addr(),
-            local: lent.local_addr(),
-        };
-        (_, *extensions, ()) = lent.into_parts();
-        Some(sockets)
-    }
-    #[cfg(not(feature = "transport"))]
-    {
-        let _ = request;
-        None
-    }
 }
 
 impl<T> Clone for TracerLayer<T> {
@@ -359,8 +302,8 @@ impl fmt::Debug for Settings {
             .field("role", &self.role)
             .field("level", &self.level)
             .field("level_of", &self.level_of.is_some())
-            .field("endpoints", &self.endpoints)
-            .field("server_timeout", &self.server_timeout)
+            .field("endpoints", &self.told.endpoints)
+            .field("server_timeout", &self.told.server_timeout)
             .field("finish_at_response", &self.finish_at_response)
             .field("tell_caller", &self.tell_caller)
             .finish()

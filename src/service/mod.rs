@@ -88,8 +88,8 @@ impl<T: Tracer> Shared<T> {
         }
         let role = self.settings.role(request);
         let mut started = Started::default();
-        let describe = self.settings.describer(role, level);
-        let mut candidate = Candidate::new(request, role, &describe, &mut started);
+        let known = self.settings.known(role, level);
+        let mut candidate = Candidate::new(request, known, &mut started);
         let tracer = &*self.tracer;
         let state =
             crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))

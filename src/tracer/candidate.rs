@@ -2,7 +2,7 @@ use std::{cell::Cell, fmt};
 
 use http::{Extensions, HeaderMap, Method};
 
-use super::{RequestParts, Scopes, Tracer, contain, request::TracedRequest};
+use super::{Describe, Known, RequestParts, Scopes, Tracer, contain};
 use crate::{
     protocol,
     rpc::{Draw, Protocol, Role, RpcInfo},
@@ -14,8 +14,7 @@ use crate::{
 /// next to nothing.
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
-    role: Role,
-    describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
+    known: Known<'a>,
     started: &'a mut Started,
 }
 
@@ -32,15 +31,13 @@ pub(crate) struct Started {
 impl<'a> Candidate<'a> {
     #[inline]
     pub(crate) fn new(
-        request: &'a mut dyn TracedRequest,
-        role: Role,
-        describe: &'a dyn Fn(&mut dyn TracedRequest) -> RpcInfo,
+        request: &'a mut dyn Describe,
+        known: Known<'a>,
         started: &'a mut Started,
     ) -> Self {
         Self {
             parts: RequestParts::new(request),
-            role,
-            describe,
+            known,
             started,
         }
     }
@@ -68,10 +65,7 @@ impl<'a> Candidate<'a> {
     /// Makes the record. Apart from `start`, of which there is one for each tracer.
     #[inline(never)]
     fn begin(&mut self) {
-        let request = self.parts.request_mut();
-        let rpc = (self.describe)(request);
-        let outer = request.carry(rpc.clone());
-        rpc.stand_under(outer);
+        let rpc = self.parts.request_mut().describe(&self.known);
         let drawn = self.started.draw.get();
         if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
             rpc.set_draw(draw);
@@ -82,7 +76,7 @@ impl<'a> Candidate<'a> {
     /// Which side the layer stands on.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.role
+        self.known.role
     }
 
     /// What the request speaks.
@@ -172,7 +166,7 @@ fn inherited_by_root(rpc: &RpcInfo) -> Option<Draw> {
 impl fmt::Debug for Candidate<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Candidate")
-            .field("role", &self.role)
+            .field("role", &self.role())
             .field("protocol", &self.protocol())
             .field("path", &self.path())
             .finish_non_exhaustive()

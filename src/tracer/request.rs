@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
-use super::{EventSink, Meter, Scopes, WireEventKind};
+use super::{Describe, EventSink, Meter, Scopes, WireEventKind};
 use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
@@ -105,26 +105,16 @@ pub trait TracedRequest {
     }
 }
 
-impl dyn TracedRequest + '_ {
-    /// The query of a GET, which may be a whole call of Connect.
-    pub(crate) fn query_of_get(&self) -> Option<&str> {
-        let uri = self
-            .uri()
-            .filter(|_| self.http_method() == Some(&Method::GET))?;
-        uri.query()
-    }
-}
-
 /// The request as a tracer sees it in [`start`](crate::Tracer::start).
 ///
 /// What a request that is not HTTP does not have is empty when read, and `None` when it is to be
 /// changed.
 pub struct RequestParts<'a> {
-    request: &'a mut dyn TracedRequest,
+    request: &'a mut dyn Describe,
 }
 
 impl<'a> RequestParts<'a> {
-    pub(crate) fn new(request: &'a mut dyn TracedRequest) -> Self {
+    pub(crate) fn new(request: &'a mut dyn Describe) -> Self {
         Self { request }
     }
 
@@ -169,11 +159,11 @@ impl<'a> RequestParts<'a> {
         self.request.http_method()
     }
 
-    pub(crate) fn request(&self) -> &dyn TracedRequest {
+    pub(crate) fn request(&self) -> &dyn Describe {
         self.request
     }
 
-    pub(crate) fn request_mut(&mut self) -> &mut dyn TracedRequest {
+    pub(crate) fn request_mut(&mut self) -> &mut dyn Describe {
         self.request
     }
 }

@@ -1,0 +1,99 @@
+//! Makes the record of a request.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+
+use super::request::TracedRequest;
+use crate::{
+    protocol::{self, RequestHead},
+    rpc::{Description, Endpoints, Level, Reading, Role, RpcInfo, Sockets},
+};
+
+/// What the layer was told of its RPCs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) endpoints: Option<Arc<Endpoints>>,
+    pub(crate) server_timeout: Option<Duration>,
+}
+
+/// What the layer knows of an RPC before the request is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) role: Role,
+    pub(crate) level: Level,
+    pub(crate) told: &'a Told,
+}
+
+/// A request that a record can be made of. Its own trait, so that there is a function for each type
+/// of request, which calls what [`TracedRequest`] says without a detour.
+pub(crate) trait Describe: TracedRequest {
+    /// Makes the record, hands it to the request, and links it to the one above it.
+    fn describe(&mut self, known: &Known<'_>) -> RpcInfo;
+
+    /// The query of a GET, which may be a whole call of Connect.
+    fn query_of_get(&self) -> Option<&str>;
+}
+
+impl<R: TracedRequest> Describe for R {
+    fn describe(&mut self, known: &Known<'_>) -> RpcInfo {
+        let Known { role, level, told } = *known;
+        let RequestHead {
+            protocol,
+            mut timeout,
+            attempt,
+        } = protocol::request_head(self.headers(), || self.query_of_get(), role);
+        let mut sockets = Sockets::default();
+        if role == Role::Server {
+            if let Some(own) = told.server_timeout {
+                timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
+            }
+            sockets = addresses(self);
+        }
+        let start = Reading::now();
+        let description = Description {
+            role,
+            protocol,
+            path: self.to_path(),
+            endpoints: told.endpoints.clone(),
+            timeout,
+            deadline: timeout.and_then(|timeout| start.deadline(timeout)),
+            attempt,
+        };
+        let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
+        let outer = self.carry(rpc.clone());
+        rpc.stand_under(outer);
+        rpc
+    }
+
+    fn query_of_get(&self) -> Option<&str> {
+        let uri = self
+            .uri()
+            .filter(|_| self.http_method() == Some(&Method::GET))?;
+        uri.query()
+    }
+}
+
+/// The peer's address and the server's own, of the connection a request came on.
+fn addresses(request: &mut dyn TracedRequest) -> Sockets {
+    #[cfg(feature = "transport")]
+    if let Some(extensions) = request.extensions_mut() {
+        if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
+            return Sockets {
+                peer: tcp.remote_addr(),
+                local: tcp.local_addr(),
+            };
+        }
+        // Of a TLS connection only tonic knows the type, if TLS is on at all.
+        let metadata = tonic::metadata::MetadataMap::new();
+        let lent = tonic::Request::from_parts(metadata, std::mem::take(extensions), ());
+        let sockets = Sockets {
+            peer: lent.remote_addr(),
+            local: lent.local_addr(),
+        };
+        (_, *extensions, ()) = lent.into_parts();
+        return sockets;
+    }
+    let _ = request;
+    Sockets::default()
+}
