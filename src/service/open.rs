@@ -34,10 +34,11 @@ enum Guard<T: Tracer> {
     Closed(Option<Draw>),
 }
 
+#[repr(C)]
 struct Open<T: Tracer> {
-    slot: Slot,
     scopes: Scopes,
     traced: Traced<T>,
+    slot: Slot,
 }
 
 /// The tracer and its state: here, or where both bodies reach them when events are wanted.
@@ -203,11 +204,12 @@ impl<T: Tracer> OpenRpc<T> {
     /// Ends the RPC: puts down how, then calls `finish`. Does nothing the second time.
     #[inline(never)]
     pub(super) fn end(&mut self, cause: &Cause<'_>) {
-        if let Guard::Open(mut open) = mem::replace(&mut *self.0, Guard::Closed(None)) {
+        if let Guard::Open(open) = &mut *self.0 {
             open.end(cause);
             if let Some(rpc) = open.slot.take() {
                 rpc.give_back();
             }
+            *self.0 = Guard::Closed(None);
         }
     }
 
