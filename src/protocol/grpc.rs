@@ -16,15 +16,15 @@ pub(crate) const ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 /// The value of `grpc-status`, the first of several.
 #[inline]
 pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let [status] = find(headers, [STATUS]);
+    let (_, [status]) = find(headers, [STATUS]);
     status
 }
 
 /// Whether the headers of a response say that messages of gRPC follow: it speaks gRPC, not gRPC-Web,
 /// and has no status yet.
-#[inline]
+#[inline(always)]
 pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
-    let [content_type, status] = find(headers, ["content-type", STATUS]);
+    let (content_type, [status]) = find(headers, [STATUS]);
     status.is_none() && content_type.is_some_and(|value| is(value.as_bytes(), b"application/grpc"))
 }
 

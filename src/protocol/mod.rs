@@ -41,8 +41,7 @@ pub(crate) fn request_head<'a>(
     let Some(headers) = headers else {
         return head;
     };
-    let [content_type, timeout, attempts] =
-        find(headers, ["content-type", grpc::TIMEOUT, grpc::ATTEMPTS]);
+    let (content_type, [timeout, attempts]) = find(headers, [grpc::TIMEOUT, grpc::ATTEMPTS]);
     head.protocol = by_content_type(headers, content_type, query_of_get);
     if head.protocol.is_rpc() {
         head.timeout = timeout.and_then(grpc::timeout);
@@ -96,7 +95,8 @@ pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
 }
 
-/// Finds the first value of each of some headers; the names in lower case.
+/// Finds the content type, and the first value of each of some other headers; the names in lower case,
+/// and none of them among those that HTTP knows.
 ///
 /// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash
 /// of each name; a large map is a peer's doing, and is not walked.
@@ -104,23 +104,29 @@ pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
 pub(crate) fn find<'a, const N: usize>(
     headers: &'a HeaderMap,
     names: [&'static str; N],
-) -> [Option<&'a HeaderValue>; N] {
+) -> (Option<&'a HeaderValue>, [Option<&'a HeaderValue>; N]) {
     if headers.len() > 12 {
-        return names.map(|name| headers.get(name));
+        let found = names.map(|name| headers.get(name));
+        return (headers.get(CONTENT_TYPE), found);
     }
+    let mut content_type = None;
     let mut found = [None; N];
     for (name, value) in headers {
+        // A header with several values is met once for each, the first one first.
+        if *name == CONTENT_TYPE {
+            content_type.get_or_insert(value);
+            continue;
+        }
         // With names that are constants this is a comparison of lengths and then of a few words.
         let name = name.as_str().as_bytes();
         for (found, wanted) in found.iter_mut().zip(names) {
             if name == wanted.as_bytes() {
-                // A header with several values is met once for each, the first one first.
                 found.get_or_insert(value);
                 break;
             }
         }
     }
-    found
+    (content_type, found)
 }
 
 #[inline]

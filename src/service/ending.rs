@@ -45,7 +45,7 @@ pub(super) fn conclude(rpc: &RpcInfo, cause: &Cause<'_>) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn says_ok(rpc: &RpcInfo, trailers: &HeaderMap) -> bool {
     rpc.protocol().is_grpc()
         && !has_lost_caller(rpc)

@@ -191,7 +191,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
     };
     let headers = response.headers();
     let protocol = rpc.protocol();
-    let [content_type, status] = find(headers, ["content-type", grpc::STATUS]);
+    let (content_type, [status]) = find(headers, [grpc::STATUS]);
     meter.stats.set_http_status(response.status().as_u16());
     let mut counter = match protocol::of_response(protocol, content_type) {
         Some(protocol) => Other::response(protocol, headers),
