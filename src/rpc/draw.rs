@@ -19,6 +19,7 @@ pub(crate) struct Draw(NonZeroU64);
 
 impl Draw {
     /// The draw that code under a declined RPC inherits: such an RPC has no record to keep it.
+    #[inline]
     pub(crate) fn of_declined() -> Option<Self> {
         DECLINED.try_with(Cell::get).ok().flatten()
     }

@@ -251,7 +251,7 @@ impl RpcInfo {
             },
             // A handler that forwards what it was given: a call, and no attempt of its RPC.
             Some(rpc) => Above { rpc, attempt: 1 },
-            None => match Self::current() {
+            None => match current::current() {
                 Some(rpc) => Above { rpc, attempt: 1 },
                 None => return,
             },
@@ -379,6 +379,7 @@ impl RpcInfo {
     /// which this is an attempt), else the one current where the call was made (the RPC being
     /// served when a handler calls a client).
     #[must_use]
+    #[inline]
     pub fn parent(&self) -> Option<&Self> {
         self.0.above.get().map(|above| &above.rpc)
     }

@@ -21,16 +21,23 @@ pin_project! {
     }
 
     impl<F, T: Tracer> PinnedDrop for ResponseFuture<F, T> {
+        #[inline]
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
             if this.open.is_open() {
-                this.open.abandon(|| this.inner.set(None));
+                this.leave();
             }
         }
     }
 }
 
 impl<F, T: Tracer> ResponseFuture<F, T> {
+    /// Dropped before the response was there.
+    #[cold]
+    fn leave(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        this.open.abandon(|| this.inner.set(None));
+    }
+
     /// Calls the service.
     #[inline]
     pub(super) fn new<S, Req>(service: &mut S, request: Req, open: OpenRpc<T>) -> Self

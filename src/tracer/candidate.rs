@@ -48,11 +48,15 @@ impl<'a> Candidate<'a> {
     /// This is what [`Tracer::try_start`] does unless overridden.
     #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
-        if self.started.rpc.is_none() {
-            self.begin();
-        }
-        let Self { parts, started, .. } = self;
-        let rpc = started.rpc.as_ref()?;
+        let Self {
+            parts,
+            known,
+            started,
+        } = self;
+        let drawn = started.draw.get();
+        let rpc = started
+            .rpc
+            .get_or_insert_with(|| parts.request_mut().describe(known, drawn));
         let state = contain::<T, _>("start", || {
             rpc.stats().raise_level(tracer.level());
             started.wants_events |= tracer.wants_events();
@@ -60,17 +64,6 @@ impl<'a> Candidate<'a> {
         })?;
         started.scopes.enter_with(tracer, Some(&state), rpc);
         Some(state)
-    }
-
-    /// Makes the record. Apart from `start`, of which there is one for each tracer.
-    #[inline(never)]
-    fn begin(&mut self) {
-        let rpc = self.parts.request_mut().describe(&self.known);
-        let drawn = self.started.draw.get();
-        if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
-            rpc.set_draw(draw);
-        }
-        self.started.rpc = Some(rpc);
     }
 
     /// Which side the layer stands on.
@@ -152,14 +145,6 @@ impl<'a> Candidate<'a> {
             draw
         });
         draw.as_f64()
-    }
-}
-
-/// A record without a parent can stand under a declined RPC all the same.
-fn inherited_by_root(rpc: &RpcInfo) -> Option<Draw> {
-    match rpc.parent() {
-        Some(_) => None,
-        None => Draw::of_declined(),
     }
 }
 

@@ -7,7 +7,7 @@ use http::Method;
 use super::request::TracedRequest;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{Description, Endpoints, Level, Reading, Role, RpcInfo, Sockets},
+    rpc::{Description, Draw, Endpoints, Level, Reading, Role, RpcInfo, Sockets},
 };
 
 /// What the layer was told of its RPCs.
@@ -28,15 +28,16 @@ pub(crate) struct Known<'a> {
 /// A request that a record can be made of. Its own trait, so that there is a function for each type
 /// of request, which calls what [`TracedRequest`] says without a detour.
 pub(crate) trait Describe: TracedRequest {
-    /// Makes the record, hands it to the request, and links it to the one above it.
-    fn describe(&mut self, known: &Known<'_>) -> RpcInfo;
+    /// Makes the record, hands it to the request, and links it to the one above it; `drawn` where a
+    /// tracer has asked for the draw by then.
+    fn describe(&mut self, known: &Known<'_>, drawn: Option<Draw>) -> RpcInfo;
 
     /// The query of a GET, which may be a whole call of Connect.
     fn query_of_get(&self) -> Option<&str>;
 }
 
 impl<R: TracedRequest> Describe for R {
-    fn describe(&mut self, known: &Known<'_>) -> RpcInfo {
+    fn describe(&mut self, known: &Known<'_>, drawn: Option<Draw>) -> RpcInfo {
         let Known { role, level, told } = *known;
         let RequestHead {
             protocol,
@@ -63,6 +64,9 @@ impl<R: TracedRequest> Describe for R {
         let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
         let outer = self.carry(rpc.clone());
         rpc.stand_under(outer);
+        if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
+            rpc.set_draw(draw);
+        }
         rpc
     }
 
@@ -71,6 +75,15 @@ impl<R: TracedRequest> Describe for R {
             .uri()
             .filter(|_| self.http_method() == Some(&Method::GET))?;
         uri.query()
+    }
+}
+
+/// A record without a parent can stand under a declined RPC all the same.
+#[inline]
+fn inherited_by_root(rpc: &RpcInfo) -> Option<Draw> {
+    match rpc.parent() {
+        Some(_) => None,
+        None => Draw::of_declined(),
     }
 }
 
