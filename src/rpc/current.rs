@@ -35,6 +35,7 @@ impl Slot {
         self.0.as_ref()
     }
 
+    /// Takes the record out, where its RPC is over.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<RpcInfo> {
         self.0.take()

@@ -95,12 +95,13 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// The record of one RPC: a cheap clone of a shared handle, never reused for another RPC.
+/// The record of one RPC: a cheap clone of a shared handle.
 ///
 /// A tracer gets it in [`start`](crate::Tracer::start) and [`finish`](crate::Tracer::finish), a
 /// handler finds it in the request's extensions, and any code that runs under the service calls
 /// [`RpcInfo::current`]. Whoever holds it can tag the RPC and record events, and it stays readable
-/// after the RPC is over.
+/// after the RPC is over, for as long as it is held: only the memory of a record that nobody holds any
+/// more is used again.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -194,13 +195,38 @@ impl Record {
         }
     }
 
-    /// As [`blank`](Self::blank), as far as `RpcInfo::new` does not see to it.
+    /// Makes it the record of an RPC that begins at `start`.
+    #[inline]
+    fn begin(
+        &mut self,
+        known: Description,
+        method: Option<&Method>,
+        level: Level,
+        start: Reading,
+        from: Sockets,
+    ) {
+        let Self {
+            description,
+            http_method,
+            sockets,
+            stats,
+            draw,
+            // Empty: nothing is under anything yet.
+            above: _,
+        } = self;
+        stats.begin(known.role, level, start);
+        *description = known;
+        *http_method = method.map(HttpMethod::new);
+        *sockets = from;
+        *draw = LazyDraw::default();
+    }
+
+    /// Lets go of what it holds; all the rest is overwritten by [`begin`](Self::begin).
     #[inline]
     fn clear(&mut self) {
         self.description.path = MethodPath::from("");
         self.description.endpoints = None;
         self.above.take();
-        self.draw = LazyDraw::default();
         self.stats.clear();
     }
 }
@@ -215,14 +241,12 @@ impl RpcInfo {
         start: Reading,
         sockets: Sockets,
     ) -> Self {
-        let mut blank = pool::take();
-        if let Some(record) = Arc::get_mut(&mut blank) {
-            record.stats.begin(description.role, level, start);
-            record.description = description;
-            record.http_method = http_method.map(HttpMethod::new);
-            record.sockets = sockets;
+        let mut record = pool::take();
+        // It always is: nobody else has it.
+        if let Some(record) = Arc::get_mut(&mut record) {
+            record.begin(description, http_method, level, start, sockets);
         }
-        let rpc = Self(blank);
+        let rpc = Self(record);
         if let Some(method) = http_method
             && rpc.0.http_method == Some(HttpMethod::OWN)
         {
@@ -231,9 +255,9 @@ impl RpcInfo {
         rpc
     }
 
-    /// The layer needs it no more: where nobody else does, the memory is kept for another record.
+    /// The layer is done with it. Where nobody else holds it, its memory is kept for another one.
     #[inline]
-    pub(crate) fn give_back(mut self) {
+    pub(crate) fn release(mut self) {
         if let Some(record) = Arc::get_mut(&mut self.0) {
             record.clear();
             pool::put(self.0);

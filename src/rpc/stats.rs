@@ -150,6 +150,7 @@ pub(crate) struct Outcome {
 }
 
 impl Stats {
+    /// Of no RPC yet.
     pub(super) fn blank() -> Self {
         Self {
             role: Role::Client,
@@ -168,21 +169,39 @@ impl Stats {
         }
     }
 
+    /// Of an RPC that begins at `from`.
     #[inline]
-    pub(super) fn begin(&mut self, role: Role, level: Level, start: Reading) {
-        self.role = role;
-        self.level = AtomicLevel::new(level);
-        self.start = start;
-        self.finish = Moment::default();
-        self.request = TrafficCell::default();
-        self.response = TrafficCell::default();
-        self.attempts = AtomicU32::new(0);
-        self.http_status = AtomicU16::new(0);
-        self.status = AtomicU32::new(0);
-        self.wire_status = AtomicU32::new(0);
-        self.ending = AtomicU8::new(0);
+    pub(super) fn begin(&mut self, side: Role, wanted: Level, from: Reading) {
+        let Self {
+            role,
+            level,
+            start,
+            finish,
+            request,
+            response,
+            attempts,
+            http_status,
+            status,
+            wire_status,
+            ending,
+            // Empty: nobody has asked for, or added, anything yet.
+            start_time: _,
+            extra: _,
+        } = self;
+        *role = side;
+        *level = AtomicLevel::new(wanted);
+        *start = from;
+        *finish = Moment::default();
+        *request = TrafficCell::default();
+        *response = TrafficCell::default();
+        *attempts = AtomicU32::new(0);
+        *http_status = AtomicU16::new(0);
+        *status = AtomicU32::new(0);
+        *wire_status = AtomicU32::new(0);
+        *ending = AtomicU8::new(0);
     }
 
+    /// Lets go of what it holds.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.start_time.take();

@@ -34,6 +34,8 @@ enum Guard<T: Tracer> {
     Closed(Option<Draw>),
 }
 
+// In this order, so that the slot, which was just written after a poll, is not read as a half of
+// something wider when the guard moves: a processor waits for that.
 #[repr(C)]
 struct Open<T: Tracer> {
     scopes: Scopes,
@@ -207,7 +209,7 @@ impl<T: Tracer> OpenRpc<T> {
         if let Guard::Open(open) = &mut *self.0 {
             open.end(cause);
             if let Some(rpc) = open.slot.take() {
-                rpc.give_back();
+                rpc.release();
             }
             *self.0 = Guard::Closed(None);
         }
