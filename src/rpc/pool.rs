@@ -1,7 +1,7 @@
 //! Keeps the memory of records that nobody holds any more, for the next ones: an allocation less for
 //! each RPC.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::RefCell, sync::Arc};
 
 use super::info::Record;
 
@@ -9,30 +9,25 @@ use super::info::Record;
 const MOST: usize = 64;
 
 thread_local! {
-    static KEPT: Cell<Vec<Arc<Record>>> = const { Cell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<Arc<Record>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A record of no RPC, which nobody else holds.
 #[inline]
 pub(super) fn take() -> Arc<Record> {
-    let kept = KEPT.try_with(|cell| {
-        let mut kept = cell.take();
-        let record = kept.pop();
-        cell.set(kept);
-        record
-    });
+    let kept = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.pop());
     kept.ok().flatten().unwrap_or_else(make)
 }
 
 /// Keeps a record of no RPC, which nobody else holds.
 #[inline]
 pub(super) fn put(record: Arc<Record>) {
-    let _ = KEPT.try_with(|cell| {
-        let mut kept = cell.take();
-        if kept.len() < MOST {
+    let _ = KEPT.try_with(|kept| {
+        if let Ok(mut kept) = kept.try_borrow_mut()
+            && kept.len() < MOST
+        {
             kept.push(record);
         }
-        cell.set(kept);
     });
 }
 
