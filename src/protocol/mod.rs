@@ -169,7 +169,7 @@ fn is(content_type: &[u8], wanted: &[u8]) -> bool {
         .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "connect"))]
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
@@ -177,7 +177,6 @@ mod tests {
     use crate::rpc::Protocol;
 
     #[test]
-    #[cfg(feature = "connect")]
     fn protocols_are_told_apart_by_content_type_version_header_and_the_query_of_a_get() {
         let connect = ("connect-protocol-version", "1");
         for (content_type, other, protocol) in [

@@ -31,7 +31,7 @@ use crate::rpc::{Level, RpcInfo};
 ///
 /// # Cost
 ///
-/// Per RPC, measured where a layer with an empty tracer costs 290 ns: some 10 ns and no allocation
+/// Per RPC, measured where a layer with an empty tracer costs 250 ns: some 10 ns and no allocation
 /// around a tracer whose state is of size 0, 20 to 30 ns and one allocation around another one. A `Vec`
 /// adds 40 ns and one allocation, whatever its length. An event that passes costs a virtual call.
 pub struct BoxTracer(Box<dyn Erased>);
