@@ -45,9 +45,10 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
         S: Service<Req, Future = F>,
     {
         if open.is_bare() {
+            // A new guard: the given one was just written, and to move it would wait for that.
             return Self {
                 inner: Some(service.call(request)),
-                open,
+                open: OpenRpc::closed(),
             };
         }
         let mut open = open;
