@@ -103,15 +103,19 @@ where
                 return polled;
             }
         }
-        examine(&polled, &*inner, counter, open);
+        examine_response(&polled, &*inner, counter, open);
         polled
     }
 }
 
 /// Counts what came of a poll, and ends the RPC where that is its end.
 #[inline(never)]
-fn examine<B, T>(polled: &Polled<B>, inner: &B, counter: &mut Counter, open: &mut OpenRpc<T>)
-where
+fn examine_response<B, T>(
+    polled: &Polled<B>,
+    inner: &B,
+    counter: &mut Counter,
+    open: &mut OpenRpc<T>,
+) where
     B: Body,
     B::Error: fmt::Display + 'static,
     T: Tracer,
@@ -313,7 +317,7 @@ where
             }
             return polled;
         }
-        *this.over = observe(&polled, &*inner, counter, observer);
+        *this.over = examine_request(&polled, &*inner, counter, observer);
         polled
     }
 
@@ -332,7 +336,7 @@ where
 
 /// Counts what came of a poll of a request's body; whether that is its end.
 #[inline(never)]
-fn observe<B>(
+fn examine_request<B>(
     polled: &Polled<B>,
     inner: &B,
     counter: &mut Counter,
