@@ -94,6 +94,11 @@ fn call<S: Service<Request<Body>>>(mut service: S, request: Request<Body>) {
     }));
 }
 
+/// A call of gRPC without a message.
+fn call_grpc<S: Service<Request<Body>>>(service: S, path: &str) {
+    call(service, grpc(path).body(Body::empty()).unwrap());
+}
+
 fn grpc(path: &str) -> http::request::Builder {
     Request::post(path).header("content-type", "application/grpc")
 }
@@ -158,10 +163,7 @@ fn own_method(seen: &Seen) {
 fn garbled(seen: &Seen) {
     let layer = TracerLayer::new(look(seen)).client();
     let handler = service_fn(async |_: Request<Body>| answer("none"));
-    call(
-        layer.layer(handler),
-        grpc("/a.B/Garbled").body(Body::empty()).unwrap(),
-    );
+    call_grpc(layer.layer(handler), "/a.B/Garbled");
 }
 
 fn failed(seen: &Seen) {
@@ -169,10 +171,7 @@ fn failed(seen: &Seen) {
     let handler = service_fn(async |_: Request<Body>| {
         Err::<Response<Body>, _>(tonic::Status::unavailable("gone"))
     });
-    call(
-        layer.layer(handler),
-        grpc("/a.B/Failed").body(Body::empty()).unwrap(),
-    );
+    call_grpc(layer.layer(handler), "/a.B/Failed");
 }
 
 fn panicked(seen: &Seen) {
@@ -182,10 +181,7 @@ fn panicked(seen: &Seen) {
             std::panic::resume_unwind(Box::new("broken"))
         },
     );
-    call(
-        layer.layer(handler),
-        grpc("/a.B/Panicked").body(Body::empty()).unwrap(),
-    );
+    call_grpc(layer.layer(handler), "/a.B/Panicked");
 }
 
 fn cancelled(seen: &Seen) {
@@ -193,10 +189,7 @@ fn cancelled(seen: &Seen) {
     let handler = service_fn(async |_: Request<Body>| {
         std::future::pending::<Result<Response<Body>, Infallible>>().await
     });
-    call(
-        layer.layer(handler),
-        grpc("/a.B/Cancelled").body(Body::empty()).unwrap(),
-    );
+    call_grpc(layer.layer(handler), "/a.B/Cancelled");
 }
 
 /// An attempt under a call under a served RPC.
@@ -207,12 +200,12 @@ fn nested(seen: &Seen) {
         let ok = service_fn(async |_: Request<Body>| answer("0"));
         let service = layer().layer(layer().layer(ok));
         async move {
-            call(service, grpc("/a.B/Under").body(Body::empty()).unwrap());
+            call_grpc(service, "/a.B/Under");
             answer("0")
         }
     });
     let service = TracerLayer::new(look(seen)).server().layer(handler);
-    call(service, grpc("/a.B/Above").body(Body::empty()).unwrap());
+    call_grpc(service, "/a.B/Above");
 }
 
 fn not_http(seen: &Seen) {
@@ -321,7 +314,7 @@ fn the_draw_of_an_earlier_rpc_is_gone() {
             let ok = service_fn(async |_: Request<Body>| answer("0"));
             let below = below.clone().layer(ok);
             async move {
-                call(below, grpc("/a.B/Under").body(Body::empty()).unwrap());
+                call_grpc(below, "/a.B/Under");
                 answer("0")
             }
         });
