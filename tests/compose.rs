@@ -17,7 +17,7 @@ use std::{
 
 use exchange::{Ends, Exchange, METHOD, now, poll, request};
 use http::{Request, Response};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use proptest::prelude::*;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_tracer::{
@@ -90,6 +90,65 @@ fn assert_ordered<T: Tracer>(count: usize, stack: impl Fn(&Log) -> T) {
         for moment in numbers.chunks(count) {
             assert_eq!(moment, order, "{hook}");
         }
+    }
+}
+
+/// Answers at once, and reads the request itself or leaves it to somebody else.
+async fn read_or_hand_out(
+    request: Request<tonic::body::Body>,
+    log: Log,
+    other: Option<Arc<Mutex<Option<tonic::body::Body>>>>,
+) -> Result<Response<String>, Infallible> {
+    let write = |line: &str| log.lock().unwrap().push(line.to_owned());
+    match other {
+        None => {
+            let mut body = request.into_body();
+            write("reading");
+            while body.frame().await.is_some() {}
+            write("read");
+        }
+        Some(other) => *other.lock().unwrap() = Some(request.into_body()),
+    }
+    Ok(Response::new(String::new()))
+}
+
+#[test]
+fn a_body_that_the_handler_reads_is_in_its_scope_already_and_any_other_enters_it() {
+    let log = Log::default();
+    let lines = || std::mem::take(&mut *log.lock().unwrap());
+    for outside in [false, true] {
+        let handed_out = Arc::default();
+        let other = outside.then(|| Arc::clone(&handed_out));
+        let handler = {
+            let log = Arc::clone(&log);
+            move |request| read_or_hand_out(request, Arc::clone(&log), other.clone())
+        };
+        let layer =
+            TracerLayer::new((Numbered(0, Arc::clone(&log)), Numbered(1, Arc::clone(&log))));
+        let mut service = layer.layer(service_fn(handler));
+        let request = Request::new(tonic::body::Body::new(Full::from("some bytes")));
+        let mut future = pin!(service.call(request));
+        lines();
+        let response = poll(&mut future);
+        assert!(response.is_ready());
+        let within: Vec<_> = lines()
+            .into_iter()
+            .filter(|l| !l.ends_with("event"))
+            .collect();
+        let around = ["0 enter", "1 enter", "1 leave", "0 leave"];
+        if !outside {
+            assert_eq!(
+                within[..6],
+                [
+                    "0 enter", "1 enter", "reading", "read", "1 leave", "0 leave"
+                ]
+            );
+            continue;
+        }
+        assert_eq!(within[..4], around);
+        let mut body = handed_out.lock().unwrap().take().unwrap();
+        assert!(now(body.frame()).unwrap().is_ok());
+        assert_eq!(lines()[..4], around, "a task of its own may read it");
     }
 }
 

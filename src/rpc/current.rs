@@ -41,6 +41,18 @@ impl Slot {
         self.0.take()
     }
 
+    /// Whether the record is the current one.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        let current = replace(None);
+        let is_current = match (&self.0, &current) {
+            (Some(own), Some(current)) => own.same(current),
+            _ => false,
+        };
+        replace(current);
+        is_current
+    }
+
     /// Runs `f` with the record as the current one, and puts back what was current before, also
     /// when `f` panics.
     #[inline]

@@ -216,9 +216,13 @@ impl RequestObserver {
         }
     }
 
-    /// Runs code of the request's body, with its record and its tracers' scopes current.
+    /// Runs code of the request's body, with its record and its tracers' scopes current. Where code
+    /// of the same RPC is running, as when a handler reads its request, they are already.
     #[inline]
     pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        if self.slot.is_current() {
+            return f();
+        }
         let scopes = &self.scopes;
         self.slot.enter(|| scopes.run(f))
     }

@@ -13,7 +13,8 @@ use crate::rpc::RpcInfo;
 ///
 /// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
 /// of the inner service, **every** poll of its future, of the response's body and of the request's
-/// body, and around the drop of those that did not come to their end.
+/// body, and around the drop of those that did not come to their end. A request's body that is read
+/// within its own RPC, as by a handler, is in the scope already and does not enter it again.
 ///
 /// ```
 /// use std::{cell::Cell, sync::Arc};
