@@ -4,6 +4,8 @@
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
 //! all; look at the ratios. All share one SDK that drops what it is given, and are set up as their
 //! documents show. `tower-otel` ends its span at the response's headers, before the status is known.
+//! `by_hand` and `by_hand_bound` are the least that such a layer can do: the price of the API and the
+//! SDK themselves.
 //!
 //! Give the name of one layer to run only its calls, for counting instructions (`valgrind
 //! --tool=callgrind … --only ours`), how many for sampling, and the name of the setting: `server`,
@@ -12,6 +14,7 @@
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
 mod call;
+mod otel_by_hand;
 
 use std::{
     hint::black_box,
@@ -31,6 +34,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
+use otel_by_hand::ByHandLayer;
 use tonic_tracing_opentelemetry::middleware::{client, server};
 use tower::{
     Layer, Service, ServiceBuilder,
@@ -154,6 +158,13 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
             Role::Server => around(layer.server(), traceparent),
         }
     };
+    let by_hand = |bound| {
+        let tracer = sdk.spans.tracer("bench");
+        around(
+            ByHandLayer::new(setting.role, tracer, meter, bound),
+            traceparent,
+        )
+    };
     let level = tracing::Level::INFO;
     let (tower_otel, tonic_tracing_otel) = match setting.role {
         Role::Client => (
@@ -186,6 +197,8 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
         ("tower_otel", tower_otel),
         ("tonic_tracing_otel", tonic_tracing_otel),
         ("empty", around(empty, traceparent)),
+        ("by_hand", by_hand(false)),
+        ("by_hand_bound", by_hand(true)),
         ("ours", traced(ours(&sdk.spans))),
         ("ours_bound", traced(ours(&sdk.spans).bound_instruments())),
         ("ours_unsampled", traced(ours(&sdk.unsampled))),
