@@ -1,7 +1,8 @@
 //! What layers cost per RPC, side by side in one run: `cargo bench --bench overhead`.
 //!
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
-//! all; look at the ratios. Give the name of one layer to run only its calls, for counting
+//! all, and of those the middle one of nine processes: where a process lies in memory moves them by
+//! 20 ns. Look at the ratios. Give the name of one layer to run only its calls, for counting
 //! instructions (`valgrind --tool=callgrind … --only empty`, built without feature `quanta`, whose
 //! calibration takes as long as it takes), and how many for sampling.
 
@@ -12,6 +13,7 @@ mod hand_written;
 
 use std::{
     hint::black_box,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -157,24 +159,14 @@ fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
         .collect()
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|a| a == "--only") {
-        let wanted = arguments.get(at + 1).expect("--only NAME");
-        let calls = arguments
-            .get(at + 2)
-            .map_or(2_000, |calls| calls.parse().expect("a number"));
-        for (name, mut run) in variants(1) {
-            if name == wanted {
-                run(calls);
-            }
-        }
-        return;
-    }
-    // `cargo test` runs a benchmark too, only to see that it works.
-    let quick = !arguments.iter().any(|argument| argument == "--bench");
-    let (rounds, calls) = if quick { (2, 100) } else { (400, 2_000) };
-    for (title, messages) in [("unary", 1), ("stream of 100 messages each way", 100)] {
+const SETTINGS: [(&str, usize); 2] = [("unary", 1), ("stream of 100 messages each way", 100)];
+
+/// What one process measured: for each setting, each layer's nanoseconds per RPC.
+type Measured = Vec<Vec<f64>>;
+
+/// Measures the layers in turns, the best of so many rounds.
+fn measure(rounds: u32, calls: usize) -> Measured {
+    let of_setting = |(_, messages): (_, usize)| {
         let calls = (calls / messages).max(1) as u32;
         let mut variants = variants(messages);
         let mut best = vec![Duration::MAX; variants.len()];
@@ -185,17 +177,70 @@ fn main() {
                 *best = (*best).min(start.elapsed());
             }
         }
-        let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(calls);
-        let none = nanos(best[0]);
-        let hand_written = nanos(best[1]) - none;
+        let nanos = |time: &Duration| time.as_nanos() as f64 / f64::from(calls);
+        best.iter().map(nanos).collect()
+    };
+    SETTINGS.into_iter().map(of_setting).collect()
+}
+
+/// Has another process of this program measure.
+fn measure_apart() -> Result<Measured, Box<dyn std::error::Error>> {
+    let process = std::env::current_exe()?;
+    let output = Command::new(process).arg("--measure").output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    let numbers = |line: &str| line.split(' ').map(str::parse).collect::<Result<_, _>>();
+    Ok(lines.lines().map(numbers).collect::<Result<_, _>>()?)
+}
+
+fn print(processes: &[Measured]) {
+    // The middle one, the least and the most.
+    let spread = |of: &dyn Fn(&Measured) -> f64| {
+        let mut all: Vec<f64> = processes.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        (all[all.len() / 2], all[0], all[all.len() - 1])
+    };
+    for (setting, (title, messages)) in SETTINGS.into_iter().enumerate() {
+        let (none, ..) = spread(&|measured| measured[setting][0]);
+        let above = |layer: usize| spread(&|m| m[setting][layer] - m[setting][0]);
+        let (hand_written, ..) = above(1);
         println!("\n{title}: {none:.0} ns per RPC without a layer");
         println!(
-            "{:<14} {:>9} {:>16}",
-            "layer", "above it", "to hand-written"
+            "{:<14} {:>9} {:>16} {:>16}",
+            "layer", "above it", "least to most", "to hand-written"
         );
-        for ((name, _), best) in variants.iter().zip(&best).skip(1) {
-            let above = nanos(*best) - none;
-            println!("{name:<14} {above:>6.0} ns {:>16.2}", above / hand_written);
+        for (layer, (name, _)) in variants(messages).iter().enumerate().skip(1) {
+            let (middle, least, most) = above(layer);
+            let spread = format!("{least:.0} to {most:.0}");
+            let ratio = middle / hand_written;
+            println!("{name:<14} {middle:>6.0} ns {spread:>16} {ratio:>16.2}");
         }
     }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |wanted| arguments.iter().any(|argument| argument == wanted);
+    if let Some(at) = arguments.iter().position(|a| a == "--only") {
+        let wanted = arguments.get(at + 1).expect("--only NAME");
+        let calls = arguments
+            .get(at + 2)
+            .map_or(2_000, |calls| calls.parse().expect("a number"));
+        for (name, mut run) in variants(1) {
+            if name == wanted {
+                run(calls);
+            }
+        }
+    } else if has("--measure") {
+        for nanos in measure(150, 2_000) {
+            let nanos: Vec<String> = nanos.iter().map(f64::to_string).collect();
+            println!("{}", nanos.join(" "));
+        }
+    } else if has("--bench") {
+        let processes: Result<Vec<_>, _> = (0..9).map(|_| measure_apart()).collect();
+        print(&processes?);
+    } else {
+        // `cargo test` runs a benchmark too, only to see that it works.
+        print(&[measure(2, 100)]);
+    }
+    Ok(())
 }
