@@ -15,13 +15,35 @@ use super::{
     ending::Cause,
 };
 use crate::{
-    rpc::Event,
+    rpc::{Event, RpcInfo},
     tracer::{RequestObserver, Tracer, WireEventKind},
 };
 
 pin_project! {
     /// The body of a traced response: when it ends, or is dropped, its RPC is over.
     pub struct ResponseBody<B, T: Tracer> {
+        #[pin]
+        state: State<B, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<B, T: Tracer> {
+        // Nobody looks at it, which is to cost nothing.
+        Bare {
+            #[pin]
+            inner: B,
+        },
+        Traced {
+            #[pin]
+            inner: TracedBody<B, T>,
+        },
+    }
+}
+
+pin_project! {
+    struct TracedBody<B, T: Tracer> {
         // Empty only in the drop, which has to happen within the scope.
         #[pin]
         inner: Option<B>,
@@ -29,7 +51,7 @@ pin_project! {
         open: OpenRpc<T>,
     }
 
-    impl<B, T: Tracer> PinnedDrop for ResponseBody<B, T> {
+    impl<B, T: Tracer> PinnedDrop for TracedBody<B, T> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
             if this.open.is_open() {
@@ -41,14 +63,43 @@ pin_project! {
 
 impl<B, T: Tracer> ResponseBody<B, T> {
     #[inline]
-    pub(super) fn new(inner: B, counter: Counter, open: OpenRpc<T>) -> Self {
+    pub(super) fn bare(inner: B) -> Self {
         Self {
-            inner: Some(inner),
-            counter,
-            open,
+            state: State::Bare { inner },
         }
     }
 
+    #[inline]
+    pub(super) fn new(inner: B, counter: Counter, open: OpenRpc<T>) -> Self {
+        let inner = Some(inner);
+        Self {
+            state: State::Traced {
+                inner: TracedBody {
+                    inner,
+                    counter,
+                    open,
+                },
+            },
+        }
+    }
+
+    #[inline]
+    fn inner(&self) -> Option<&B> {
+        match &self.state {
+            State::Bare { inner } => Some(inner),
+            State::Traced { inner } => inner.inner.as_ref(),
+        }
+    }
+
+    fn rpc(&self) -> Option<&RpcInfo> {
+        match &self.state {
+            State::Bare { .. } => None,
+            State::Traced { inner } => inner.open.rpc(),
+        }
+    }
+}
+
+impl<B, T: Tracer> TracedBody<B, T> {
     /// Dropped before its end was seen.
     #[cold]
     fn leave(self: Pin<&mut Self>) {
@@ -68,7 +119,7 @@ impl<B, T: Tracer> ResponseBody<B, T> {
 
 type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
 
-impl<B, T> ResponseBody<B, T>
+impl<B, T> TracedBody<B, T>
 where
     B: Body,
     B::Error: fmt::Display + 'static,
@@ -173,24 +224,20 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if !self.open.is_bare() {
-            return self.poll_traced(cx);
-        }
-        match self.project().inner.as_pin_mut() {
-            Some(inner) => inner.poll_frame(cx),
-            None => Poll::Ready(None),
+        match self.project().state.project() {
+            StateProjection::Bare { inner } => inner.poll_frame(cx),
+            StateProjection::Traced { inner } => inner.poll_traced(cx),
         }
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner().is_none_or(Body::is_end_stream)
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
+        self.inner()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
@@ -227,15 +274,15 @@ fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord) {
 /// The default is `B`'s, and belongs to no RPC. tonic asks for it where a client has an interceptor.
 impl<B: Default, T: Tracer> Default for ResponseBody<B, T> {
     fn default() -> Self {
-        Self::new(B::default(), Counter::default(), OpenRpc::closed())
+        Self::bare(B::default())
     }
 }
 
 impl<B: fmt::Debug, T: Tracer> fmt::Debug for ResponseBody<B, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
-            .field("inner", &self.inner)
-            .field("rpc", &self.open.rpc())
+            .field("inner", &self.inner())
+            .field("rpc", &self.rpc())
             .finish_non_exhaustive()
     }
 }

@@ -9,18 +9,40 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause};
-use crate::tracer::Tracer;
+use crate::{rpc::RpcInfo, tracer::Tracer};
 
 pin_project! {
     /// The future of a [`TracerService`](crate::TracerService).
     pub struct ResponseFuture<F, T: Tracer> {
+        #[pin]
+        state: State<F, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, T: Tracer> {
+        // Nobody looks at it, which is to cost nothing.
+        Bare {
+            #[pin]
+            inner: F,
+        },
+        Traced {
+            #[pin]
+            inner: TracedFuture<F, T>,
+        },
+    }
+}
+
+pin_project! {
+    struct TracedFuture<F, T: Tracer> {
         // Empty only in the drop, which has to happen within the scope.
         #[pin]
         inner: Option<F>,
         open: OpenRpc<T>,
     }
 
-    impl<F, T: Tracer> PinnedDrop for ResponseFuture<F, T> {
+    impl<F, T: Tracer> PinnedDrop for TracedFuture<F, T> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
             if this.open.is_open() {
@@ -31,30 +53,28 @@ pin_project! {
 }
 
 impl<F, T: Tracer> ResponseFuture<F, T> {
-    /// Dropped before the response was there.
-    #[cold]
-    fn leave(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        this.open.abandon(|| this.inner.set(None));
+    #[inline]
+    pub(super) fn bare(inner: F) -> Self {
+        Self {
+            state: State::Bare { inner },
+        }
     }
 
     /// Calls the service.
     #[inline]
-    pub(super) fn new<S, Req>(service: &mut S, request: Req, open: OpenRpc<T>) -> Self
+    pub(super) fn new<S, Req>(service: &mut S, request: Req, mut open: OpenRpc<T>) -> Self
     where
         S: Service<Req, Future = F>,
     {
         if open.is_bare() {
-            // A new guard: the given one was just written, and to move it would wait for that.
-            return Self {
-                inner: Some(service.call(request)),
-                open: OpenRpc::closed(),
-            };
+            return Self::bare(service.call(request));
         }
-        let mut open = open;
         let mut inner = None;
         open.run(|| inner = Some(service.call(request)), |_| {});
-        Self { inner, open }
+        let inner = TracedFuture { inner, open };
+        Self {
+            state: State::Traced { inner },
+        }
     }
 }
 
@@ -69,22 +89,19 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if !self.open.is_bare() {
-            return self.poll_traced(cx);
-        }
-        let Some(inner) = self.project().inner.as_pin_mut() else {
-            return Poll::Pending;
-        };
-        match inner.poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        match self.project().state.project() {
+            StateProjection::Bare { inner } => match inner.poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            },
+            StateProjection::Traced { inner } => inner.poll_traced(cx),
         }
     }
 }
 
-impl<F, T: Tracer> ResponseFuture<F, T> {
-    /// Apart from the poll of a future that nobody looks at, which is to cost nothing.
+impl<F, T: Tracer> TracedFuture<F, T> {
+    /// Apart from the poll of a future that nobody looks at.
     #[inline(never)]
     fn poll_traced<R, E>(
         self: Pin<&mut Self>,
@@ -114,12 +131,28 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
             }
         }
     }
+
+    /// Dropped before the response was there.
+    #[cold]
+    fn leave(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        this.open.abandon(|| this.inner.set(None));
+    }
+}
+
+impl<F, T: Tracer> ResponseFuture<F, T> {
+    fn rpc(&self) -> Option<&RpcInfo> {
+        match &self.state {
+            State::Bare { .. } => None,
+            State::Traced { inner } => inner.open.rpc(),
+        }
+    }
 }
 
 impl<F, T: Tracer> fmt::Debug for ResponseFuture<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("rpc", &self.open.rpc())
+            .field("rpc", &self.rpc())
             .finish_non_exhaustive()
     }
 }

@@ -141,9 +141,10 @@ where
 
     #[inline(always)]
     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self::Traced<T> {
-        let counter = if !open.is_open() {
-            Counter::default()
-        } else if begins_messages(&self, &open) {
+        if open.is_bare() {
+            return self.map(ResponseBody::bare);
+        }
+        let counter = if begins_messages(&self, &open) {
             Counter::framed()
         } else {
             begin(&self, &mut open)

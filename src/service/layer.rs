@@ -4,8 +4,8 @@ use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
-    rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, RpcInfo, clock},
-    tracer::{Describe, Known, RequestParts, Told, TracedRequest},
+    rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},
+    tracer::{Describe, RequestParts, Told},
 };
 
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
@@ -71,10 +71,9 @@ type LevelOf = dyn Fn(&RequestParts<'_>) -> Level + Send + Sync;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
-    role: Option<Role>,
     level: LevelHandle,
     level_of: Option<Arc<LevelOf>>,
-    told: Told,
+    pub(super) told: Told,
     pub(super) finish_at_response: bool,
     pub(super) tell_caller: bool,
 }
@@ -87,7 +86,6 @@ impl<T> TracerLayer<T> {
         Self {
             tracer: Arc::new(tracer),
             settings: Settings {
-                role: None,
                 level: LevelHandle(Arc::new(AtomicLevel::new(Level::Base))),
                 level_of: None,
                 told: Told::default(),
@@ -100,14 +98,14 @@ impl<T> TracerLayer<T> {
     /// The layer stands on a client.
     #[must_use]
     pub fn client(mut self) -> Self {
-        self.settings.role = Some(Role::Client);
+        self.settings.told.role = Some(Role::Client);
         self
     }
 
     /// The layer stands on a server.
     #[must_use]
     pub fn server(mut self) -> Self {
-        self.settings.role = Some(Role::Server);
+        self.settings.told.role = Some(Role::Server);
         self
     }
 
@@ -250,32 +248,6 @@ impl Settings {
             }
         }
     }
-
-    /// The side a request is seen from.
-    #[inline]
-    pub(super) fn role(&self, request: &dyn TracedRequest) -> Role {
-        self.role.unwrap_or_else(|| guess_role(request))
-    }
-
-    /// What is known of an RPC before its request is looked at.
-    #[inline]
-    pub(super) fn known(&self, role: Role, level: Level) -> Known<'_> {
-        Known {
-            role,
-            level,
-            told: &self.told,
-        }
-    }
-}
-
-fn guess_role(request: &dyn TracedRequest) -> Role {
-    #[cfg(feature = "tonic")]
-    if let Some(extensions) = request.extensions()
-        && extensions.get::<tonic::GrpcMethod<'static>>().is_some()
-    {
-        return Role::Client;
-    }
-    request.carried().map_or(Role::Server, RpcInfo::role)
 }
 
 impl<T> Clone for TracerLayer<T> {
@@ -299,7 +271,7 @@ impl<T> fmt::Debug for TracerLayer<T> {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
-            .field("role", &self.role)
+            .field("role", &self.told.role)
             .field("level", &self.level)
             .field("level_of", &self.level_of.is_some())
             .field("endpoints", &self.told.endpoints)

@@ -28,7 +28,7 @@ use tower_service::Service;
 
 use crate::{
     rpc::{Level, Slot},
-    tracer::{Candidate, RequestObserver, Started, TracedRequest, Tracer},
+    tracer::{Candidate, Known, RequestObserver, Started, TracedRequest, Tracer},
 };
 
 /// A service whose RPCs are traced; made by [`TracerLayer`].
@@ -73,7 +73,11 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let open = self.shared.open(&mut request);
+        let level = self.shared.settings.level(&mut request);
+        if level == Level::Disabled {
+            return ResponseFuture::bare(self.inner.call(request));
+        }
+        let open = self.shared.open(level, &mut request);
         ResponseFuture::new(&mut self.inner, request, open)
     }
 }
@@ -81,14 +85,12 @@ where
 impl<T: Tracer> Shared<T> {
     /// Starts the tracers on a request, and has it observed.
     #[inline]
-    fn open<Req: TracedRequest>(self: &Arc<Self>, request: &mut Req) -> OpenRpc<T> {
-        let level = self.settings.level(request);
-        if level == Level::Disabled {
-            return OpenRpc::closed();
-        }
-        let role = self.settings.role(request);
+    fn open<Req: TracedRequest>(self: &Arc<Self>, level: Level, request: &mut Req) -> OpenRpc<T> {
         let mut started = Started::default();
-        let known = self.settings.known(role, level);
+        let known = Known {
+            level,
+            told: &self.settings.told,
+        };
         let mut candidate = Candidate::new(request, known, &mut started);
         let tracer = &*self.tracer;
         let state =

@@ -69,7 +69,10 @@ impl<'a> Candidate<'a> {
     /// Which side the layer stands on.
     #[must_use]
     pub fn role(&self) -> Role {
-        self.known.role
+        match &self.started.rpc {
+            Some(rpc) => rpc.role(),
+            None => self.parts.request().role(self.known.told),
+        }
     }
 
     /// What the request speaks.

@@ -13,6 +13,7 @@ use crate::{
 /// What the layer was told of its RPCs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
+    pub(crate) role: Option<Role>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     pub(crate) server_timeout: Option<Duration>,
 }
@@ -20,7 +21,6 @@ pub(crate) struct Told {
 /// What the layer knows of an RPC before the request is looked at.
 #[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
-    pub(crate) role: Role,
     pub(crate) level: Level,
     pub(crate) told: &'a Told,
 }
@@ -32,13 +32,17 @@ pub(crate) trait Describe: TracedRequest {
     /// tracer has asked for the draw by then.
     fn describe(&mut self, known: &Known<'_>, drawn: Option<Draw>) -> RpcInfo;
 
+    /// The side the request is seen from.
+    fn role(&self, told: &Told) -> Role;
+
     /// The query of a GET, which may be a whole call of Connect.
     fn query_of_get(&self) -> Option<&str>;
 }
 
 impl<R: TracedRequest> Describe for R {
     fn describe(&mut self, known: &Known<'_>, drawn: Option<Draw>) -> RpcInfo {
-        let Known { role, level, told } = *known;
+        let Known { level, told } = *known;
+        let role = self.role(told);
         let RequestHead {
             protocol,
             mut timeout,
@@ -70,12 +74,26 @@ impl<R: TracedRequest> Describe for R {
         rpc
     }
 
+    fn role(&self, told: &Told) -> Role {
+        told.role.unwrap_or_else(|| found_role(self))
+    }
+
     fn query_of_get(&self) -> Option<&str> {
         let uri = self
             .uri()
             .filter(|_| self.http_method() == Some(&Method::GET))?;
         uri.query()
     }
+}
+
+fn found_role(request: &impl TracedRequest) -> Role {
+    #[cfg(feature = "tonic")]
+    if let Some(extensions) = request.extensions()
+        && extensions.get::<tonic::GrpcMethod<'static>>().is_some()
+    {
+        return Role::Client;
+    }
+    request.carried().map_or(Role::Server, RpcInfo::role)
 }
 
 /// A record without a parent can stand under a declined RPC all the same.
