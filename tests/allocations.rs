@@ -70,7 +70,7 @@ impl Tracer for Listener {
 
 #[test]
 fn an_rpc_costs_an_extension_and_a_request_body_and_less_than_by_hand() {
-    let by_hand = above_none(&hand_written::HandWrittenLayer(|_, _, _, _, _| {}), 1);
+    let by_hand = above_none(&hand_written::HandWrittenLayer(Some(|_, _, _, _, _| {})), 1);
     assert_eq!(by_hand, 3, "record, extension, request body");
     let server = Side::server().expect("a connection");
     // The record's memory is that of the call that warmed all up.

@@ -31,13 +31,14 @@ pub struct Record {
 /// What is read at the end.
 pub type Report = fn(method: &str, status: u16, cost: Duration, sent: u64, received: u64);
 
+/// With none it looks at nothing: the least that a layer costs which can be off.
 #[derive(Clone, Debug)]
-pub struct HandWrittenLayer(pub Report);
+pub struct HandWrittenLayer(pub Option<Report>);
 
 #[derive(Clone, Debug)]
 pub struct HandWritten<S> {
     inner: S,
-    report: Report,
+    report: Option<Report>,
 }
 
 impl<S> Layer<S> for HandWrittenLayer {
@@ -64,6 +65,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(report) = self.report else {
+            return ResponseFuture {
+                inner: self.inner.call(request),
+                rpc: None,
+            };
+        };
         let record = Arc::new(Record {
             start: Instant::now(),
             path: request.uri().path_and_query().cloned(),
@@ -79,8 +86,7 @@ where
         });
         ResponseFuture {
             inner: self.inner.call(request),
-            record: Some(record),
-            report: self.report,
+            rpc: Some((record, report)),
         }
     }
 }
@@ -89,8 +95,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        record: Option<Arc<Record>>,
-        report: Report,
+        rpc: Option<(Arc<Record>, Report)>,
     }
 }
 
@@ -103,13 +108,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        let record = this.record.take();
-        let report = *this.report;
-        Poll::Ready(Ok(response.map(|inner| ResponseBody {
-            inner,
-            record,
-            report,
-        })))
+        let rpc = this.rpc.take();
+        Poll::Ready(Ok(response.map(|inner| ResponseBody { inner, rpc })))
     }
 }
 
@@ -146,8 +146,7 @@ impl http_body::Body for RequestBody {
 
 pub struct ResponseBody {
     inner: Body,
-    record: Option<Arc<Record>>,
-    report: Report,
+    rpc: Option<(Arc<Record>, Report)>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -161,15 +160,15 @@ impl http_body::Body for ResponseBody {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             if let Some(data) = frame.data_ref() {
-                if let Some(record) = &self.record {
+                if let Some((record, _)) = &self.rpc {
                     record.received.fetch_add(data.len() as u64, Relaxed);
                 }
             } else if let Some(trailers) = frame.trailers_ref()
-                && let Some(record) = self.record.take()
+                && let Some((record, report)) = self.rpc.take()
             {
                 let status = trailers.get("grpc-status");
                 let status = status.and_then(|s| s.to_str().ok()?.parse().ok());
-                (self.report)(
+                report(
                     record.path.as_ref().map_or("", |path| path.path()),
                     status.unwrap_or(2),
                     record.start.elapsed(),
