@@ -21,7 +21,7 @@ use http_body_util::{BodyExt as _, Full};
 use proptest::prelude::*;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_tracer::{
-    BoxTracer, Candidate, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent,
+    BoxTracer, Candidate, RequestParts, Role, RpcInfo, Scope, Tracer, TracerLayer, WireEvent,
     combine::Either, on_finish, tracers::testing::Recorder,
 };
 
@@ -633,6 +633,45 @@ fn a_record_under_a_declined_rpc_hands_the_choice_on() {
             }));
         drop(now(server.call(request())));
     });
+}
+
+// --- What a filter sees ---
+
+#[test]
+fn a_filter_sees_the_side_of_the_record_before_and_after_it_is_made() {
+    type Seen = Arc<Mutex<Vec<(&'static str, Role)>>>;
+
+    /// Takes away what the side was found by.
+    struct Robber(Seen);
+
+    impl Tracer for Robber {
+        type State = ();
+
+        fn start(&self, _: &RpcInfo, request: &mut RequestParts<'_>) {
+            request.extensions_mut().unwrap().clear();
+        }
+
+        fn finish(&self, (): (), rpc: &RpcInfo) {
+            self.0.lock().unwrap().push(("record", rpc.role()));
+        }
+    }
+
+    let seen = Seen::default();
+    let note = |name: &'static str| {
+        let seen = Arc::clone(&seen);
+        ().filter(move |candidate| {
+            seen.lock().unwrap().push((name, candidate.role()));
+            false
+        })
+    };
+    let tracer = (note("before"), Robber(Arc::clone(&seen)), note("after"));
+    let mut service = TracerLayer::new(tracer).layer(Bare::default());
+    let mut request = request();
+    let method = tonic::GrpcMethod::new("echo.Echo", "UnaryEcho");
+    request.extensions_mut().insert(method);
+    drop(now(service.call(request)));
+    let expected = ["before", "after", "record"].map(|name| (name, Role::Client));
+    assert_eq!(*seen.lock().unwrap(), expected);
 }
 
 // --- Only some are finished ---
