@@ -11,9 +11,10 @@ use crate::{
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
 ///
 /// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
-/// service whose request and response say how they are traced: [`TracedRequest`] and
-/// [`TracedResponse`](crate::TracedResponse). HTTP's do, whatever their bodies are. The service's
-/// errors pass unchanged; they have to be `Display + 'static`.
+/// service whose request and response say how they are traced:
+/// [`TracedRequest`](crate::TracedRequest) and [`TracedResponse`](crate::TracedResponse). HTTP's do,
+/// whatever their bodies are. The service's errors pass unchanged; they have to be
+/// `Display + 'static`.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -49,7 +50,7 @@ use crate::{
 ///
 /// A tuple is one tracer: `TracerLayer::new((a, b))`. They share a record, start in order, and finish
 /// in reverse order. Two layers have a record each, and the inner one's
-/// [`parent`](RpcInfo::parent) is the outer one.
+/// [`parent`](crate::RpcInfo::parent) is the outer one.
 ///
 /// # The order of layers
 ///
@@ -187,7 +188,8 @@ impl<T> TracerLayer<T> {
         self
     }
 
-    /// Puts the [`RpcInfo`] into the extensions of the response, for the caller to read.
+    /// Puts the [`RpcInfo`](crate::RpcInfo) into the extensions of the response, for the caller to
+    /// read.
     ///
     /// Not done by default, since it costs up to three allocations. Through a tonic client it
     /// reaches the caller of a call that succeeds; a `tonic::Status` does not carry extensions.
@@ -203,7 +205,8 @@ impl<T> TracerLayer<T> {
 }
 
 /// Changes the level of a layer and of all its clones and services, at any time; a request that has
-/// started keeps its own. Where [`level_of`](TracerLayer::level_of) chooses, this has no say. Made by [`TracerLayer::level_handle`].
+/// started keeps its own. Where [`level_of`](TracerLayer::level_of) chooses, this has no say. Made
+/// by [`TracerLayer::level_handle`].
 #[derive(Clone, Debug)]
 pub struct LevelHandle(Arc<AtomicLevel>);
 
