@@ -17,7 +17,7 @@ use std::{
 use exchange::{Ends, Exchange, scripted_panic};
 use tower_tracer::{
     BoxTracer, Candidate, Level, RequestParts, RpcInfo, Scope, Tracer, WireEvent, combine::Either,
-    contained_panics, tracers::testing::Recorder,
+    contained_panics, on_finish, tracers::testing::Recorder,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,6 +318,113 @@ fn panics_of_all_at_once_are_contained() {
     }
 }
 
+/// Its state panics whenever it is dropped, also while another panic unwinds.
+#[derive(Clone)]
+struct Ruthless;
+
+struct RuthlessState;
+
+impl Drop for RuthlessState {
+    fn drop(&mut self) {
+        scripted_panic();
+    }
+}
+
+impl Tracer for Ruthless {
+    type State = RuthlessState;
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) -> RuthlessState {
+        RuthlessState
+    }
+
+    fn finish(&self, _state: RuthlessState, _: &RpcInfo) {}
+}
+
+#[test]
+fn states_that_are_not_finished_are_dropped_each_by_itself() {
+    fn assert_dropped(tracer: impl Tracer) {
+        let exchange = Exchange::new([1], Ends::Trailers(0));
+        let saw = exchange.run(());
+        let before = contained_panics();
+        assert_eq!(exchange.run(tracer.finish_if(|_| false)), saw);
+        assert_eq!(contained_panics() - before, 2);
+    }
+    let _alone = alone();
+    let two = || (Ruthless, Ruthless);
+    assert_dropped(two());
+    assert_dropped(vec![Ruthless; 2]);
+    assert_dropped(vec![Ruthless.boxed(), Ruthless.boxed()]);
+    assert_dropped(two().boxed());
+    assert_dropped(Arc::new(Box::new(two())));
+    assert_dropped(Some(two()));
+    assert_dropped(Either::<_, ()>::Left(two()));
+    assert_dropped(two().reload());
+    assert_dropped(two().filter(|_| true));
+    assert_dropped(two().finish_if(|_| true));
+}
+
+/// Panics when it is dropped itself, and in `finish` where it is to.
+struct Mortal {
+    in_finish: bool,
+}
+
+impl Tracer for Mortal {
+    type State = ();
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+
+    fn finish(&self, (): (), _: &RpcInfo) {
+        if self.in_finish {
+            scripted_panic();
+        }
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        scripted_panic();
+    }
+}
+
+#[test]
+fn the_drop_of_a_tracer_that_an_rpc_holds_last_is_contained() {
+    let _alone = alone();
+    for ends in Ends::ALL {
+        let exchange = Exchange::new([1], ends);
+        let saw = exchange.run(());
+        for in_finish in [false, true] {
+            let before = contained_panics();
+            assert_eq!(exchange.run(Mortal { in_finish }), saw);
+            assert_eq!(contained_panics() - before, 1 + u64::from(in_finish));
+
+            // Replaced while its RPC runs, as soon as that has begun.
+            let mortal = Some(Mortal { in_finish }).reload();
+            let handle = mortal.clone();
+            let replacing = on_start(move || handle.set(None));
+            let before = contained_panics();
+            assert_eq!(exchange.run((mortal, replacing)), saw);
+            assert_eq!(contained_panics() - before, 1 + u64::from(in_finish));
+        }
+    }
+}
+
+/// Does something at the start of each RPC.
+fn on_start(f: impl Fn() + Send + Sync + 'static) -> impl Tracer {
+    struct OnStart<F>(F);
+
+    impl<F: Fn() + Send + Sync + 'static> Tracer for OnStart<F> {
+        type State = ();
+
+        fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {
+            (self.0)();
+        }
+
+        fn finish(&self, (): (), _: &RpcInfo) {}
+    }
+
+    OnStart(f)
+}
+
 #[cfg(feature = "tracing")]
 #[test]
 fn the_first_panic_of_each_hook_is_reported_with_both_names() {
@@ -399,7 +506,7 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
             }
         }
     });
-    let reports = reports.0.lock().unwrap();
+    let reported = std::mem::take(&mut *reports.0.lock().unwrap());
     let names = [
         type_name::<Careless<0>>(),
         type_name::<Careless<1>>(),
@@ -408,5 +515,52 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
     let expected = ["start", "finish"]
         .into_iter()
         .flat_map(|hook| names.map(|tracer| format!("ERROR hook={hook:?} tracer={tracer:?}")));
-    assert_eq!(*reports, expected.collect::<Vec<_>>());
+    assert_eq!(reported, expected.collect::<Vec<_>>());
+
+    // Closures of one function have one name, and are told apart all the same; of a scope it is its
+    // own name.
+    struct Leaky<const PLACE: u8>;
+
+    impl<const PLACE: u8> Tracer for Leaky<PLACE> {
+        type State = ();
+
+        fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+
+        fn finish(&self, (): (), _: &RpcInfo) {}
+
+        fn scope(&self, (): &(), _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+            Some(Arc::new(Self))
+        }
+    }
+
+    impl<const PLACE: u8> Scope for Leaky<PLACE> {
+        fn run(&self, f: &mut dyn FnMut()) {
+            f();
+            scripted_panic();
+        }
+    }
+
+    fn name_of<T>(_: &T) -> &'static str {
+        type_name::<T>()
+    }
+
+    let (one, other) = (
+        on_finish(|_| scripted_panic()),
+        on_finish(|_| scripted_panic()),
+    );
+    let names = [name_of(&one), name_of(&other)];
+    tracing::subscriber::with_default(reports.clone(), || {
+        Exchange::new([], Ends::Trailers(0)).run((one, other, Leaky::<0>, Leaky::<1>));
+    });
+    let mut reported = std::mem::take(&mut *reports.0.lock().unwrap());
+    let mut expected = [
+        ("finish", names[0]),
+        ("finish", names[1]),
+        ("scope", type_name::<Leaky<0>>()),
+        ("scope", type_name::<Leaky<1>>()),
+    ]
+    .map(|(hook, tracer)| format!("ERROR hook={hook:?} tracer={tracer:?}"));
+    reported.sort();
+    expected.sort();
+    assert_eq!(reported, expected);
 }

@@ -408,6 +408,20 @@ fn a_panic_of_the_handler_goes_on_with_its_own_payload_whatever_that_is() {
 }
 
 #[test]
+fn what_a_payload_panics_with_when_it_is_dropped_is_counted_too() {
+    let _alone = alone();
+    for (hook, panics) in [(Hook::Finish, 1), (Hook::FinishWithBomb, 2)] {
+        let before = contained_panics();
+        let layer = TracerLayer::new(Member::breaking(hook));
+        drive(
+            &mut layer.layer(Handler(Course::Trailers)),
+            Course::Trailers,
+        );
+        assert_eq!(contained_panics() - before, panics, "{hook:?}");
+    }
+}
+
+#[test]
 fn a_panic_where_the_level_is_chosen_leaves_the_layers_own_level() {
     let _alone = alone();
     let tracer = Member::default();

@@ -1,11 +1,11 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{any::type_name, fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use super::TracerService;
 use crate::{
     rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},
-    tracer::{Describe, RequestParts, Told},
+    tracer::{Describe, RequestParts, Told, Whose, contain, contain_as},
 };
 
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
@@ -64,8 +64,18 @@ pub struct TracerLayer<T> {
 
 /// What one layer's services share.
 pub(crate) struct Shared<T> {
-    pub(super) tracer: Arc<T>,
+    // Empty only in the drop.
+    pub(super) tracer: Option<Arc<T>>,
     pub(super) settings: Settings,
+}
+
+/// An RPC that outlives its service may be the last to hold the tracer, whose drop can panic as its
+/// hooks can.
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        let whose = || Whose::named(type_name::<T>());
+        contain_as("drop", whose, || self.tracer = None);
+    }
 }
 
 type LevelOf = dyn Fn(&RequestParts<'_>) -> Level + Send + Sync;
@@ -231,7 +241,7 @@ impl<S, T> Layer<S> for TracerLayer<T> {
         TracerService {
             inner,
             shared: Arc::new(Shared {
-                tracer: Arc::clone(&self.tracer),
+                tracer: Some(Arc::clone(&self.tracer)),
                 settings: self.settings.clone(),
             }),
         }
@@ -246,8 +256,7 @@ impl Settings {
             None => self.level.get(),
             Some(choose) => {
                 let parts = RequestParts::new(request);
-                crate::tracer::contain::<LevelOf, _>("level_of", || choose(&parts))
-                    .unwrap_or(self.level.get())
+                contain::<LevelOf, _>("level_of", || choose(&parts)).unwrap_or(self.level.get())
             }
         }
     }

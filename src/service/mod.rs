@@ -28,7 +28,7 @@ use tower_service::Service;
 
 use crate::{
     rpc::{Level, Slot},
-    tracer::{Candidate, Known, RequestObserver, Started, TracedRequest, Tracer},
+    tracer::{Candidate, Known, RequestObserver, Started, TracedRequest, Tracer, contain},
 };
 
 /// A service whose RPCs are traced; made by [`TracerLayer`].
@@ -92,10 +92,8 @@ impl<T: Tracer> Shared<T> {
             told: &self.settings.told,
         };
         let mut candidate = Candidate::new(request, known, &mut started);
-        let tracer = &*self.tracer;
-        let state =
-            crate::tracer::contain::<T, _>("try_start", || tracer.try_start(&mut candidate))
-                .flatten();
+        let start = || self.tracer.as_ref()?.try_start(&mut candidate);
+        let state = contain::<T, _>("try_start", start).flatten();
         let Some(rpc) = started.rpc else {
             return OpenRpc::declined(started.draw.get());
         };

@@ -269,8 +269,7 @@ impl<T: Tracer> Open<T> {
             Traced::Here(state, _) => state.take(),
             Traced::Watched(watched) => watched.take(),
         };
-        if let Some(state) = state {
-            let tracer = &*self.traced.shared().tracer;
+        if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
             contain::<T, _>("finish", || tracer.finish(state, rpc));
         }
     }
@@ -306,12 +305,10 @@ impl<T: Tracer> EventSink for Watched<T> {
     fn emit(&self, kind: WireEventKind<'_>, at: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is reported once `finish` has taken the state.
-        if let Some(state) = &mut *state {
+        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
             let at = Duration::from_nanos(at);
             let event = WireEvent { at, kind };
-            contain::<T, _>("event", || {
-                self.shared.tracer.event(state, &self.rpc, &event)
-            });
+            contain::<T, _>("event", || tracer.event(state, &self.rpc, &event));
         }
     }
 }

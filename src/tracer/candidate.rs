@@ -43,9 +43,10 @@ impl<'a> Candidate<'a> {
     }
 
     /// Starts a tracer on this request: makes the record if it is the first, calls its `start`, and
-    /// takes note of the level, events and scope it wants. `None` where its `start` panicked.
+    /// takes note of the level, events and scope it wants. `None` where one of these hooks panicked.
     ///
-    /// This is what [`Tracer::try_start`] does unless overridden.
+    /// This is what [`Tracer::try_start`] does unless overridden. Decline before it: what it has
+    /// made, the record and the scope, is there for the whole RPC.
     #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
         let Self {
@@ -57,11 +58,11 @@ impl<'a> Candidate<'a> {
         let rpc = started
             .rpc
             .get_or_insert_with(|| parts.request_mut().describe(known, drawn));
-        let state = contain::<T, _>("start", || {
-            rpc.stats().raise_level(tracer.level());
-            started.wants_events |= tracer.wants_events();
-            tracer.start(rpc, parts)
-        })?;
+        let level = contain::<T, _>("level", || tracer.level())?;
+        let wants_events = contain::<T, _>("wants_events", || tracer.wants_events())?;
+        rpc.stats().raise_level(level);
+        started.wants_events |= wants_events;
+        let state = contain::<T, _>("start", || tracer.start(rpc, parts))?;
         started.scopes.enter_with(tracer, Some(&state), rpc);
         Some(state)
     }

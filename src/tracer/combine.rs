@@ -25,6 +25,10 @@ macro_rules! inner {
         }
     };
     (@ rest) => {
+        fn discard(&self, state: Self::State) {
+            self.inner.discard(state);
+        }
+
         fn level(&self) -> Level {
             self.inner.level()
         }
@@ -184,7 +188,7 @@ where
         if contain::<Self, _>("finish", || (self.wanted)(rpc)) == Some(true) {
             self.inner.finish(state, rpc);
         } else {
-            contain::<T, _>("drop", || drop(state));
+            self.inner.discard(state);
         }
     }
 
@@ -241,7 +245,14 @@ impl<T: Tracer> Tracer for Reload<T> {
     }
 
     fn finish(&self, (tracer, state): Self::State, rpc: &RpcInfo) {
-        tracer.finish(state, rpc);
+        // Where it was replaced, this may be the last of it, whose drop may panic too.
+        contain::<T, _>("finish", || tracer.finish(state, rpc));
+        contain::<T, _>("drop", || drop(tracer));
+    }
+
+    fn discard(&self, (tracer, state): Self::State) {
+        tracer.discard(state);
+        contain::<T, _>("drop", || drop(tracer));
     }
 
     fn level(&self) -> Level {
@@ -265,8 +276,13 @@ impl<T: Tracer> Tracer for Reload<T> {
 
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         let tracer = self.get();
-        let state = tracer.try_start(candidate)?;
-        Some((tracer, state))
+        match contain::<T, _>("try_start", || tracer.try_start(candidate)).flatten() {
+            Some(state) => Some((tracer, state)),
+            None => {
+                contain::<T, _>("drop", || drop(tracer));
+                None
+            }
+        }
     }
 }
 
@@ -319,6 +335,14 @@ impl<A: Tracer, B: Tracer> Tracer for Either<A, B> {
             (Self::Left(a), Either::Left(state)) => a.finish(state, rpc),
             (Self::Right(b), Either::Right(state)) => b.finish(state, rpc),
             // The state of another tracer.
+            _ => {}
+        }
+    }
+
+    fn discard(&self, state: Self::State) {
+        match (self, state) {
+            (Self::Left(a), Either::Left(state)) => a.discard(state),
+            (Self::Right(b), Either::Right(state)) => b.discard(state),
             _ => {}
         }
     }

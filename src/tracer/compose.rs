@@ -16,7 +16,8 @@ impl Tracer for () {
     fn finish(&self, (): (), _: &RpcInfo) {}
 }
 
-/// `None` declines every RPC.
+/// `None` declines every RPC. Where the record is to be kept also then, put `()` beside it:
+/// `((), optional)`.
 impl<T: Tracer> Tracer for Option<T> {
     type State = Option<T::State>;
 
@@ -27,6 +28,12 @@ impl<T: Tracer> Tracer for Option<T> {
     fn finish(&self, state: Self::State, rpc: &RpcInfo) {
         if let (Some(tracer), Some(state)) = (self, state) {
             tracer.finish(state, rpc);
+        }
+    }
+
+    fn discard(&self, state: Self::State) {
+        if let (Some(tracer), Some(state)) = (self, state) {
+            tracer.discard(state);
         }
     }
 
@@ -64,6 +71,10 @@ macro_rules! pointer {
 
             fn finish(&self, state: Self::State, rpc: &RpcInfo) {
                 (**self).finish(state, rpc);
+            }
+
+            fn discard(&self, state: Self::State) {
+                (**self).discard(state);
             }
 
             fn level(&self) -> Level {
@@ -110,7 +121,8 @@ fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &Wi
     });
 }
 
-/// All start in order and finish in reverse order; each hook of each is contained.
+/// All start in order and finish in reverse order; each hook of each is contained. An empty one
+/// declines every RPC.
 impl<T: Tracer> Tracer for Vec<T> {
     type State = Vec<Option<T::State>>;
 
@@ -123,6 +135,14 @@ impl<T: Tracer> Tracer for Vec<T> {
         for tracer in self.iter().take(states.len()).rev() {
             if let Some(state) = states.pop().flatten() {
                 finish(tracer, state, rpc);
+            }
+        }
+    }
+
+    fn discard(&self, mut states: Self::State) {
+        for tracer in self.iter().take(states.len()).rev() {
+            if let Some(state) = states.pop().flatten() {
+                tracer.discard(state);
             }
         }
     }
@@ -188,6 +208,14 @@ macro_rules! tuple {
                 $(
                     if let Some(state) = state.$reversed.take() {
                         finish(&self.$reversed, state, rpc);
+                    }
+                )+
+            }
+
+            fn discard(&self, mut state: Self::State) {
+                $(
+                    if let Some(state) = state.$reversed.take() {
+                        self.$reversed.discard(state);
                     }
                 )+
             }

@@ -18,8 +18,8 @@ pub use candidate::Candidate;
 pub(crate) use candidate::Started;
 pub use combine::on_finish;
 use combine::{Filter, FinishIf, InvalidRatio, Reload};
-pub(crate) use contain::contain;
 pub use contain::contained_panics;
+pub(crate) use contain::{Whose, contain, contain_as};
 pub(crate) use describe::{Describe, Known, Told};
 pub(crate) use meter::Meter;
 pub use request::{RequestObserver, RequestParts, TracedRequest};
@@ -63,9 +63,10 @@ use crate::rpc::{Level, RpcInfo};
 /// # Panics
 ///
 /// A panic in a hook is contained: it changes neither the RPC nor other tracers, and is
-/// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. Containment needs
-/// unwinding; with `panic = "abort"` a panic is the end of the process, here as anywhere. So is a
-/// panic in the drop of a state while a panic of `finish` unwinds through it.
+/// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. So it is with the
+/// drop of a state that is not finished, and of a tracer that an RPC was the last to hold.
+/// Containment needs unwinding; with `panic = "abort"` a panic is the end of the process, here as
+/// anywhere. So is a panic in the drop of a state while a panic of `finish` unwinds through it.
 ///
 /// # Combinators
 ///
@@ -75,7 +76,8 @@ use crate::rpc::{Level, RpcInfo};
     message = "`{Self}` is not a tracer",
     label = "this is given to the layer as its tracer",
     note = "implement `tower_tracer::Tracer` for it: a `State`, `start` and `finish`",
-    note = "several tracers go into one layer as a tuple: `TracerLayer::new((a, b))`"
+    note = "up to 12 tracers go into one layer as a tuple: `TracerLayer::new((a, b))`; more as nested \
+            tuples, or as a `Vec` of `Tracer::boxed` ones"
 )]
 pub trait Tracer: Send + Sync + 'static {
     /// What a tracer carries from `start` to `finish`, such as a span or a header's value; `()` where
@@ -93,6 +95,15 @@ pub trait Tracer: Send + Sync + 'static {
     ///
     /// It can be called in a `drop`, on any thread, also outside of a runtime: it must not block.
     fn finish(&self, state: Self::State, rpc: &RpcInfo);
+
+    /// Called instead of [`finish`](Self::finish) where a tracer around this one decided that it is
+    /// not to be told, as [`finish_if`](Self::finish_if) does: drops the state, and contains what
+    /// panics there.
+    ///
+    /// A tracer of several overrides this, for each to be contained by itself.
+    fn discard(&self, state: Self::State) {
+        contain::<Self, _>("drop", || drop(state));
+    }
 
     /// The level this tracer needs: its RPCs are recorded at the higher one of this and the layer's.
     fn level(&self) -> Level {
@@ -155,9 +166,13 @@ pub trait Tracer: Send + Sync + 'static {
     /// Decides whether this tracer takes part in an RPC, and starts it if so; called once, before
     /// anything else.
     ///
-    /// A tracer that wraps another one overrides this to decline a request: where all tracers of a
-    /// layer decline, there is no record, and the request passes as if there were no layer. Where it
-    /// panics, this tracer takes no part, and a state that it had made is dropped.
+    /// A tracer overrides this to decline a request: where all tracers of a layer decline, there is
+    /// no record, and the request passes as if there were no layer. One that wraps another tracer
+    /// calls that one's here, or else it starts it also where it would decline, as a
+    /// [`filter`](Self::filter) does.
+    ///
+    /// Where it panics, this tracer takes no part, and a state that it had made is dropped; where
+    /// that was after a tracer had [started](Candidate::start), the record and the scope stay.
     #[inline]
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         candidate.start(self)
@@ -165,6 +180,9 @@ pub trait Tracer: Send + Sync + 'static {
 
     /// Takes part only in the RPCs that are `wanted`, which is asked once for each, before anything
     /// is done for it: one that all tracers of a layer decline passes as if there were no layer.
+    ///
+    /// Of an `Option` this is not the method: `Some(tracer).filter(…)` is the standard library's.
+    /// Filter first, `Some(tracer.filter(…))`.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -198,6 +216,10 @@ pub trait Tracer: Send + Sync + 'static {
     /// chosen with it, and the calls a handler makes with the RPC that it serves, also where that
     /// one was declined and left no record. All samplers of a process look at the same
     /// [number](Candidate::draw), so that what a small ratio chooses, a larger one chooses too.
+    ///
+    /// A declined RPC costs nothing, and so it is followed only by what runs within its call, its
+    /// future and its response's body. What runs in a task of its own, such as a service behind
+    /// tower's `Buffer`, and what its request's body does, which the transport polls, is decided anew.
     ///
     /// Not seen is what another process decided: where a trace is to be sampled whole across
     /// processes, use OpenTelemetry's samplers, which also keep on propagating what they do not
@@ -246,7 +268,8 @@ pub trait Tracer: Send + Sync + 'static {
     ///
     /// Whether it is wanted is known only then: `start`, `event` and `scope` are called for every
     /// RPC. For one that is not wanted, the state is dropped instead of finished; a state that does
-    /// its work when it is dropped, such as a span, is not held back by this.
+    /// its work when it is dropped, such as a span, is not held back by this. Where `wanted` panics,
+    /// it is not wanted.
     ///
     /// ```
     /// use std::{sync::mpsc, time::Duration};

@@ -1,11 +1,12 @@
 use std::{
+    any::type_name,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread,
 };
 
-use super::{Tracer, contain};
+use super::{Tracer, Whose, contain, contain_as};
 use crate::rpc::RpcInfo;
 
 /// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
@@ -52,6 +53,11 @@ pub trait Scope: Send + Sync + 'static {
     /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
     /// called, it is run without the scope.
     fn run(&self, f: &mut dyn FnMut());
+
+    #[doc(hidden)]
+    fn name(&self) -> &'static str {
+        type_name::<Self>()
+    }
 }
 
 /// The scopes of an RPC's tracers, outermost first.
@@ -127,7 +133,8 @@ impl Drop for Scopes {
 /// The drop of a scope is its tracer's code too.
 #[inline(never)]
 fn dispose(scope: Arc<dyn Scope>) {
-    contain::<dyn Scope, _>("scope", || drop(scope));
+    let name = scope.name();
+    contain_as("scope", || Whose::named(name), || drop(scope));
 }
 
 impl fmt::Debug for Scopes {
@@ -151,14 +158,15 @@ impl Scope for Nested {
 fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
     let mut waiting = Some(f);
     let mut result = None;
-    contain::<dyn Scope, _>("scope", || {
+    let run = || {
         scope.run(&mut || {
             if let Some(f) = waiting.take() {
                 // The service's panic is not the scope's: it does not pass through it.
                 result = Some(catch_unwind(AssertUnwindSafe(f)));
             }
         });
-    });
+    };
+    contain_as("scope", || Whose::named(scope.name()), run);
     match (result, waiting) {
         (Some(result), _) => result,
         (None, Some(f)) => catch_unwind(AssertUnwindSafe(f)),

@@ -323,7 +323,9 @@ impl Future for WaitFinished {
             return Poll::Ready(finished);
         }
         let mut seen = self.recorder.seen();
-        seen.waiting.push(cx.waker().clone());
+        if !seen.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            seen.waiting.push(cx.waker().clone());
+        }
         drop(seen);
         // One more look: the last one may have finished in between.
         let finished = self.recorder.finished();
