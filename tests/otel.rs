@@ -431,7 +431,7 @@ async fn a_call_through_two_servers_is_one_trace_each_span_the_child_of_the_one_
     );
 }
 
-/// A body of one message that notes which span is current when it is polled.
+/// A body of one message that notes which span is current when it is polled, and when it is dropped.
 struct Watching(Option<&'static str>, Arc<Mutex<Vec<SpanId>>>);
 
 impl http_body::Body for Watching {
@@ -452,8 +452,15 @@ impl http_body::Body for Watching {
     }
 }
 
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let span = Context::current().span().span_context().span_id();
+        self.1.lock().unwrap().push(span);
+    }
+}
+
 #[tokio::test]
-async fn the_span_is_current_in_both_bodies_wherever_they_are_polled() {
+async fn the_span_is_current_in_both_bodies_wherever_they_are_polled_and_dropped() {
     use http_body_util::BodyExt as _;
 
     for elsewhere in [false, true] {
@@ -480,8 +487,8 @@ async fn the_span_is_current_in_both_bodies_wherever_they_are_polled() {
         response.into_body().collect().await.unwrap();
 
         let span = last(&telemetry).span_context.span_id();
-        assert_eq!(*asked.lock().unwrap(), [span; 2], "elsewhere: {elsewhere}");
-        assert_eq!(*answered.lock().unwrap(), [span; 2]);
+        assert_eq!(*asked.lock().unwrap(), [span; 3], "elsewhere: {elsewhere}");
+        assert_eq!(*answered.lock().unwrap(), [span; 3]);
         assert!(!Context::current().has_active_span());
     }
 }

@@ -54,7 +54,7 @@ pin_project! {
     impl<B, T: Tracer> PinnedDrop for TracedBody<B, T> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
-            if this.open.is_open() {
+            if !this.open.is_closed() {
                 this.leave();
             }
         }
@@ -100,12 +100,12 @@ impl<B, T: Tracer> ResponseBody<B, T> {
 }
 
 impl<B, T: Tracer> TracedBody<B, T> {
-    /// Dropped before its end was seen.
-    #[cold]
+    /// Dropped before its end was seen, or where tracers have scopes.
+    #[inline(never)]
     fn leave(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let at_end = this.counter.is_at_end();
         if let Some(meter) = this.open.meter() {
+            let at_end = this.counter.is_at_end();
             this.counter.end(&meter, at_end);
             if at_end && meter.is_empty() {
                 this.open.end(&Cause::Headers(&HeaderMap::new()));
@@ -113,7 +113,7 @@ impl<B, T: Tracer> TracedBody<B, T> {
                 this.open.end(&body_end(this.counter));
             }
         }
-        this.open.abandon(|| this.inner.set(None));
+        this.open.leave(|| this.inner.set(None));
     }
 }
 
@@ -300,7 +300,7 @@ pin_project! {
     impl<B> PinnedDrop for RequestBody<B> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
-            if !this.over {
+            if !this.over || this.observer.has_scopes() {
                 this.leave();
             }
         }
@@ -308,11 +308,13 @@ pin_project! {
 }
 
 impl<B> RequestBody<B> {
-    /// Dropped before its end was seen.
-    #[cold]
+    /// Dropped before its end was seen, or where tracers have scopes.
+    #[inline(never)]
     fn leave(self: Pin<&mut Self>) {
         let mut this = self.project();
-        if let Some(meter) = this.observer.meter() {
+        if !*this.over
+            && let Some(meter) = this.observer.meter()
+        {
             this.counter.end(&meter, this.counter.is_at_end());
         }
         this.observer.enter(|| this.inner.set(None));

@@ -45,7 +45,7 @@ pin_project! {
     impl<F, T: Tracer> PinnedDrop for TracedFuture<F, T> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
-            if this.open.is_open() {
+            if !this.open.is_closed() {
                 this.leave();
             }
         }
@@ -132,11 +132,11 @@ impl<F, T: Tracer> TracedFuture<F, T> {
         }
     }
 
-    /// Dropped before the response was there.
+    /// Dropped before the response was there, or after an error.
     #[cold]
     fn leave(self: Pin<&mut Self>) {
         let mut this = self.project();
-        this.open.abandon(|| this.inner.set(None));
+        this.open.leave(|| this.inner.set(None));
     }
 }
 

@@ -23,12 +23,14 @@ use crate::{
 /// [`TracedResponse`](crate::TracedResponse) of a user's own gets it and says when the RPC is over;
 /// dropping it says that the RPC was cancelled.
 pub struct OpenRpc<T: Tracer>(
-    // What is open is dropped by `end` alone, so the drop of what is closed is one comparison.
+    // What is open is dropped by `close` alone, so the drop of what is closed is one comparison.
     ManuallyDrop<Guard<T>>,
 );
 
 enum Guard<T: Tracer> {
     Open(Open<T>),
+    /// Its tracers are finished, and what is left of its code still runs in their scopes.
+    Over(Scopes),
     /// Nobody traces it. Where all tracers declined, one of them by a draw: what RPCs under it
     /// inherit.
     Closed(Option<Draw>),
@@ -108,7 +110,7 @@ impl<T: Tracer> OpenRpc<T> {
     pub fn rpc(&self) -> Option<&RpcInfo> {
         match &*self.0 {
             Guard::Open(open) => open.slot.rpc(),
-            Guard::Closed(_) => None,
+            Guard::Over(_) | Guard::Closed(_) => None,
         }
     }
 
@@ -130,10 +132,10 @@ impl<T: Tracer> OpenRpc<T> {
         self.end(&Cause::Told(status.into()));
     }
 
-    /// Whether somebody traces this RPC.
+    /// Whether the drop of what is left of its service's code is nothing to anybody.
     #[inline]
-    pub(super) fn is_open(&self) -> bool {
-        matches!(*self.0, Guard::Open(_))
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(*self.0, Guard::Closed(_))
     }
 
     /// Whether its service's code runs as if there were no layer.
@@ -157,7 +159,7 @@ impl<T: Tracer> OpenRpc<T> {
     #[inline]
     pub(super) fn take(&mut self) -> Self {
         let closed = match &*self.0 {
-            Guard::Open(_) => None,
+            Guard::Open(_) | Guard::Over(_) => None,
             Guard::Closed(draw) => *draw,
         };
         mem::replace(self, Self::declined(closed))
@@ -176,6 +178,7 @@ impl<T: Tracer> OpenRpc<T> {
                 caught
             }
             Guard::Open(open) => open.run_scoped(f),
+            Guard::Over(scopes) => return scopes.run(f),
             Guard::Closed(None) => return f(),
             Guard::Closed(Some(draw)) => return draw.enter(f),
         };
@@ -193,13 +196,16 @@ impl<T: Tracer> OpenRpc<T> {
         resume_unwind(panic)
     }
 
-    /// Drops what is left of an RPC that did not come to its end, where its record and its tracers'
-    /// scopes are current.
-    #[cold]
-    pub(super) fn abandon(&mut self, drop: impl FnOnce()) {
-        if let Guard::Open(open) = &mut *self.0 {
-            let scopes = &open.scopes;
-            open.slot.enter(|| scopes.run(drop));
+    /// Drops what is left of its service's code, where its tracers' scopes are current, and its
+    /// record while it is not over.
+    pub(super) fn leave(&mut self, drop: impl FnOnce()) {
+        match &mut *self.0 {
+            Guard::Open(open) => {
+                let scopes = &open.scopes;
+                open.slot.enter(|| scopes.run(drop));
+            }
+            Guard::Over(scopes) => scopes.run(drop),
+            Guard::Closed(_) => drop(),
         }
     }
 
@@ -211,8 +217,18 @@ impl<T: Tracer> OpenRpc<T> {
             if let Some(rpc) = open.slot.take() {
                 rpc.release();
             }
-            *self.0 = Guard::Closed(None);
+            let scopes = mem::take(&mut open.scopes);
+            *self.0 = match scopes.is_empty() {
+                true => Guard::Closed(None),
+                false => Guard::Over(scopes),
+            };
         }
+    }
+
+    #[inline(never)]
+    fn close(&mut self) {
+        self.end(&Cause::Dropped);
+        *self.0 = Guard::Closed(None);
     }
 
     /// What counts the response.
@@ -246,7 +262,7 @@ impl<T: Tracer> OpenRpc<T> {
     pub(super) fn settings(&self) -> Option<&Settings> {
         match &*self.0 {
             Guard::Open(open) => Some(&open.traced.shared().settings),
-            Guard::Closed(_) => None,
+            Guard::Over(_) | Guard::Closed(_) => None,
         }
     }
 }
@@ -288,8 +304,8 @@ impl<T: Tracer> Traced<T> {
 impl<T: Tracer> Drop for OpenRpc<T> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_open() {
-            self.end(&Cause::Dropped);
+        if !self.is_closed() {
+            self.close();
         }
     }
 }

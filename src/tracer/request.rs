@@ -227,6 +227,12 @@ impl RequestObserver {
         self.slot.enter(|| scopes.run(f))
     }
 
+    /// Whether its tracers have scopes.
+    #[inline]
+    pub(crate) fn has_scopes(&self) -> bool {
+        !self.scopes.is_empty()
+    }
+
     /// Where the request is counted, if nobody is to hear of it but at the end.
     #[inline]
     pub(crate) fn quiet_cell(&self) -> Option<&TrafficCell> {

@@ -14,8 +14,10 @@ use crate::rpc::RpcInfo;
 ///
 /// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
 /// of the inner service, **every** poll of its future, of the response's body and of the request's
-/// body, and around the drop of those that did not come to their end. A request's body that is read
-/// within its own RPC, as by a handler, is in the scope already and does not enter it again.
+/// body, and around the drop of both bodies, and of a future that did not come to its end. A request's
+/// body that is read within its own RPC, as by a handler, is in the scope already and does not enter
+/// it again. What the service still does after [`finish`](Tracer::finish), such as the drop of its
+/// body, is in the scope too.
 ///
 /// ```
 /// use std::{cell::Cell, sync::Arc};

@@ -71,7 +71,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     fmt::Write as _,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 use ::tracing::{Level, Span, event, field::Empty, info_span};
@@ -194,7 +194,7 @@ impl fmt::Debug for TracingTracer {
 /// An RPC that runs, as the tracer keeps it.
 #[derive(Debug)]
 pub struct Running {
-    span: Span,
+    span: Arc<Span>,
     /// Whether its method may turn out to be known when it ends.
     undecided: bool,
 }
@@ -211,7 +211,7 @@ impl Tracer for TracingTracer {
         if let Some(extensions) = request.extensions_mut() {
             extensions.insert(SpanOf {
                 rpc: rpc.clone(),
-                span: span.clone(),
+                span: Span::clone(span),
             });
         }
         if let Some(hook) = &self.on_span {
@@ -232,7 +232,7 @@ impl Tracer for TracingTracer {
 
     fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
         let span = &running.span;
-        (!span.is_none()).then(|| Arc::new(Entered(span.clone())) as Arc<dyn Scope>)
+        (!span.is_none()).then(|| Arc::new(Entered(Arc::downgrade(span))) as Arc<dyn Scope>)
     }
 }
 
@@ -274,7 +274,10 @@ impl TracingTracer {
             None => span!(),
         };
         let undecided = !span.is_none() && about.undecided;
-        Running { span, undecided }
+        Running {
+            span: Arc::new(span),
+            undecided,
+        }
     }
 
     fn describe<'a>(&self, rpc: &'a RpcInfo, request: &RequestParts<'_>) -> About<'a> {
@@ -397,11 +400,15 @@ impl Methods {
 }
 
 /// Makes the span current while the RPC's code runs.
-struct Entered(Span);
+/// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
+struct Entered(Weak<Span>);
 
 impl Scope for Entered {
     fn run(&self, f: &mut dyn FnMut()) {
-        self.0.in_scope(f);
+        match self.0.upgrade() {
+            Some(span) => span.in_scope(f),
+            None => f(),
+        }
     }
 }
 
