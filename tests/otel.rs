@@ -747,6 +747,83 @@ async fn a_public_endpoint_starts_a_trace_of_its_own_linked_to_the_callers() {
 }
 
 #[tokio::test]
+async fn a_public_endpoint_keeps_the_values_that_its_own_process_made_current() {
+    #[derive(Debug, PartialEq)]
+    struct Tenant(u8);
+
+    let telemetry = Telemetry::new();
+    let layer = TracerLayer::new(telemetry.tracer().public_endpoint()).server();
+    let service =
+        ServiceBuilder::new()
+            .layer(layer)
+            .service_fn(async |_: http::Request<String>| {
+                let current = Context::current();
+                assert_eq!(current.get(), Some(&Tenant(7)));
+                assert!(current.baggage().is_empty());
+                Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+            });
+    let caller = format!("00-{TRACE}-{SPAN}-01");
+    let headers = [("traceparent", &*caller), ("baggage", "from=caller")];
+    let call = service.oneshot(request("/a.B/C", &headers));
+    let own = Context::new().with_value(Tenant(7));
+    call.with_context(own).await.unwrap();
+    assert_eq!(last(&telemetry).links.links.len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_within_a_handler_goes_by_the_headers_of_its_own_request() {
+    for public in [false, true] {
+        let telemetry = Telemetry::new();
+        let inner = match public {
+            true => telemetry.tracer().public_endpoint(),
+            false => telemetry.tracer(),
+        };
+        let inner = in_process(TracerLayer::new(inner).server());
+        let gateway = ServiceBuilder::new()
+            .layer(TracerLayer::new(telemetry.tracer()).server())
+            .service_fn(move |_: http::Request<String>| {
+                let caller = format!("00-{TRACE}-{SPAN}-01");
+                inner
+                    .clone()
+                    .oneshot(request("/a.B/C", &[("traceparent", &caller)]))
+            });
+        gateway.oneshot(request("/a.B/Batch", &[])).await.unwrap();
+        let span = &telemetry.spans()[0];
+        let trace = span.span_context.trace_id().to_string();
+        assert_eq!(trace == TRACE, !public);
+        let parent = span.parent_span_id.to_string();
+        assert_eq!(parent == SPAN, !public);
+        let links: Vec<_> = span
+            .links
+            .iter()
+            .map(|l| l.span_context.span_id())
+            .collect();
+        assert_eq!(links.len(), usize::from(public));
+        assert!(links.iter().all(|link| link.to_string() == SPAN));
+    }
+}
+
+#[tokio::test]
+async fn layers_of_a_client_with_a_buffer_between_them_are_parent_and_child() {
+    let telemetry = Telemetry::new();
+    let layer = || TracerLayer::new(telemetry.tracer()).client();
+    let service = ServiceBuilder::new()
+        .layer(layer())
+        .map_err(|error: tower::BoxError| error.to_string())
+        .buffer(4)
+        .service(in_process(layer()));
+    service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    let spans = telemetry.spans();
+    let [inner, outer] = &spans[..] else {
+        panic!("{spans:?}")
+    };
+    assert_eq!(inner.parent_span_id, outer.span_context.span_id());
+    assert_eq!(outer.parent_span_id, SpanId::INVALID);
+    let traces = [inner, outer].map(|span| span.span_context.trace_id());
+    assert_eq!(traces[0], traces[1]);
+}
+
+#[tokio::test]
 async fn where_telemetry_is_suppressed_there_is_neither_span_nor_metric() {
     let telemetry = Telemetry::new();
     let service = in_process(TracerLayer::new(telemetry.tracer()).client());

@@ -172,6 +172,19 @@ pub(crate) struct Sockets {
 struct Above {
     rpc: RpcInfo,
     attempt: u32,
+    /// Whether it is of the same request, which passed its layer on the same side.
+    same_request: bool,
+}
+
+impl Above {
+    /// The record of another request, which this one was made for.
+    fn of(rpc: RpcInfo) -> Self {
+        Self {
+            rpc,
+            attempt: 1,
+            same_request: false,
+        }
+    }
 }
 
 impl Record {
@@ -272,11 +285,12 @@ impl RpcInfo {
             Some(rpc) if rpc.role() == self.role() => Above {
                 attempt: rpc.stats().next_attempt(),
                 rpc,
+                same_request: true,
             },
             // A handler that forwards what it was given: a call, and no attempt of its RPC.
-            Some(rpc) => Above { rpc, attempt: 1 },
+            Some(rpc) => Above::of(rpc),
             None => match current::current() {
-                Some(rpc) => Above { rpc, attempt: 1 },
+                Some(rpc) => Above::of(rpc),
                 None => return,
             },
         };
@@ -406,6 +420,12 @@ impl RpcInfo {
     #[inline]
     pub fn parent(&self) -> Option<&Self> {
         self.0.above.get().map(|above| &above.rpc)
+    }
+
+    /// Whether this request has passed another layer of the same side before.
+    #[cfg(feature = "otel")]
+    pub(crate) fn passed_a_layer(&self) -> bool {
+        self.0.above.get().is_some_and(|above| above.same_request)
     }
 
     /// How much is recorded.

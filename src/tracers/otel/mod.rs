@@ -261,7 +261,8 @@ impl OtelTracer {
     }
 
     /// The server is open to the public: a caller's context is not continued. Each of its spans is
-    /// the root of a trace and linked to the caller's; its baggage is dropped.
+    /// the root of a trace and linked to the caller's; its baggage is dropped. Values that are in the
+    /// context which is current already stay, unless a span is.
     #[must_use]
     pub fn public_endpoint(mut self) -> Self {
         self.public_endpoint = true;
@@ -411,21 +412,29 @@ impl OtelTracer {
     /// The context that a span starts in, and the caller's span to link to.
     fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Context, Option<Link>) {
         let current = Context::current();
-        if rpc.role() == Role::Client {
-            return (current, None);
-        }
-        let outer = rpc.parent().filter(|outer| outer.role() == Role::Server);
-        if outer.is_some() && is_local(&current) {
+        let is_inner = rpc.passed_a_layer();
+        let is_current = match rpc.role() {
+            // What an outer layer has injected is found where its span is not current: there is a
+            // buffer, or a task, between the two.
+            Role::Client => !is_inner || current.has_active_span(),
             // An outer layer has read the headers of this request, and its span is current.
+            Role::Server => is_inner && is_local(&current),
+        };
+        if is_current {
             return (current, None);
         }
         let extracted = self.propagation.extract(&current, request.headers());
-        if !self.public_endpoint {
+        if !self.public_endpoint || rpc.role() == Role::Client {
             return (extracted, None);
         }
         let caller = extracted.span().span_context().clone();
         let link = caller.is_valid().then(|| Link::with_context(caller));
-        (Context::new(), link)
+        // The process's own values stay; a context cannot be rid of a span alone.
+        let root = match current.has_active_span() {
+            true => Context::new(),
+            false => current,
+        };
+        (root, link)
     }
 
     fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
