@@ -968,6 +968,30 @@ async fn a_hundred_thousand_paths_leave_the_number_of_series_where_it_was() {
     assert_eq!(rest.count, 4_901);
 }
 
+/// A client's origin can have a path, which its requests have before the method.
+#[tokio::test]
+async fn a_generated_clients_method_is_known_whatever_its_path() {
+    let telemetry = Telemetry::new();
+    let service = in_process(TracerLayer::new(telemetry.tracer()).client());
+    for origin in 0..3_000 {
+        let mut request = request(&format!("/api/{origin}/a.B/Prefixed"), &[]);
+        let method = tonic::GrpcMethod::new("a.B", "Prefixed");
+        request.extensions_mut().insert(method);
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let spans = telemetry.spans();
+    assert!(spans.iter().all(|span| span.name == "a.B/Prefixed"));
+    assert_eq!(
+        attributes(&spans[0].attributes)[0],
+        "rpc.method=a.B/Prefixed"
+    );
+    let points = telemetry.histogram("rpc.client.call.duration");
+    let [point] = &points[..] else {
+        panic!("{points:?}")
+    };
+    assert_eq!(point.count, 3_000);
+}
+
 #[tokio::test]
 async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where_asked_for() {
     static MISS: Event = Event::new("cache_miss", Level::Base);

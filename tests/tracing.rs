@@ -538,17 +538,19 @@ async fn a_span_says_what_the_conventions_for_rpc_say() {
         ]
     );
     // What generated code calls is known without a list.
-    let (mut generated, response) = rpc("/x.Y/Z", "application/grpc", "5");
-    let method = tonic::GrpcMethod::new("x.Y", "Z");
-    generated.extensions_mut().insert(method);
-    let client = TracerLayer::new(tracer()).client();
-    assert_eq!(
-        spans(client, [(generated, response)]).await,
-        [
-            "error.type=NOT_FOUND otel.kind=client otel.name=x.Y/Z otel.status_code=ERROR \
-             rpc.method=x.Y/Z rpc.response.status_code=NOT_FOUND rpc.system.name=grpc"
-        ]
-    );
+    for path in ["/x.Y/Z", "/origin/x.Y/Z"] {
+        let (mut generated, response) = rpc(path, "application/grpc", "5");
+        let method = tonic::GrpcMethod::new("x.Y", "Z");
+        generated.extensions_mut().insert(method);
+        let client = TracerLayer::new(tracer()).client();
+        assert_eq!(
+            spans(client, [(generated, response)]).await,
+            [
+                "error.type=NOT_FOUND otel.kind=client otel.name=x.Y/Z otel.status_code=ERROR \
+                 rpc.method=x.Y/Z rpc.response.status_code=NOT_FOUND rpc.system.name=grpc"
+            ]
+        );
+    }
 }
 
 #[cfg(feature = "connect")]

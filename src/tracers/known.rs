@@ -1,5 +1,7 @@
 //! Which methods may be named where names must not grow with what peers send.
 
+#[cfg(any(feature = "otel", feature = "tracing"))]
+use std::borrow::Cow;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 #[cfg(any(feature = "otel", feature = "tracing"))]
@@ -120,6 +122,24 @@ pub(super) fn generated<'a>(
     }
     let _ = (rpc, request, Role::Client);
     None
+}
+
+/// The name of the method that generated code calls. The path mostly has it, and more where the
+/// client's origin has a path too.
+#[cfg(any(feature = "otel", feature = "tracing"))]
+pub(super) fn generated_name<'a>(
+    rpc: &'a RpcInfo,
+    request: &RequestParts<'_>,
+) -> Option<Cow<'a, str>> {
+    let (service, method) = generated(rpc, request)?;
+    let in_path = rpc.path().strip_prefix('/').filter(|path| {
+        let rest = path.strip_prefix(service);
+        rest.and_then(|rest| rest.strip_prefix('/')) == Some(method)
+    });
+    Some(match in_path {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("{service}/{method}")),
+    })
 }
 
 /// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where

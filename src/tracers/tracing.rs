@@ -81,7 +81,7 @@ use super::{
         HTTP_METHOD, PATH, System, bounded, full_url, http_error, is_failure, known_http_method,
         scheme,
     },
-    known::{KnownMethods, LEARNED, OTHER, generated, is_answered},
+    known::{KnownMethods, LEARNED, OTHER, generated_name, is_answered},
 };
 use crate::{Code, Ending, RequestParts, Role, RpcInfo, Scope, Status, Tracer};
 
@@ -248,10 +248,10 @@ impl TracingTracer {
                     target: SPAN,
                     $($parent)*
                     "rpc",
-                    otel.name = about.name,
+                    otel.name = &*about.name,
                     otel.kind = rpc.role().as_str(),
                     rpc.system.name = about.system.map(System::name),
-                    rpc.method = about.method,
+                    rpc.method = about.method.as_deref(),
                     rpc.method_original = about.original,
                     http.request.method = http.as_ref().map(|http| http.method),
                     http.request.method_original = http.as_ref().and_then(|http| http.original),
@@ -284,33 +284,36 @@ impl TracingTracer {
         let Some(system) = System::of(rpc.protocol()) else {
             let method = rpc.http_method().and_then(known_http_method);
             return About {
-                name: method.unwrap_or("HTTP"),
+                name: method.unwrap_or("HTTP").into(),
                 ..About::default()
             };
         };
         let about = About {
-            name: system.span_name(),
+            name: system.span_name().into(),
             system: Some(system),
             ..About::default()
         };
+        if let Some(method) = generated_name(rpc, request) {
+            return About {
+                name: method.clone(),
+                method: Some(method),
+                ..about
+            };
+        }
         let Some(method) = rpc.full_method() else {
             return About {
-                method: Some(OTHER),
+                method: Some(OTHER.into()),
                 ..about
             };
         };
-        let known = match generated(rpc, request) {
-            Some(_) => Some(true),
-            None => self.methods.known(method),
-        };
-        match known {
+        match self.methods.known(method) {
             Some(true) => About {
-                name: method,
-                method: Some(method),
+                name: method.into(),
+                method: Some(method.into()),
                 ..about
             },
             Some(false) => About {
-                method: Some(OTHER),
+                method: Some(OTHER.into()),
                 original: Some(method),
                 ..about
             },
@@ -336,10 +339,10 @@ impl TracingTracer {
 /// What names a span.
 #[derive(Default)]
 struct About<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     /// `None` for plain HTTP.
     system: Option<System>,
-    method: Option<&'a str>,
+    method: Option<Cow<'a, str>>,
     original: Option<&'a str>,
     undecided: bool,
 }

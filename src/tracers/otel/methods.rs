@@ -1,11 +1,9 @@
 //! Which methods are known, and what is prebuilt for each.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::series::{Key, Series};
@@ -31,7 +29,6 @@ pub(super) struct Methods {
     /// Where there is a list, no other method is known, but for those of generated clients.
     listed: Option<KnownMethods>,
     table: RwLock<Table>,
-    learned: AtomicUsize,
 }
 
 /// By method; of each, one for each side, protocol and address it was seen with.
@@ -39,6 +36,24 @@ pub(super) struct Methods {
 struct Table {
     series: HashMap<&'static str, Vec<Arc<Series>>, BuildNameHasher>,
     count: usize,
+    /// How many methods are known because they were answered.
+    learned: usize,
+}
+
+impl Table {
+    fn find(&self, name: &str, key: &Key<'_>) -> Option<Arc<Series>> {
+        let series = self.series.get(name)?.iter().find(|s| s.is_for(key))?;
+        Some(Arc::clone(series))
+    }
+
+    /// Under which name and key a series is kept that is not there yet: where the table is full, one
+    /// for each side and protocol takes the rest.
+    fn place<'a>(&self, name: &'a str, key: Key<'a>) -> (&'a str, Key<'a>) {
+        match self.count < MOST {
+            true => (name, key),
+            false => (OTHER, key.without_address()),
+        }
+    }
 }
 
 impl Methods {
@@ -46,11 +61,19 @@ impl Methods {
         self.listed = Some(known);
     }
 
-    /// The series of an RPC that starts; `generated` where generated code named the method.
-    pub(super) fn of(
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The series of an RPC that starts; `generated` is the method as generated code names it.
+    pub(super) fn of<'a>(
         &self,
-        rpc: &RpcInfo,
-        generated: impl FnOnce() -> bool,
+        rpc: &'a RpcInfo,
+        generated: impl FnOnce() -> Option<Cow<'a, str>>,
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
@@ -61,23 +84,23 @@ impl Methods {
             .strip_prefix('/')
             .filter(|name| *name != UNDECIDED);
         let known = name.and_then(|name| {
-            let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+            let table = self.read();
             let (known, series) = table.series.get_key_value(name)?;
             let series = series.iter().find(|series| series.is_for(&key));
             Some((*known, series.map(Arc::clone)))
         });
         let name = match known {
             Some((_, Some(series))) => return series,
-            Some((known, None)) => known,
-            None => match (rpc.full_method(), &self.listed) {
-                (None, _) => OTHER,
-                (Some(method), _) if generated() => intern(method),
-                (Some(method), Some(listed)) if listed.contains(method) => intern(method),
-                (Some(_), Some(_)) => OTHER,
-                (Some(_), None) => UNDECIDED,
+            Some((known, None)) => known.into(),
+            None => match (generated(), rpc.full_method(), &self.listed) {
+                (Some(method), ..) => method,
+                (None, None, _) => OTHER.into(),
+                (None, Some(method), Some(listed)) if listed.contains(method) => method.into(),
+                (None, Some(_), Some(_)) => OTHER.into(),
+                (None, Some(_), None) => UNDECIDED.into(),
             },
         };
-        self.series(name, key, make)
+        self.series(&name, key, make)
     }
 
     /// The series of an RPC whose method was undecided, once it has ended: `answered` where
@@ -89,45 +112,50 @@ impl Methods {
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        let Some(method) = method.filter(|_| answered) else {
-            return self.series(OTHER, key, make);
-        };
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let known = table.series.contains_key(method);
+        let known = method.filter(|method| answered && self.learn(method));
+        self.series(known.unwrap_or(OTHER), key, make)
+    }
+
+    /// Whether a method that was answered is known from now on.
+    fn learn(&self, method: &str) -> bool {
+        let table = self.read();
+        let (known, full) = (table.series.contains_key(method), table.learned >= LEARNED);
         drop(table);
-        if !known && self.learned.fetch_add(1, Ordering::Relaxed) >= LEARNED {
-            // Back, so that it does not wrap.
-            self.learned.store(LEARNED, Ordering::Relaxed);
-            return self.series(OTHER, key, make);
+        if known || full {
+            return known;
         }
-        self.series(intern(method), key, make)
+        // Another RPC may have come first.
+        let mut table = self.write();
+        if table.series.contains_key(method) {
+            return true;
+        }
+        if table.learned >= LEARNED {
+            return false;
+        }
+        table.learned += 1;
+        table.series.insert(intern(method), Vec::new());
+        true
     }
 
     fn series(
         &self,
-        name: &'static str,
+        name: &str,
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        let found = |table: &Table, name, key: &Key<'_>| {
-            let series = table.series.get(name)?.iter().find(|s| s.is_for(key))?;
-            Some(Arc::clone(series))
-        };
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = found(&table, name, &key) {
+        let table = self.read();
+        let (place, its_key) = table.place(name, key);
+        let found = table.find(name, &key);
+        if let Some(series) = found.or_else(|| table.find(place, &its_key)) {
             return series;
         }
         drop(table);
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let (name, key) = if table.count < MOST {
-            (name, key)
-        } else {
-            // Full: from here on one series for each side and protocol takes the rest.
-            (OTHER, key.without_address())
-        };
-        if let Some(series) = found(&table, name, &key) {
+        let mut table = self.write();
+        let (name, key) = table.place(name, key);
+        if let Some(series) = table.find(name, &key) {
             return series;
         }
+        let name = intern(name);
         let series = Arc::new(make(name, key));
         table.count += 1;
         let of_name = table.series.entry(name).or_default();

@@ -116,7 +116,7 @@ use crate::{
     tracers::{
         KnownMethods,
         conventions::System,
-        known::{generated, is_answered},
+        known::{generated_name, is_answered},
     },
 };
 
@@ -439,7 +439,7 @@ impl OtelTracer {
 
     fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
         let key = key(rpc, request.uri(), system);
-        let generated = || generated(rpc, request).is_some();
+        let generated = || generated_name(rpc, request);
         let make = self.make_series();
         let series = self.methods.of(rpc, generated, key, &make);
         let counted = self.live().instruments.rpc_started(&series, rpc.role());
