@@ -112,12 +112,17 @@ pub(super) fn http_error(
     }
 }
 
-/// The methods of HTTP and PATCH and QUERY: others are no label.
-pub(super) fn known_http_method(method: &Method) -> Option<&'static str> {
-    const KNOWN: [&str; 10] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
-    ];
-    KNOWN.into_iter().find(|known| *known == method.as_str())
+/// The methods of HTTP and PATCH and QUERY, which are known unless a user has a list.
+pub(super) const HTTP_METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
+];
+
+/// A method that is known: others are no label.
+pub(super) fn known_http_method(method: &Method, known: &[&'static str]) -> Option<&'static str> {
+    known
+        .iter()
+        .copied()
+        .find(|known| *known == method.as_str())
 }
 
 /// The scheme of a request, `http` or `https`.

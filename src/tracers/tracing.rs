@@ -78,8 +78,8 @@ use ::tracing::{Level, Span, event, field::Empty, info_span};
 
 use super::{
     conventions::{
-        HTTP_METHOD, PATH, System, bounded, full_url, http_error, is_failure, known_http_method,
-        scheme,
+        HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_error, is_failure,
+        known_http_method, scheme,
     },
     known::{KnownMethods, LEARNED, OTHER, generated_name, is_answered},
 };
@@ -282,7 +282,8 @@ impl TracingTracer {
 
     fn describe<'a>(&self, rpc: &'a RpcInfo, request: &RequestParts<'_>) -> About<'a> {
         let Some(system) = System::of(rpc.protocol()) else {
-            let method = rpc.http_method().and_then(known_http_method);
+            let method = rpc.http_method();
+            let method = method.and_then(|method| known_http_method(method, &HTTP_METHODS));
             return About {
                 name: method.unwrap_or("HTTP").into(),
                 ..About::default()
@@ -359,7 +360,7 @@ struct Http<'a> {
 impl<'a> Http<'a> {
     fn of(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Self {
         let method = rpc.http_method();
-        let known = method.and_then(known_http_method);
+        let known = method.and_then(|method| known_http_method(method, &HTTP_METHODS));
         let unknown = method.filter(|_| known.is_none());
         let serves = rpc.role() == Role::Server;
         let uri = request.uri();

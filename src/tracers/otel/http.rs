@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{StatusCode, Uri};
+use http::{StatusCode, Uri, header::HOST};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::series::{host_and_port, sorted};
+use super::series::{self, sorted};
 use crate::{
     Address, Ending, RequestParts, Role, RpcInfo, Status,
     tracers::{
@@ -39,10 +39,11 @@ impl HttpExchange {
         rpc: &RpcInfo,
         request: &RequestParts<'_>,
         route: Option<String>,
+        known_methods: &[&'static str],
     ) -> (Self, Vec<KeyValue>) {
         let role = rpc.role();
         let method = rpc.http_method();
-        let known = method.and_then(known_http_method);
+        let known = method.and_then(|method| known_http_method(method, known_methods));
         let label = known.unwrap_or(OTHER);
         let uri = request.uri();
         let scheme = scheme(uri);
@@ -55,7 +56,7 @@ impl HttpExchange {
         let mut measured = Vec::with_capacity(7);
         measured.push(KeyValue::new("http.request.method", label));
         let mut in_flight = Vec::new();
-        let server = server(rpc, uri, scheme);
+        let server = server(rpc, request, scheme);
         let mut at_start = Vec::with_capacity(12);
         match role {
             Role::Server => {
@@ -133,36 +134,32 @@ fn known_status(status: u16) -> u16 {
     }
 }
 
-/// The server's address and port: as the layer was told, else the connection's on a server, and
-/// the URI's on a client. A `Host` header is the caller's word, and not used.
-fn server(rpc: &RpcInfo, uri: Option<&Uri>, scheme: &str) -> Vec<KeyValue> {
-    let attributes = |host: &str, port: Option<u16>| {
-        let host = StringValue::from(Arc::<str>::from(host));
-        let mut server = vec![KeyValue::new("server.address", host)];
-        server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-        server
+/// The server's address and port: as the layer was told, else as the request has it. On a server
+/// that is the caller's word, and stands in the span alone.
+fn server(rpc: &RpcInfo, request: &RequestParts<'_>, scheme: &str) -> Vec<KeyValue> {
+    if let Some(Address::Named(told)) = rpc.callee().address() {
+        return series::server(told);
+    }
+    let named = request.uri().and_then(Uri::authority).cloned();
+    let authority = named.or_else(|| match rpc.role() {
+        Role::Server => request.headers().get(HOST)?.as_bytes().try_into().ok(),
+        Role::Client => None,
+    });
+    let Some(authority) = authority else {
+        return Vec::new();
     };
-    let default_port = match scheme {
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host = bounded(bare.unwrap_or(host), HOST_NAME);
+    let port = authority.port_u16().unwrap_or(match scheme {
         "https" => 443,
         _ => 80,
-    };
-    match (rpc.callee().address(), rpc.role()) {
-        (Some(Address::Named(name)), _) => {
-            let (host, port) = host_and_port(name);
-            attributes(host, port)
-        }
-        (Some(Address::Socket(socket)), _) => {
-            attributes(&socket.ip().to_string(), Some(socket.port()))
-        }
-        (None, Role::Client) => match uri.and_then(Uri::authority) {
-            Some(authority) => {
-                let host = authority.host();
-                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-                let port = authority.port_u16().unwrap_or(default_port);
-                attributes(bare.unwrap_or(host), Some(port))
-            }
-            None => Vec::new(),
-        },
-        (None, Role::Server) => Vec::new(),
-    }
+    });
+    vec![
+        KeyValue::new("server.address", StringValue::from(Arc::<str>::from(host))),
+        KeyValue::new("server.port", i64::from(port)),
+    ]
 }
+
+/// How much of a host's name a span keeps, which is as much as DNS allows.
+const HOST_NAME: usize = 255;

@@ -247,17 +247,20 @@ impl Instruments {
     pub(super) fn rpc_finished(&self, started: &Series, outcome: &Outcome, rpc: &RpcInfo) {
         let role = rpc.role();
         let cost = rpc.stats().age();
-        if let Some(duration) = &self.rpc {
+        let grpc = self.grpc.as_ref();
+        // An attempt is no call: the layer around the retries measures that.
+        let is_call = role == Role::Server || grpc.is_none_or(|grpc| grpc.what.calls());
+        if let Some(duration) = self.rpc.as_ref().filter(|_| is_call) {
             let seconds = cost.as_secs_f64();
             let measured = &outcome.measured;
             measured.record(duration.of(role), seconds, self.bound);
         }
-        if let Some(duration) = &self.rpc_old {
+        if let Some(duration) = self.rpc_old.as_ref().filter(|_| is_call) {
             let millis = cost.as_secs_f64() * 1000.0;
             let measured = &outcome.measured_old;
             measured.record(duration.of(role), millis, self.bound);
         }
-        if let Some(grpc) = &self.grpc
+        if let Some(grpc) = grpc
             && started.is_grpc()
         {
             grpc.finished(rpc, &started.grpc_at_start, &outcome.grpc);

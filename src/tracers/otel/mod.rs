@@ -41,16 +41,24 @@
 //! | gRPC, gRPC-Web, Connect, and requests of a user's own | `pkg.Svc/Method` | `rpc.client.call.duration`, `rpc.server.call.duration` |
 //! | plain HTTP | `GET /route` | `http.client.request.duration`, `http.server.request.duration` |
 //!
-//! A span's attributes are `rpc.system.name`, `rpc.method`, `server.address` and `server.port` from
-//! its start, where samplers see them, then `network.peer.address` and `network.peer.port`, and at
-//! its end `rpc.response.status_code` and, for a failure, `error.type`. On a client each code but OK
-//! is a failure; on a server UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
-//! DATA_LOSS are, the others being the caller's own. The metric has the same, without the peer. What
-//! a handler [tags](crate::RpcInfo::set_tag) or [records](crate::RpcInfo::record) becomes
-//! attributes and events of the span.
+//! An RPC's span has `rpc.system.name`, `rpc.method`, `server.address`, `server.port` and the request's
+//! metadata that was [asked for](OtelTracer::request_metadata) from its start, where samplers see them
+//! (the method where it is [known](#methods) by then), then `network.peer.address` and
+//! `network.peer.port`, and at its end `rpc.response.status_code` and, for a failure, `error.type`:
+//! the code. On a client each code but OK is a failure; on a server UNKNOWN, DEADLINE_EXCEEDED,
+//! UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are, the others being the caller's own. The
+//! metric has the same, without the metadata and the peer. What a handler
+//! [tags](crate::RpcInfo::set_tag) or [records](crate::RpcInfo::record) becomes attributes and events
+//! of the span.
 //!
-//! A client knows its server's address where the layer was told the
-//! [callee](crate::TracerLayer::callee), or the request's URI has it.
+//! A span of plain HTTP has `http.request.method`, `url.scheme` and `url.path` on a server, `url.full` on
+//! a client, `http.route`, `server.address`, `server.port`, `http.response.status_code` and, for a
+//! failure, `error.type`: the status, or where there was none how it [ended](crate::Ending), such as
+//! `cancelled` or `service_error`. A query may hold secrets and is left out.
+//!
+//! The server's address is that of the [callee](crate::TracerLayer::callee) that the layer was told,
+//! else what the request's URI has on a client. A server's own socket is not what its clients call,
+//! and not told; of plain HTTP its span has the host that the caller named.
 //!
 //! # Context
 //!
@@ -115,7 +123,7 @@ use crate::{
     WireEvent, WireEventKind,
     tracers::{
         KnownMethods,
-        conventions::System,
+        conventions::{HTTP_METHODS, System},
         known::{generated_name, is_answered},
     },
 };
@@ -136,6 +144,7 @@ pub fn tracer() -> OtelTracer {
         request_metadata: Vec::new(),
         response_metadata: Vec::new(),
         http_route: None,
+        http_methods: HTTP_METHODS.to_vec(),
         grpc_metrics: None,
         public_endpoint: false,
         message_events: false,
@@ -156,6 +165,7 @@ pub struct OtelTracer {
     request_metadata: Vec<AllowedHeader>,
     response_metadata: Vec<AllowedHeader>,
     http_route: Option<Box<RouteOf>>,
+    http_methods: Vec<&'static str>,
     grpc_metrics: Option<GrpcMetrics>,
     public_endpoint: bool,
     message_events: bool,
@@ -215,9 +225,10 @@ pub enum GrpcMetrics {
     /// Each RPC is a call and its one attempt: for a client without a retry layer.
     CallsAndAttempts,
     /// Each RPC is a call: for the layer outside of a retry layer. It knows the retries where there
-    /// is a layer inside, too.
+    /// is a layer inside, too, with a tracer of its own for the [attempts](Self::Attempts).
     Calls,
-    /// Each RPC is an attempt: for the layer inside of a retry layer.
+    /// Each RPC is an attempt: for the layer inside of a retry layer. It measures no
+    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's.
     Attempts,
 }
 
@@ -339,8 +350,27 @@ impl OtelTracer {
         self
     }
 
+    /// The methods of HTTP that plain HTTP requests are named after, instead of those of
+    /// [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#name-methods), PATCH and QUERY: any other
+    /// one is `_OTHER`.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, tracers::otel};
+    ///
+    /// let webdav = ["GET", "PUT", "DELETE", "PROPFIND", "MKCOL", "COPY", "MOVE"];
+    /// let layer = TracerLayer::new(otel::tracer().http_methods(webdav));
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn http_methods(mut self, known: impl IntoIterator<Item = &'static str>) -> Self {
+        self.http_methods = known.into_iter().collect();
+        self
+    }
+
     /// Adds an event to the span for each message, as gRPC's
     /// [A72](https://github.com/grpc/proposal/blob/master/A72-open-telemetry-tracing.md) has them.
+    /// A message that came or goes compressed has its compressed size alone: a layer does not see
+    /// the other one.
     #[must_use]
     pub fn message_events(mut self) -> Self {
         self.message_events = true;
@@ -366,7 +396,8 @@ impl OtelTracer {
     /// Adds gRPC's own metrics, `grpc.client.*` and `grpc.server.*`, of
     /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) and
     /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
-    /// the address of the callee that the layer was told.
+    /// the address of the callee that the layer was told, else that of the request's URI. A call that
+    /// starts before its method is known, see [Methods](self#methods), starts as `other`.
     #[must_use]
     pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
         self.grpc_metrics = Some(what);
@@ -442,7 +473,6 @@ impl OtelTracer {
         let generated = || generated_name(rpc, request);
         let make = self.make_series();
         let series = self.methods.of(rpc, generated, key, &make);
-        let counted = self.live().instruments.rpc_started(&series, rpc.role());
         let mut attributes = Vec::with_capacity(series.at_start.len() + AT_END);
         attributes.extend_from_slice(&series.at_start);
         if series.is_other()
@@ -454,7 +484,6 @@ impl OtelTracer {
             name: series.span_name.into(),
             attributes,
             what: What::Rpc(series),
-            counted,
         }
     }
 
@@ -463,14 +492,11 @@ impl OtelTracer {
             Role::Server => self.http_route.as_ref().and_then(|find| find(request)),
             Role::Client => None,
         };
-        let (exchange, attributes) = HttpExchange::start(rpc, request, route);
-        let instruments = &self.live().instruments;
-        let counted = instruments.http_started(rpc.role(), &exchange.in_flight);
+        let (exchange, attributes) = HttpExchange::start(rpc, request, route, &self.http_methods);
         Start {
             name: exchange.span_name.clone(),
             attributes,
             what: What::Http(Box::new(exchange)),
-            counted,
         }
     }
 }
@@ -483,7 +509,6 @@ struct Start {
     name: Cow<'static, str>,
     attributes: Vec<KeyValue>,
     what: What,
-    counted: Option<Counted>,
 }
 
 /// An RPC that runs, as the tracer keeps it.
@@ -496,10 +521,15 @@ impl Tracer for OtelTracer {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
         // The record's `start_time` is a moment earlier, and reads the monotonic clock as well.
         let started = SystemTime::now();
-        let start = match System::of(rpc.protocol()) {
+        let mut start = match System::of(rpc.protocol()) {
             Some(system) => self.start_rpc(rpc, request, system),
             None => self.start_http(rpc, request),
         };
+        for header in &self.request_metadata {
+            let (headers, protocol) = (request.headers(), rpc.protocol());
+            let values = header.of(headers, protocol, self.wording.conventions);
+            start.attributes.extend(values);
+        }
         let (parent, link) = self.parent(rpc, request);
         let builder = SpanBuilder {
             span_kind: Some(match rpc.role() {
@@ -518,19 +548,21 @@ impl Tracer for OtelTracer {
             started,
             what: start.what,
         };
-        if let Some(span) = running.span() {
-            let peer = rpc.peer().socket();
-            if peer.is_some() || !self.request_metadata.is_empty() {
-                let (headers, protocol) = (request.headers(), rpc.protocol());
-                let allowed = self.request_metadata.iter();
-                let allowed = allowed.filter_map(|header| header.of(headers, protocol));
-                span.set_attributes(peer.into_iter().flat_map(peer_attributes).chain(allowed));
-            }
+        if let Some(span) = running.span()
+            && let Some(peer) = rpc.peer().socket()
+        {
+            span.set_attributes(peer_attributes(peer));
         }
         if let (Role::Client, Some(headers)) = (rpc.role(), request.headers_mut()) {
             self.propagation.inject(&running.context, headers);
         }
-        Running(Arc::new(running), start.counted)
+        // Last: what panics before, such as a sampler, leaves nothing that is counted and never ends.
+        let instruments = &self.live().instruments;
+        let counted = match &running.what {
+            What::Rpc(series) => instruments.rpc_started(series, rpc.role()),
+            What::Http(exchange) => instruments.http_started(rpc.role(), &exchange.in_flight),
+        };
+        Running(Arc::new(running), counted)
     }
 
     fn finish(&self, Running(running, _counted): Running, rpc: &RpcInfo) {
@@ -572,9 +604,10 @@ impl Tracer for OtelTracer {
             }
             WireEventKind::ResponseHeaders(headers) => {
                 if let Some(span) = running.span() {
+                    let (protocol, conventions) = (rpc.protocol(), self.wording.conventions);
                     let allowed = self.response_metadata.iter();
-                    let protocol = rpc.protocol();
-                    span.set_attributes(allowed.filter_map(|h| h.of(headers, protocol)));
+                    let values = allowed.flat_map(|h| h.of(headers, protocol, conventions));
+                    span.set_attributes(values);
                 }
             }
             _ => {}
@@ -699,24 +732,23 @@ fn original(method: &str) -> KeyValue {
 /// What tells the RPC's series from others of its method.
 fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Key<'a> {
     let role = rpc.role();
-    let told = rpc.callee().address().map(|address| match address {
-        Address::Named(name) => Address::Named(without_user(name)),
-        socket => socket,
-    });
-    let address = told.or_else(|| match role {
-        Role::Client => Some(Address::Named(without_user(uri?.authority()?.as_str()))),
-        Role::Server => None,
-    });
+    let address = match (rpc.callee().address(), role) {
+        (Some(Address::Named(told)), _) => Some(told),
+        (_, Role::Client) => uri.and_then(::http::Uri::authority).map(|authority| {
+            let authority = authority.as_str();
+            // A user and a password are nobody's business.
+            authority
+                .rsplit_once('@')
+                .map_or(authority, |(_, host)| host)
+        }),
+        // What the connection has is not what clients call.
+        (_, Role::Server) => None,
+    };
     Key {
         role,
         system,
         address,
     }
-}
-
-/// An address without the user and the password that a URI may have, which are nobody's business.
-fn without_user(address: &str) -> &str {
-    address.rsplit_once('@').map_or(address, |(_, rest)| rest)
 }
 
 impl fmt::Debug for OtelTracer {

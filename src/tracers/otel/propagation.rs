@@ -144,6 +144,16 @@ impl Extractor for Extracted<'_> {
         }
     }
 
+    /// For propagators whose header may stand several times; W3C's come bounded, as one.
+    fn get_all(&self, key: &str) -> Option<Vec<&str>> {
+        if let "traceparent" | "tracestate" | "baggage" = key {
+            return self.get(key).map(|value| vec![value]);
+        }
+        let values = self.headers.get_all(&*name(key)?).iter();
+        let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
+        (!values.is_empty()).then_some(values)
+    }
+
     fn keys(&self) -> Vec<&str> {
         self.headers.keys().map(HeaderName::as_str).collect()
     }

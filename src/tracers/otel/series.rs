@@ -1,7 +1,8 @@
 //! The attributes of an RPC: prebuilt for each method and code, sorted.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    borrow::Cow,
+    net::IpAddr,
     sync::{Arc, OnceLock},
 };
 
@@ -9,7 +10,7 @@ use opentelemetry::{Key as Name, KeyValue, StringValue};
 
 use super::{Conventions, methods::UNDECIDED, metrics::Measured};
 use crate::{
-    Address, Code, Ending, Protocol, Role,
+    Code, Ending, Protocol, Role,
     tracers::{
         conventions::{System, bounded, is_failure},
         known::OTHER,
@@ -28,7 +29,8 @@ pub(super) struct Wording {
 pub(super) struct Key<'a> {
     pub(super) role: Role,
     pub(super) system: System,
-    pub(super) address: Option<Address<'a>>,
+    /// The server's, as the layer was told, else as a client's URI has it.
+    pub(super) address: Option<&'a str>,
 }
 
 impl Key<'_> {
@@ -41,30 +43,12 @@ impl Key<'_> {
     }
 }
 
-#[derive(Debug)]
-enum OwnAddress {
-    None,
-    Named(Box<str>),
-    Socket(SocketAddr),
-}
-
-impl OwnAddress {
-    fn is(&self, address: Option<Address<'_>>) -> bool {
-        match (self, address) {
-            (Self::None, None) => true,
-            (Self::Named(own), Some(Address::Named(other))) => **own == *other,
-            (Self::Socket(own), Some(Address::Socket(other))) => *own == other,
-            _ => false,
-        }
-    }
-}
-
 /// All RPCs of one method, on one side, by one protocol, to one address.
 #[derive(Debug)]
 pub(super) struct Series {
     role: Role,
     system: System,
-    address: OwnAddress,
+    address: Option<Box<str>>,
     wording: Wording,
     method: &'static str,
     pub(super) span_name: &'static str,
@@ -96,11 +80,7 @@ impl Series {
         let mut series = Self {
             role: key.role,
             system: key.system,
-            address: match key.address {
-                None => OwnAddress::None,
-                Some(Address::Named(name)) => OwnAddress::Named(name.into()),
-                Some(Address::Socket(socket)) => OwnAddress::Socket(socket),
-            },
+            address: key.address.map(Box::from),
             wording: wording.clone(),
             method,
             span_name: if matches!(method, OTHER | UNDECIDED) {
@@ -114,29 +94,26 @@ impl Series {
             outcomes: [const { OnceLock::new() }; Code::ALL.len()],
         };
         series.at_start = series.common(method != UNDECIDED);
-        let new = !matches!(wording.conventions, Conventions::Old);
-        let system = if new { "rpc.system.name" } else { "rpc.system" };
-        series.in_flight = sorted(vec![
-            KeyValue::new(system, key.system.name()),
-            KeyValue::new("rpc.method", series.label()),
-        ]);
+        series.in_flight = sorted(match wording.conventions.has_new() {
+            true => vec![
+                KeyValue::new("rpc.system.name", key.system.name()),
+                KeyValue::new("rpc.method", series.label()),
+            ],
+            false => series.old(),
+        });
         series.grpc_at_start = series.grpc(None);
         series
     }
 
     pub(super) fn is_for(&self, key: &Key<'_>) -> bool {
-        self.role == key.role && self.system == key.system && self.address.is(key.address)
+        self.role == key.role && self.system == key.system && self.address.as_deref() == key.address
     }
 
     pub(super) fn key(&self) -> Key<'_> {
         Key {
             role: self.role,
             system: self.system,
-            address: match &self.address {
-                OwnAddress::None => None,
-                OwnAddress::Named(name) => Some(Address::Named(name)),
-                OwnAddress::Socket(socket) => Some(Address::Socket(*socket)),
-            },
+            address: self.address.as_deref(),
         }
     }
 
@@ -259,19 +236,7 @@ impl Series {
     }
 
     fn server(&self) -> Vec<KeyValue> {
-        match &self.address {
-            OwnAddress::None => Vec::new(),
-            OwnAddress::Named(name) => {
-                let (host, port) = host_and_port(name);
-                let mut server = vec![KeyValue::new("server.address", shared(host))];
-                server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-                server
-            }
-            OwnAddress::Socket(socket) => vec![
-                KeyValue::new("server.address", shared(&socket.ip().to_string())),
-                KeyValue::new("server.port", i64::from(socket.port())),
-            ],
-        }
+        self.address.as_deref().map(server).unwrap_or_default()
     }
 
     fn grpc(&self, code: Option<Code>) -> Vec<KeyValue> {
@@ -284,8 +249,9 @@ impl Series {
         if let Some(code) = code {
             attributes.push(KeyValue::new("grpc.status", code.as_str()));
         }
-        if let (Role::Client, OwnAddress::Named(target)) = (self.role, &self.address) {
-            attributes.push(KeyValue::new("grpc.target", shared(target)));
+        if let (Role::Client, Some(target)) = (self.role, &self.address) {
+            let target = KeyValue::new("grpc.target", shared(&without_user(target)));
+            attributes.push(target);
         }
         attributes
     }
@@ -305,38 +271,83 @@ fn shared(text: &str) -> StringValue {
     StringValue::from(Arc::<str>::from(text))
 }
 
-/// Host and port of an address as users write it: `host:port`, `[::1]:port`, `dns:///host:port`,
-/// `http://host:port/`, `unix:/path`.
-pub(super) fn host_and_port(address: &str) -> (&str, Option<u16>) {
+/// `server.address` and `server.port` of an address as users write it.
+pub(super) fn server(address: &str) -> Vec<KeyValue> {
+    let address = without_user(address);
+    let (host, port) = host_and_port(&address);
+    if host.is_empty() {
+        return Vec::new();
+    }
+    let mut server = vec![KeyValue::new("server.address", shared(host))];
+    server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+    server
+}
+
+/// An address without the user and the password that a URI may have, which are nobody's business.
+fn without_user(address: &str) -> Cow<'_, str> {
+    let (scheme, rest) = match address.find("://") {
+        Some(at) => address.split_at(at + "://".len()),
+        None => ("", address),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}{host}{path}").into(),
+        None => address.into(),
+    }
+}
+
+/// Host and port of an address: of a URI, of `host:port`, and of a gRPC name that names one host. Of
+/// any other name the whole, as the conventions say, and of a Unix socket its path.
+fn host_and_port(address: &str) -> (&str, Option<u16>) {
     if let Some(path) = address.strip_prefix("unix:") {
         return (path.strip_prefix("//").unwrap_or(path), None);
     }
-    let address = match address.split_once("://") {
-        // `dns:///host` and `dns://resolver/host` name the host last.
-        Some(("dns", rest)) => rest.rsplit('/').next().unwrap_or(rest),
-        Some((_, rest)) => rest.split('/').next().unwrap_or(rest),
-        None => address,
-    };
-    if address.parse::<IpAddr>().is_ok() {
-        return (address, None);
-    }
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_) => (address, None),
+    let host = match address.split_once(':') {
+        Some(("http" | "https", url)) => {
+            let url = url.strip_prefix("//").unwrap_or(url);
+            url.split(['/', '?', '#']).next().unwrap_or(url)
+        }
+        // `dns:host`, `dns:///host`, and `dns://resolver/host`.
+        Some(("dns", name)) => match name.strip_prefix("//") {
+            Some(name) => name.split_once('/').map_or(name, |(_, host)| host),
+            None => name,
         },
-        None => (address, None),
+        Some(("ipv4" | "ipv6", address)) => address,
+        _ => address,
     };
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    (bare.unwrap_or(host), port)
+    one_host(host).unwrap_or((address, None))
+}
+
+/// `None` for what is more than a host and its port.
+fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
+    let whole = bare(text).unwrap_or(text);
+    if whole.parse::<IpAddr>().is_ok() {
+        return Some((whole, None));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok()?)),
+        None => (text, None),
+    };
+    match bare(host) {
+        Some(host) => Some((host, port)),
+        None => (!host.contains([':', '/', ','])).then_some((host, port)),
+    }
+}
+
+/// An address without the brackets that one of IPv6 stands in.
+fn bare(host: &str) -> Option<&str> {
+    host.strip_prefix('[')?.strip_suffix(']')
 }
 
 /// `rpc.request.metadata.<key>` and the like, made once.
 #[derive(Clone, Debug)]
 pub(super) struct AllowedHeader {
-    pub(super) header: http::HeaderName,
-    pub(super) rpc: Name,
-    pub(super) http: Name,
+    header: http::HeaderName,
+    http: Name,
+    rpc: Name,
+    old_grpc: Name,
+    old_connect: Name,
 }
 
 /// How much of a header's values a span keeps.
@@ -347,15 +358,24 @@ impl AllowedHeader {
     /// Of the request or of the response; `None` where this cannot be a header's name.
     pub(super) fn new(header: &str, side: &str) -> Option<Self> {
         let header = http::HeaderName::from_bytes(header.as_bytes()).ok()?;
+        let name = |name: String| Name::from(Arc::<str>::from(name));
         Some(Self {
-            rpc: Name::from(Arc::<str>::from(format!("rpc.{side}.metadata.{header}"))),
-            http: Name::from(Arc::<str>::from(format!("http.{side}.header.{header}"))),
+            http: name(format!("http.{side}.header.{header}")),
+            rpc: name(format!("rpc.{side}.metadata.{header}")),
+            old_grpc: name(format!("rpc.grpc.{side}.metadata.{header}")),
+            old_connect: name(format!("rpc.connect_rpc.{side}.metadata.{header}")),
             header,
         })
     }
 
-    /// The header's values; those marked as sensitive and those that are no text are left out.
-    pub(super) fn of(&self, headers: &http::HeaderMap, protocol: Protocol) -> Option<KeyValue> {
+    /// The header's values, by the name that each of the conventions has; those marked as sensitive
+    /// and those that are no text are left out.
+    pub(super) fn of(
+        &self,
+        headers: &http::HeaderMap,
+        protocol: Protocol,
+        conventions: Conventions,
+    ) -> Vec<KeyValue> {
         let text = |value: &http::HeaderValue| {
             let text = value.to_str().ok().filter(|_| !value.is_sensitive())?;
             Some(StringValue::from(bounded(text, VALUE_BYTES).to_owned()))
@@ -363,20 +383,25 @@ impl AllowedHeader {
         let values = headers.get_all(&self.header).iter();
         let values: Vec<_> = values.filter_map(text).take(VALUES).collect();
         if values.is_empty() {
-            return None;
+            return Vec::new();
         }
-        let name = match protocol {
-            Protocol::Http => &self.http,
-            _ => &self.rpc,
+        let (new, old) = match System::of(protocol) {
+            None => (&self.http, None),
+            Some(System::Grpc) => (&self.rpc, Some(&self.old_grpc)),
+            Some(System::Connect) => (&self.rpc, Some(&self.old_connect)),
+            Some(System::Other) => (&self.rpc, None),
         };
+        let old = old.filter(|_| conventions.has_old());
+        let new = Some(new).filter(|_| conventions.has_new() || old.is_none());
         let values = opentelemetry::Value::Array(opentelemetry::Array::String(values));
-        Some(KeyValue::new(name.clone(), values))
+        let named = |name: &Name| KeyValue::new(name.clone(), values.clone());
+        new.into_iter().chain(old).map(named).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::host_and_port;
+    use super::{host_and_port, server, without_user};
 
     #[test]
     fn host_and_port_are_found_in_addresses_as_users_write_them() {
@@ -385,17 +410,46 @@ mod tests {
             ("greeter", ("greeter", None)),
             ("10.0.0.1:80", ("10.0.0.1", Some(80))),
             ("[::1]:50051", ("::1", Some(50051))),
+            ("[::1]", ("::1", None)),
             ("::1", ("::1", None)),
+            ("dns:greeter:443", ("greeter", Some(443))),
             ("dns:///greeter.example:443", ("greeter.example", Some(443))),
             ("dns://8.8.8.8/greeter:443", ("greeter", Some(443))),
+            ("ipv4:10.0.0.1:80", ("10.0.0.1", Some(80))),
+            ("ipv6:[::1]:80", ("::1", Some(80))),
             ("http://greeter:80/path", ("greeter", Some(80))),
+            ("http://greeter:1/x@y", ("greeter", Some(1))),
+            ("http://u:p@greeter:1/x", ("greeter", Some(1))),
+            ("https://greeter?x", ("greeter", None)),
             ("https://[::1]:443", ("::1", Some(443))),
+            ("u:p@greeter:80", ("greeter", Some(80))),
             ("unix:/run/greeter.sock", ("/run/greeter.sock", None)),
             ("unix:///run/greeter.sock", ("/run/greeter.sock", None)),
+            ("unix:/run/user@1/app.sock", ("/run/user@1/app.sock", None)),
+            // Names of more than one host, or of none that can be told.
+            (
+                "ipv4:10.0.0.1:80,10.0.0.2:80",
+                ("ipv4:10.0.0.1:80,10.0.0.2:80", None),
+            ),
+            ("xds:///service", ("xds:///service", None)),
+            (
+                "zk://zookeeper:2181/service",
+                ("zk://zookeeper:2181/service", None),
+            ),
+            ("zk://u:p@zookeeper:2181/x", ("zk://zookeeper:2181/x", None)),
+            ("vsock:1:2", ("vsock:1:2", None)),
             ("greeter:port", ("greeter:port", None)),
+            (":50051", ("", Some(50051))),
             ("", ("", None)),
         ] {
-            assert_eq!(host_and_port(address), expected, "{address}");
+            assert_eq!(host_and_port(&without_user(address)), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn without_a_host_there_is_no_server() {
+        assert_eq!(server(":50051"), []);
+        assert_eq!(server(""), []);
+        assert_eq!(server("greeter:80").len(), 2);
     }
 }
