@@ -171,20 +171,8 @@ pub(crate) struct Sockets {
 /// The record an RPC stands under, and which attempt of that it is.
 struct Above {
     rpc: RpcInfo,
-    attempt: u32,
-    /// Whether it is of the same request, which passed its layer on the same side.
-    same_request: bool,
-}
-
-impl Above {
-    /// The record of another request, which this one was made for.
-    fn of(rpc: RpcInfo) -> Self {
-        Self {
-            rpc,
-            attempt: 1,
-            same_request: false,
-        }
-    }
+    /// `None` where that is the record of another request, which this one was made for.
+    attempt: Option<u32>,
 }
 
 impl Record {
@@ -283,14 +271,13 @@ impl RpcInfo {
     pub(crate) fn stand_under(&self, outer: Option<Self>) {
         let above = match outer {
             Some(rpc) if rpc.role() == self.role() => Above {
-                attempt: rpc.stats().next_attempt(),
+                attempt: Some(rpc.stats().next_attempt()),
                 rpc,
-                same_request: true,
             },
             // A handler that forwards what it was given: a call, and no attempt of its RPC.
-            Some(rpc) => Above::of(rpc),
+            Some(rpc) => Above { rpc, attempt: None },
             None => match current::current() {
-                Some(rpc) => Above::of(rpc),
+                Some(rpc) => Above { rpc, attempt: None },
                 None => return,
             },
         };
@@ -409,8 +396,8 @@ impl RpcInfo {
     /// tracer layers makes.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        let above = self.0.above.get().map_or(1, |above| above.attempt);
-        self.0.description.attempt.unwrap_or(above)
+        let counted = self.0.above.get().and_then(|above| above.attempt);
+        self.0.description.attempt.or(counted).unwrap_or(1)
     }
 
     /// The record this one stands under: that of an outer layer on the same request (the call of
@@ -425,7 +412,7 @@ impl RpcInfo {
     /// Whether this request has passed another layer of the same side before.
     #[cfg(feature = "otel")]
     pub(crate) fn passed_a_layer(&self) -> bool {
-        self.0.above.get().is_some_and(|above| above.same_request)
+        self.0.above.get().is_some_and(|above| above.attempt.is_some())
     }
 
     /// How much is recorded.
