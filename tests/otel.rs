@@ -428,7 +428,12 @@ async fn a_call_through_two_servers_is_one_trace_each_span_the_child_of_the_one_
 }
 
 /// A body of one message that notes which span is current when it is polled, and when it is dropped.
-struct Watching(Option<&'static str>, Arc<Mutex<Vec<SpanId>>>);
+struct Watching {
+    message: Option<&'static str>,
+    /// Whether it says at its message that this is the end.
+    says_end: bool,
+    seen: Arc<Mutex<Vec<SpanId>>>,
+}
 
 impl http_body::Body for Watching {
     type Data = bytes::Bytes;
@@ -439,19 +444,23 @@ impl http_body::Body for Watching {
         _: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
         let span = Context::current().span().span_context().span_id();
-        self.1.lock().unwrap().push(span);
+        self.seen.lock().unwrap().push(span);
         let message = self
-            .0
+            .message
             .take()
             .map(|text| bytes::Bytes::from_static(text.as_bytes()));
         Poll::Ready(message.map(|message| Ok(http_body::Frame::data(message))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.says_end && self.message.is_none()
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
         let span = Context::current().span().span_context().span_id();
-        self.1.lock().unwrap().push(span);
+        self.seen.lock().unwrap().push(span);
     }
 }
 
@@ -459,14 +468,19 @@ impl Drop for Watching {
 async fn the_span_is_current_in_both_bodies_wherever_they_are_polled_and_dropped() {
     use http_body_util::BodyExt as _;
 
-    for elsewhere in [false, true] {
+    for (elsewhere, says_end) in [(false, false), (false, true), (true, false), (true, true)] {
         let telemetry = Telemetry::new();
+        let watching = move |message, seen: &Arc<_>| Watching {
+            message: Some(message),
+            says_end,
+            seen: Arc::clone(seen),
+        };
         let [asked, answered] = [(); 2].map(|()| Arc::new(Mutex::new(Vec::new())));
         let response = Arc::clone(&answered);
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(telemetry.tracer()).server())
             .service_fn(move |request: http::Request<tonic::body::Body>| {
-                let response = Watching(Some("response"), Arc::clone(&response));
+                let response = watching("response", &response);
                 async move {
                     let read = request.into_body().collect();
                     if elsewhere {
@@ -477,7 +491,7 @@ async fn the_span_is_current_in_both_bodies_wherever_they_are_polled_and_dropped
                     Ok::<_, std::convert::Infallible>(http::Response::new(response))
                 }
             });
-        let body = tonic::body::Body::new(Watching(Some("request"), Arc::clone(&asked)));
+        let body = tonic::body::Body::new(watching("request", &asked));
         let request = request("/a.B/C", &[]).map(|_| body);
         let response = service.oneshot(request).await.unwrap();
         response.into_body().collect().await.unwrap();

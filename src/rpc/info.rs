@@ -412,7 +412,10 @@ impl RpcInfo {
     /// Whether this request has passed another layer of the same side before.
     #[cfg(feature = "otel")]
     pub(crate) fn passed_a_layer(&self) -> bool {
-        self.0.above.get().is_some_and(|above| above.attempt.is_some())
+        self.0
+            .above
+            .get()
+            .is_some_and(|above| above.attempt.is_some())
     }
 
     /// How much is recorded.

@@ -350,7 +350,7 @@ where
             return Poll::Ready(None);
         };
         if *this.over {
-            return inner.poll_frame(cx);
+            return observer.enter(|| inner.poll_frame(cx));
         }
         counter.ask();
         let polled = observer.enter(|| inner.as_mut().poll_frame(cx));
