@@ -120,15 +120,15 @@ pub mod tracers;
 
 pub use rpc::{
     Address, Code, Ending, Endpoint, EndpointRef, Event, EventStatus, Level, MethodPath, Protocol,
-    Recorded, Role, RpcInfo, Stats, Status, Traffic,
+    Recorded, Role, RpcInfo, Scope, Stats, Status, Traffic,
 };
 pub use service::{
     LevelHandle, MarkFuture, MarkLayer, MarkService, OpenRpc, ResponseBody, ResponseFuture,
     TracedResponse, TracerLayer, TracerService,
 };
 pub use tracer::{
-    BoxTracer, Candidate, Message, RequestObserver, RequestParts, Scope, TracedRequest, Tracer,
-    WireEvent, WireEventKind, combine, contained_panics, on_finish,
+    BoxTracer, Candidate, Message, RequestObserver, RequestParts, TracedRequest, Tracer, WireEvent,
+    WireEventKind, combine, contained_panics, on_finish,
 };
 
 // The code in the README compiles.

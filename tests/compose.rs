@@ -4,9 +4,10 @@
 mod exchange;
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     future::{Ready, ready},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,8 +16,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use exchange::{Ends, Exchange, METHOD, now, poll, request};
 use http::{Request, Response};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
 use proptest::prelude::*;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
@@ -884,4 +887,83 @@ fn a_boxed_tracer_tells_what_it_holds() {
         name,
         r#"BoxTracer("tower_tracer::tracers::testing::Recorder")"#
     );
+}
+
+thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
+
+/// A scope that says how often it is entered, one in the other.
+struct Deep;
+
+impl Scope for Deep {
+    fn run(&self, f: &mut dyn FnMut()) {
+        DEPTH.set(DEPTH.get() + 1);
+        f();
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+impl Tracer for Deep {
+    type State = ();
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+
+    fn finish(&self, (): (), _: &RpcInfo) {}
+
+    fn scope(&self, (): &(), _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        Some(Arc::new(Self))
+    }
+}
+
+/// A body of one message that tells how deep it is polled and dropped.
+struct Sounding(bool, Arc<Mutex<Vec<u32>>>);
+
+impl Body for Sounding {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.1.lock().unwrap().push(DEPTH.get());
+        let message = std::mem::take(&mut self.0);
+        Poll::Ready(message.then(|| Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x01x")))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.0
+    }
+}
+
+impl Drop for Sounding {
+    fn drop(&mut self) {
+        self.1.lock().unwrap().push(DEPTH.get());
+    }
+}
+
+/// Answers with the body that it was sent, which so runs within both.
+#[test]
+fn a_scope_is_entered_once_for_a_requests_body_within_its_response_also_when_the_rpc_is_over() {
+    for content_type in ["application/grpc", "text/plain"] {
+        for at_response in [false, true] {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let mut layer = TracerLayer::new((Deep, Recorder::new())).server();
+            if at_response {
+                layer = layer.finish_at_response();
+            }
+            let mut service = layer.layer(tower::service_fn(
+                async |request: Request<tonic::body::Body>| {
+                    Ok::<_, Infallible>(Response::new(request.into_body()))
+                },
+            ));
+            let body = tonic::body::Body::new(Sounding(true, Arc::clone(&seen)));
+            let request = Request::post("/a.B/C").header("content-type", content_type);
+            let request = request.body(body).unwrap();
+            let response = now(service.call(request)).unwrap();
+            drop(now(response.into_body().collect()));
+            let seen = std::mem::take(&mut *seen.lock().unwrap());
+            assert_eq!(seen, [1, 1, 1], "{content_type} {at_response}");
+            assert_eq!(DEPTH.get(), 0);
+        }
+    }
 }

@@ -408,6 +408,76 @@ fn the_drop_of_a_tracer_that_an_rpc_holds_last_is_contained() {
     }
 }
 
+/// Hears of it where it is not finished, and panics there if it is to.
+struct Discarding {
+    panics: bool,
+    discarded: Arc<AtomicUsize>,
+}
+
+impl Tracer for Discarding {
+    type State = ();
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+
+    fn finish(&self, (): (), _: &RpcInfo) {}
+
+    fn discard(&self, (): ()) {
+        self.discarded.fetch_add(1, Relaxed);
+        if self.panics {
+            scripted_panic();
+        }
+    }
+}
+
+#[test]
+fn a_panic_where_one_is_discarded_is_contained() {
+    fn assert_all_discarded<T: Tracer>(stack: impl Fn([Discarding; 3]) -> T) {
+        let discarded = Arc::new(AtomicUsize::new(0));
+        let stack = stack([false, true, false].map(|panics| Discarding {
+            panics,
+            discarded: Arc::clone(&discarded),
+        }));
+        let exchange = Exchange::new([1], Ends::Trailers(0));
+        let saw = exchange.run(());
+        let before = contained_panics();
+        assert_eq!(exchange.run(stack.failed()), saw);
+        assert_eq!(discarded.load(Relaxed), 3);
+        assert_eq!(contained_panics() - before, 1);
+    }
+    let _alone = alone();
+    assert_all_discarded(<(_, _, _)>::from);
+    assert_all_discarded(Vec::from);
+    assert_all_discarded(|all| Vec::from(all.map(Tracer::boxed)));
+    assert_all_discarded(|[a, b, c]| (a.reload(), b.reload(), Some(c)));
+}
+
+/// Makes its state by itself, so that there may be no record.
+struct Headless;
+
+impl Tracer for Headless {
+    type State = RuthlessState;
+
+    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) -> RuthlessState {
+        RuthlessState
+    }
+
+    fn finish(&self, _state: RuthlessState, _: &RpcInfo) {}
+
+    fn try_start(&self, _: &mut Candidate<'_>) -> Option<RuthlessState> {
+        Some(RuthlessState)
+    }
+}
+
+#[test]
+fn the_drop_of_a_state_without_a_record_is_contained() {
+    let _alone = alone();
+    let exchange = Exchange::new([1], Ends::Trailers(0));
+    let saw = exchange.run(());
+    let before = contained_panics();
+    assert_eq!(exchange.run((Headless, Headless)), saw);
+    assert_eq!(contained_panics() - before, 2);
+}
+
 /// Does something at the start of each RPC.
 fn on_start(f: impl Fn() + Send + Sync + 'static) -> impl Tracer {
     struct OnStart<F>(F);

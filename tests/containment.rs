@@ -422,6 +422,31 @@ fn what_a_payload_panics_with_when_it_is_dropped_is_counted_too() {
 }
 
 #[test]
+fn the_drop_of_what_chooses_the_level_is_contained() {
+    struct Mortal;
+
+    impl Drop for Mortal {
+        fn drop(&mut self) {
+            panic_on_purpose();
+        }
+    }
+
+    let _alone = alone();
+    let mortal = Mortal;
+    let layer = TracerLayer::new(()).level_of(move |_| {
+        let _held = &mortal;
+        Level::Base
+    });
+    let mut service = layer.layer(Handler(Course::DropPending));
+    drop(layer);
+    let future = service.call(bare_request());
+    drop(service);
+    let before = contained_panics();
+    drop(future);
+    assert_eq!(contained_panics() - before, 1);
+}
+
+#[test]
 fn a_panic_where_the_level_is_chosen_leaves_the_layers_own_level() {
     let _alone = alone();
     let tracer = Member::default();

@@ -790,7 +790,10 @@ async fn a_server_within_a_handler_goes_by_the_headers_of_its_own_request() {
             true => telemetry.tracer().public_endpoint(),
             false => telemetry.tracer(),
         };
-        let inner = in_process(TracerLayer::new(inner).server());
+        // A layer of something else has not read the headers.
+        let inner = ServiceBuilder::new()
+            .layer(TracerLayer::new(()).server())
+            .service(in_process(TracerLayer::new(inner).server()));
         let gateway = ServiceBuilder::new()
             .layer(TracerLayer::new(telemetry.tracer()).server())
             .service_fn(move |_: http::Request<String>| {
@@ -815,24 +818,81 @@ async fn a_server_within_a_handler_goes_by_the_headers_of_its_own_request() {
     }
 }
 
+/// Whatever the worker of the buffer has for a context.
 #[tokio::test]
-async fn layers_of_a_client_with_a_buffer_between_them_are_parent_and_child() {
+async fn layers_with_a_buffer_between_them_are_parent_and_child() {
+    for (client, public, worker_has_span) in [
+        (true, false, false),
+        (true, false, true),
+        (false, false, false),
+        (false, false, true),
+        (false, true, false),
+        (false, true, true),
+    ] {
+        let telemetry = Telemetry::new();
+        let layer = || {
+            let tracer = match public {
+                true => telemetry.tracer().public_endpoint(),
+                false => telemetry.tracer(),
+            };
+            match client {
+                true => TracerLayer::new(tracer).client(),
+                false => TracerLayer::new(tracer).server(),
+            }
+        };
+        // A layer of something else between the two changes nothing.
+        let inner = ServiceBuilder::new()
+            .layer(TracerLayer::new(()))
+            .service(in_process(layer()));
+        let (buffer, worker) = tower::buffer::Buffer::pair(inner, 4);
+        let boot = telemetry.tracer_provider.tracer("boot").start("boot");
+        let context = match worker_has_span {
+            true => Context::new().with_span(boot),
+            false => Context::new(),
+        };
+        tokio::spawn(worker.with_context(context));
+        let service = ServiceBuilder::new()
+            .layer(layer())
+            .map_err(|error: tower::BoxError| error.to_string())
+            .service(buffer);
+        let caller = format!("00-{TRACE}-{SPAN}-01");
+        let request = request("/a.B/C", &[("traceparent", &caller)]);
+        service.oneshot(request).await.unwrap();
+
+        let spans: Vec<_> = telemetry.spans();
+        let mut spans = spans.iter().filter(|span| span.name != "boot");
+        let (Some(inner), Some(outer)) = (spans.next(), spans.next()) else {
+            panic!("two spans")
+        };
+        let case = format!("client {client}, public {public}, worker {worker_has_span}");
+        assert_eq!(inner.parent_span_id, outer.span_context.span_id(), "{case}");
+        let traces = [inner, outer].map(|span| span.span_context.trace_id());
+        assert_eq!(traces[0], traces[1], "{case}");
+        let of_caller = !client && !public;
+        assert_eq!(outer.parent_span_id.to_string() == SPAN, of_caller);
+        assert!(inner.links.links.is_empty(), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_forwards_its_request_through_a_buffer_is_the_clients_parent() {
     let telemetry = Telemetry::new();
-    let layer = || TracerLayer::new(telemetry.tracer()).client();
-    let service = ServiceBuilder::new()
-        .layer(layer())
+    let client = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let buffer = tower::buffer::Buffer::new(client, 4);
+    let proxy = ServiceBuilder::new()
+        .layer(TracerLayer::new(telemetry.tracer()).server())
         .map_err(|error: tower::BoxError| error.to_string())
-        .buffer(4)
-        .service(in_process(layer()));
-    service.oneshot(request("/a.B/C", &[])).await.unwrap();
+        .service(buffer);
+    let caller = format!("00-{TRACE}-{SPAN}-01");
+    let request = request("/a.B/C", &[("traceparent", &caller)]);
+    proxy.oneshot(request).await.unwrap();
     let spans = telemetry.spans();
-    let [inner, outer] = &spans[..] else {
+    let [called, served] = &spans[..] else {
         panic!("{spans:?}")
     };
-    assert_eq!(inner.parent_span_id, outer.span_context.span_id());
-    assert_eq!(outer.parent_span_id, SpanId::INVALID);
-    let traces = [inner, outer].map(|span| span.span_context.trace_id());
-    assert_eq!(traces[0], traces[1]);
+    assert_eq!(called.span_kind, SpanKind::Client);
+    assert_eq!(called.parent_span_id, served.span_context.span_id());
+    assert_eq!(served.parent_span_id.to_string(), SPAN);
 }
 
 #[tokio::test]
@@ -902,9 +962,10 @@ async fn a_method_is_other_until_the_service_has_answered_a_call_of_it() {
     assert_eq!(call("/a.B/C", 12).await, known());
     assert_eq!(call("/a.B/D", 1).await, other("a.B/D"));
     assert_eq!(call("/a.B/C?query", 0).await, known());
-    let nameless = ("grpc".to_owned(), vec!["rpc.method=_OTHER".to_owned()]);
+    // What is no method, whatever answers.
     for path in ["/", "/x", "/a/b/c/d", "/%43/x", "*"] {
-        assert_eq!(call(path, 0).await, nameless, "{path}");
+        let name = path.strip_prefix('/').filter(|name| !name.is_empty());
+        assert_eq!(call(path, 0).await, other(name.unwrap_or(path)), "{path}");
     }
 }
 
@@ -1097,6 +1158,7 @@ async fn headers_are_recorded_by_allow_list_only_and_sensitive_values_never() {
     let tracer = telemetry
         .tracer()
         .request_metadata(["tenant", "token", "no header"])
+        .request_metadata(["Tenant"])
         .response_metadata(["grpc-status"]);
     let service = in_process(TracerLayer::new(tracer).server());
     let mut request = request(
@@ -1270,6 +1332,41 @@ async fn a_propagator_reads_all_values_of_its_header_and_where_it_panics_nothing
 }
 
 #[tokio::test]
+async fn the_span_of_a_call_that_is_not_finished_ends_with_it_all_the_same() {
+    let telemetry = Telemetry::new();
+    let tracer = tower_tracer::Tracer::failed(telemetry.tracer());
+    let service = in_process(TracerLayer::new(tracer).server());
+    let response = service.oneshot(request("/a.B/C", &[])).await.unwrap();
+    // Its headers were the end, and the body is still there.
+    assert_eq!(telemetry.spans().len(), 1);
+    assert!(telemetry.metrics().is_empty());
+    drop(response);
+    assert_eq!(telemetry.spans().len(), 1);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_path_of_an_unknown_method_is_told_whatever_it_is() {
+    let long = format!("a.B/{}", "x".repeat(2000));
+    for listed in [false, true] {
+        let telemetry = Telemetry::new();
+        let tracer = match listed {
+            true => telemetry.tracer().methods(methods()),
+            false => telemetry.tracer(),
+        };
+        let service = in_process(TracerLayer::new(tracer).server());
+        for name in ["a.B/C", "x", "a/b/c/d", "a.B/%43", "a.B/C~", &long] {
+            let unimplemented = request(&format!("/{name}"), &[]).map(|_| "12".to_owned());
+            service.clone().oneshot(unimplemented).await.unwrap();
+            let found = attributes(&last(&telemetry).attributes);
+            let name = name.get(..1024).unwrap_or(name);
+            let original = format!("rpc.method_original={name}");
+            assert!(found.contains(&original), "{found:?}");
+            assert!(found.contains(&"rpc.method=_OTHER".to_owned()));
+        }
+    }
+}
+
+#[tokio::test]
 async fn calls_in_flight_are_counted_up_and_down() {
     let telemetry = Telemetry::new();
     let tracer = telemetry
@@ -1314,7 +1411,7 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     let outer = TracerLayer::new(tracer(GrpcMetrics::Calls))
         .client()
         .callee(callee());
-    let inner = TracerLayer::new(tracer(GrpcMetrics::Attempts))
+    let inner = TracerLayer::new(tracer(GrpcMetrics::Attempts).in_flight())
         .client()
         .callee(callee());
     // Two attempts that fail, and one that does not.
@@ -1362,6 +1459,7 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     let [(call, 1)] = &calls[..] else {
         panic!("an attempt is no call: {calls:?}")
     };
+    assert!(telemetry.sum("rpc.client.active_calls").is_empty());
     assert!(call.contains(&"rpc.response.status_code=OK".to_owned()));
     assert_eq!(telemetry.spans().len(), 4);
     assert_eq!(histogram("grpc.client.call.retries"), [(all(""), 1)]);
@@ -1619,8 +1717,24 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
     let points = telemetry.histogram("http.server.request.duration");
     let labels = || points.iter().flat_map(|point| &point.attributes);
     assert!(!labels().any(|label| label.starts_with("server.")));
-    server.oneshot(http("GET", "/pot", "200")).await.unwrap();
-    assert_eq!(last(&telemetry).name, "HTTP", "the list is the whole list");
+    let mut no_port = http("GET", "/pot", "200");
+    let host = http::HeaderValue::from_static("tea.example:99999");
+    no_port.headers_mut().insert("host", host);
+    server.oneshot(no_port).await.unwrap();
+    let span = last(&telemetry);
+    assert_eq!(span.name, "HTTP", "the list is the whole list");
+    let found = attributes(&span.attributes);
+    let server: Vec<_> = found.iter().filter(|a| a.starts_with("server.")).collect();
+    assert_eq!(server, ["server.address=tea.example"]);
+    // A client of HTTP/1 has the name in a header, too.
+    let client = answering(TracerLayer::new(tracer()).client());
+    let mut named = http("GET", "/pot", "200");
+    let host = http::HeaderValue::from_static("tea.example");
+    named.headers_mut().insert("host", host);
+    client.oneshot(named).await.unwrap();
+    let found = attributes(&last(&telemetry).attributes);
+    let server: Vec<_> = found.iter().filter(|a| a.starts_with("server.")).collect();
+    assert_eq!(server, ["server.address=tea.example", "server.port=80"]);
 
     let client = answering(TracerLayer::new(tracer()).client());
     let uri = "https://user:secret@echo.example/users/7?secret=1";
@@ -1700,6 +1814,35 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
             "rpc.system.name=grpc",
         ]
     );
+}
+
+#[tokio::test]
+async fn the_old_conventions_have_their_own_words_for_connect() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(tracer.conventions(Conventions::Old)).client())
+        .service_fn(async |_: http::Request<String>| {
+            let error = r#"{"code":"not_found"}"#.to_owned();
+            let response = http::Response::builder().status(404);
+            let response = response.header("content-type", "application/json");
+            Ok::<_, std::convert::Infallible>(response.body(error).unwrap())
+        });
+    let mut request = request("/a.B/C", &[("connect-protocol-version", "1")]);
+    let proto = "application/proto".parse().unwrap();
+    request.headers_mut().insert("content-type", proto);
+    let response = service.oneshot(request).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await;
+    drop(body.unwrap());
+    let expected = [
+        "rpc.connect_rpc.error_code=not_found",
+        "rpc.method=C",
+        "rpc.service=a.B",
+        "rpc.system=connect_rpc",
+    ];
+    assert_eq!(attributes(&last(&telemetry).attributes), expected);
+    let points = telemetry.histogram("rpc.client.duration");
+    assert_eq!(points[0].attributes, expected);
 }
 
 /// Tracing and metrics over OTLP, sent often, from short queues, to this address.

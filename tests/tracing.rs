@@ -534,7 +534,8 @@ async fn a_span_says_what_the_conventions_for_rpc_say() {
              rpc.method=_OTHER rpc.method_original=a.B/Guess \
              rpc.response.status_code=UNIMPLEMENTED rpc.system.name=grpc",
             "error.type=UNIMPLEMENTED otel.kind=server otel.name=grpc otel.status_code=ERROR \
-             rpc.method=_OTHER rpc.response.status_code=UNIMPLEMENTED rpc.system.name=grpc",
+             rpc.method=_OTHER rpc.method_original=guess rpc.response.status_code=UNIMPLEMENTED \
+             rpc.system.name=grpc",
         ]
     );
     // What generated code calls is known without a list.

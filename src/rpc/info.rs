@@ -2,15 +2,15 @@ use std::{
     borrow::Cow,
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
 use http::Method;
 
 use super::{
-    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Stats, current,
-    draw::LazyDraw, extra::Extra, http_method::HttpMethod, pool,
+    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Scope, Stats,
+    current, draw::LazyDraw, extra::Extra, http_method::HttpMethod, pool,
 };
 
 /// Which side of the RPC a layer stands on.
@@ -144,6 +144,8 @@ pub(super) struct Record {
     sockets: Sockets,
     /// Known once the request carries this record and has given the one it had.
     above: OnceLock<Above>,
+    /// Its tracers' scopes, where they have some.
+    scope: OnceLock<Weak<dyn Scope>>,
     stats: Stats,
     draw: LazyDraw,
 }
@@ -191,6 +193,7 @@ impl Record {
             http_method: None,
             sockets: Sockets::default(),
             above: OnceLock::new(),
+            scope: OnceLock::new(),
             stats: Stats::blank(),
             draw: LazyDraw::default(),
         }
@@ -214,6 +217,7 @@ impl Record {
             draw,
             // Empty: nothing is under anything yet.
             above: _,
+            scope: _,
         } = self;
         stats.begin(known.role, level, start);
         *description = known;
@@ -228,6 +232,7 @@ impl Record {
         self.description.path = MethodPath::from("");
         self.description.endpoints = None;
         self.above.take();
+        self.scope.take();
         self.stats.clear();
     }
 }
@@ -409,13 +414,23 @@ impl RpcInfo {
         self.0.above.get().map(|above| &above.rpc)
     }
 
-    /// Whether this request has passed another layer of the same side before.
-    #[cfg(feature = "otel")]
-    pub(crate) fn passed_a_layer(&self) -> bool {
-        self.0
-            .above
-            .get()
-            .is_some_and(|above| above.attempt.is_some())
+    /// The record of the layer further out that has seen this same request, on the same side: of the
+    /// call, where this is an attempt. It is the [parent](Self::parent) then.
+    #[must_use]
+    pub fn outer(&self) -> Option<&Self> {
+        let above = self.0.above.get()?;
+        above.attempt.is_some().then_some(&above.rpc)
+    }
+
+    /// What is current where its code runs; set once, when its tracers have started.
+    #[inline]
+    pub(crate) fn set_scope(&self, scope: Weak<dyn Scope>) {
+        let _ = self.0.scope.set(scope);
+    }
+
+    /// The same, while it is not over.
+    pub(crate) fn scope(&self) -> Option<Arc<dyn Scope>> {
+        self.0.scope.get()?.upgrade()
     }
 
     /// How much is recorded.

@@ -69,12 +69,13 @@ pub(crate) struct Shared<T> {
     pub(super) settings: Settings,
 }
 
-/// An RPC that outlives its service may be the last to hold the tracer, whose drop can panic as its
-/// hooks can.
+/// An RPC that outlives its service may be the last to hold what is a user's, whose drop can panic as
+/// its hooks can.
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         let whose = || Whose::named(type_name::<T>());
         contain_as("drop", whose, || self.tracer = None);
+        contain::<LevelOf, _>("drop", || self.settings.level_of = None);
     }
 }
 

@@ -95,8 +95,13 @@ impl<T: Tracer> Shared<T> {
         let start = || self.tracer.as_ref()?.try_start(&mut candidate);
         let state = contain::<T, _>("try_start", start).flatten();
         let Some(rpc) = started.rpc else {
+            if let (Some(state), Some(tracer)) = (state, &self.tracer) {
+                // A state that was made without a record is of no RPC.
+                contain::<T, _>("discard", || tracer.discard(state));
+            }
             return OpenRpc::declined(started.draw.get());
         };
+        started.scopes.tell(&rpc);
         let mut observer = RequestObserver {
             slot: Slot::new(rpc.clone()),
             scopes: started.scopes.clone(),

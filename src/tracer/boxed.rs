@@ -4,8 +4,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{Candidate, RequestParts, Scope, Tracer, WireEvent, contain};
-use crate::rpc::{Level, RpcInfo};
+use super::{Candidate, RequestParts, Tracer, WireEvent, contain};
+use crate::rpc::{Level, RpcInfo, Scope};
 
 /// A tracer of any type, for stacks that are decided at run time; made by [`Tracer::boxed`].
 ///

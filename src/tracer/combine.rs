@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{Candidate, RequestParts, Scope, Tracer, WireEvent, contain};
-use crate::rpc::{Level, RpcInfo};
+use super::{Candidate, RequestParts, Tracer, WireEvent, contain};
+use crate::rpc::{Level, RpcInfo, Scope};
 
 /// Hooks that are the inner tracer's.
 macro_rules! inner {
@@ -251,7 +251,7 @@ impl<T: Tracer> Tracer for Reload<T> {
     }
 
     fn discard(&self, (tracer, state): Self::State) {
-        tracer.discard(state);
+        contain::<T, _>("discard", || tracer.discard(state));
         contain::<T, _>("drop", || drop(tracer));
     }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Candidate, RequestParts, Scope, Scopes, Tracer, WireEvent, contain};
-use crate::rpc::{Level, RpcInfo};
+use super::{Candidate, RequestParts, Scopes, Tracer, WireEvent, contain};
+use crate::rpc::{Level, RpcInfo, Scope};
 
 /// No tracer: the record is kept, for handlers and callers to read, and nobody else is told.
 impl Tracer for () {
@@ -142,7 +142,7 @@ impl<T: Tracer> Tracer for Vec<T> {
     fn discard(&self, mut states: Self::State) {
         for tracer in self.iter().take(states.len()).rev() {
             if let Some(state) = states.pop().flatten() {
-                tracer.discard(state);
+                discard(tracer, state);
             }
         }
     }
@@ -193,6 +193,10 @@ fn finish<T: Tracer>(tracer: &T, state: T::State, rpc: &RpcInfo) {
     contain::<T, _>("finish", || tracer.finish(state, rpc));
 }
 
+fn discard<T: Tracer>(tracer: &T, state: T::State) {
+    contain::<T, _>("discard", || tracer.discard(state));
+}
+
 macro_rules! tuple {
     ($(($($tracer:ident $index:tt),+ ; $($reversed:tt),+))*) => {$(
         /// All start in order and finish in reverse order; each hook of each is contained.
@@ -215,7 +219,7 @@ macro_rules! tuple {
             fn discard(&self, mut state: Self::State) {
                 $(
                     if let Some(state) = state.$reversed.take() {
-                        self.$reversed.discard(state);
+                        discard(&self.$reversed, state);
                     }
                 )+
             }

@@ -51,7 +51,7 @@ pub(crate) fn contain_as<R>(
 }
 
 /// Whose code it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Whose {
     name: &'static str,
     /// Where it is known: two closures of one function have one name.
@@ -68,6 +68,10 @@ impl Whose {
 
     pub(crate) fn named(name: &'static str) -> Self {
         Self { name, id: None }
+    }
+
+    fn is_same(self, other: Self) -> bool {
+        self.name == other.name && (self.id == other.id || self.id.is_none() || other.id.is_none())
     }
 }
 
@@ -97,7 +101,9 @@ fn dispose(payload: Box<dyn Any + Send>) {
 fn is_first(hook: &'static str, whose: Whose) -> bool {
     static SEEN: Mutex<Vec<(&str, Whose)>> = Mutex::new(Vec::new());
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = !seen.contains(&(hook, whose));
+    let first = !seen
+        .iter()
+        .any(|(seen, by)| *seen == hook && by.is_same(whose));
     if first {
         seen.push((hook, whose));
     }

@@ -23,12 +23,11 @@ pub(crate) use contain::{Whose, contain, contain_as};
 pub(crate) use describe::{Describe, Known, Told};
 pub(crate) use meter::Meter;
 pub use request::{RequestObserver, RequestParts, TracedRequest};
-pub use scope::Scope;
 pub(crate) use scope::Scopes;
 pub(crate) use wire_event::EventSink;
 pub use wire_event::{Message, WireEvent, WireEventKind};
 
-use crate::rpc::{Level, RpcInfo};
+use crate::rpc::{Level, RpcInfo, Scope};
 
 /// Sees RPCs begin and end. This is what a user implements.
 ///
@@ -66,7 +65,8 @@ use crate::rpc::{Level, RpcInfo};
 /// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. So it is with the
 /// drop of a state that is not finished, and of a tracer that an RPC was the last to hold.
 /// Containment needs unwinding; with `panic = "abort"` a panic is the end of the process, here as
-/// anywhere. So is a panic in the drop of a state while a panic of `finish` unwinds through it.
+/// anywhere. So is, in Rust, a panic in a drop while another one unwinds: in that of a state through
+/// which a panic of `finish` passes, and where two tracers of one stack panic when they are dropped.
 ///
 /// # Combinators
 ///

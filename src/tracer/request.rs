@@ -224,7 +224,11 @@ impl RequestObserver {
             return f();
         }
         let scopes = &self.scopes;
-        self.slot.enter(|| scopes.run(f))
+        self.slot.enter(|| match scopes.are_current() {
+            // The RPC is over, and this is the rest of its code.
+            true => f(),
+            false => scopes.run(f),
+        })
     }
 
     /// Whether its tracers have scopes.

@@ -1,66 +1,14 @@
 use std::{
-    any::type_name,
+    cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    ptr,
     sync::Arc,
     thread,
 };
 
 use super::{Tracer, Whose, contain, contain_as};
-use crate::rpc::RpcInfo;
-
-/// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
-/// task-local value.
-///
-/// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
-/// of the inner service, **every** poll of its future, of the response's body and of the request's
-/// body, and around the drop of both bodies, and of a future that did not come to its end. A request's
-/// body that is read within its own RPC, as by a handler, is in the scope already and does not enter
-/// it again. What the service still does after [`finish`](Tracer::finish), such as the drop of its
-/// body, is in the scope too.
-///
-/// ```
-/// use std::{cell::Cell, sync::Arc};
-/// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
-///
-/// thread_local!(static TENANT: Cell<u32> = const { Cell::new(0) });
-///
-/// struct Tenant(u32);
-///
-/// impl Scope for Tenant {
-///     fn run(&self, f: &mut dyn FnMut()) {
-///         let outer = TENANT.replace(self.0);
-///         f();
-///         TENANT.set(outer);
-///     }
-/// }
-///
-/// struct TenantTracer;
-///
-/// impl Tracer for TenantTracer {
-///     type State = u32;
-///     fn start(&self, _: &RpcInfo, request: &mut RequestParts<'_>) -> u32 {
-///         let tenant = request.headers().get("tenant");
-///         tenant.and_then(|t| t.to_str().ok()?.parse().ok()).unwrap_or(0)
-///     }
-///     fn finish(&self, _: u32, _: &RpcInfo) {}
-///     fn scope(&self, tenant: &u32, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
-///         Some(Arc::new(Tenant(*tenant)))
-///     }
-/// }
-/// ```
-pub trait Scope: Send + Sync + 'static {
-    /// Calls `f` once, with this scope's thing current.
-    ///
-    /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
-    /// called, it is run without the scope.
-    fn run(&self, f: &mut dyn FnMut());
-
-    #[doc(hidden)]
-    fn name(&self) -> &'static str {
-        type_name::<Self>()
-    }
-}
+use crate::rpc::{RpcInfo, Scope, Slot};
 
 /// The scopes of an RPC's tracers, outermost first.
 #[derive(Clone, Default)]
@@ -95,16 +43,29 @@ impl Scopes {
         self.0.take()
     }
 
+    /// Lets the record find them, for as long as they are there.
+    #[inline]
+    pub(crate) fn tell(&self, rpc: &RpcInfo) {
+        if let Some(scope) = &self.0 {
+            rpc.set_scope(Arc::downgrade(scope));
+        }
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether they were the last to be entered on this thread, and not left.
+    pub(crate) fn are_current(&self) -> bool {
+        ENTERED.get() == self.0.as_deref().map_or(0, address)
     }
 
     #[inline]
     pub(crate) fn run<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.0 {
             None => f(),
-            Some(scope) => run_in(&**scope, f).unwrap_or_else(|panic| resume_unwind(panic)),
+            Some(scope) => enter(&**scope, f).unwrap_or_else(|panic| resume_unwind(panic)),
         }
     }
 
@@ -118,8 +79,41 @@ impl Scopes {
     pub(crate) fn catch<R>(&self, f: impl FnOnce() -> R) -> thread::Result<R> {
         match &self.0 {
             None => catch_unwind(AssertUnwindSafe(f)),
-            Some(scope) => run_in(&**scope, f),
+            Some(scope) => enter(&**scope, f),
         }
+    }
+}
+
+impl RpcInfo {
+    /// Runs `f` as code of this RPC: with this record as the [current](Self::current) one and, while the
+    /// RPC is not over, its tracers' [scopes](Scope) entered. For work that is handed to another thread
+    /// or task.
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use std::convert::Infallible;
+    /// use tower::{ServiceBuilder, ServiceExt as _};
+    /// use tower_tracer::{RpcInfo, TracerLayer};
+    ///
+    /// async fn handler(_: Request<String>) -> Result<Response<String>, Infallible> {
+    ///     let rpc = RpcInfo::current().unwrap();
+    ///     let work = std::thread::spawn(move || {
+    ///         assert!(RpcInfo::current().is_none());
+    ///         rpc.in_scope(|| RpcInfo::current().unwrap().path().to_owned())
+    ///     });
+    ///     assert_eq!(work.join().unwrap(), "/shop.Cart/Add");
+    ///     Ok(Response::default())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let service = ServiceBuilder::new().layer(TracerLayer::new(())).service_fn(handler);
+    /// let request = Request::builder().uri("/shop.Cart/Add").body(String::new()).unwrap();
+    /// service.oneshot(request).await.unwrap();
+    /// # }
+    /// ```
+    pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        let scopes = Scopes(self.scope());
+        Slot::new(self.clone()).enter(|| scopes.run(f))
     }
 }
 
@@ -152,8 +146,28 @@ struct Nested {
 
 impl Scope for Nested {
     fn run(&self, f: &mut dyn FnMut()) {
-        self.outer.run(|| self.inner.run(f));
+        if let (Some(outer), Some(inner)) = (&self.outer.0, &self.inner.0) {
+            let inner = || run_in(&**inner, f).unwrap_or_else(|panic| resume_unwind(panic));
+            run_in(&**outer, inner).unwrap_or_else(|panic| resume_unwind(panic));
+        }
     }
+}
+
+thread_local! {
+    /// Where the scopes of an RPC stand in memory that were entered last; 0 outside of all.
+    static ENTERED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn address(scope: &dyn Scope) -> usize {
+    ptr::from_ref(scope).addr()
+}
+
+/// Runs `f` in the scopes of an RPC, all in one.
+fn enter<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
+    let outer = ENTERED.replace(address(scope));
+    let result = run_in(scope, f);
+    ENTERED.set(outer);
+    result
 }
 
 /// Runs `f` once, in the scope if the scope plays along.

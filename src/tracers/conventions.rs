@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{Method, Uri, uri::Scheme};
 
 use super::known::OTHER;
-use crate::{Code, Ending, Protocol, Role};
+use crate::{Code, Ending, Protocol, Role, RpcInfo};
 
 /// How much of a path a span keeps, in bytes.
 pub(super) const PATH: usize = 1024;
@@ -123,6 +123,13 @@ pub(super) fn known_http_method(method: &Method, known: &[&'static str]) -> Opti
         .iter()
         .copied()
         .find(|known| *known == method.as_str())
+}
+
+/// The method as the caller named it, where it is not known: what stands in the path.
+pub(super) fn original_method(rpc: &RpcInfo) -> &str {
+    let path = rpc.path();
+    let name = path.strip_prefix('/').filter(|name| !name.is_empty());
+    bounded(name.unwrap_or(path), PATH)
 }
 
 /// The scheme of a request, `http` or `https`.

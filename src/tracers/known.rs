@@ -1,7 +1,5 @@
 //! Which methods may be named where names must not grow with what peers send.
 
-#[cfg(any(feature = "otel", feature = "tracing"))]
-use std::borrow::Cow;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 #[cfg(any(feature = "otel", feature = "tracing"))]
@@ -124,22 +122,15 @@ pub(super) fn generated<'a>(
     None
 }
 
-/// The name of the method that generated code calls. The path mostly has it, and more where the
-/// client's origin has a path too.
+/// The name of the method that generated code calls, as it stands in the path: at its end, since a
+/// client's origin can have a path too. `None` where something has put another path in its place.
 #[cfg(any(feature = "otel", feature = "tracing"))]
-pub(super) fn generated_name<'a>(
-    rpc: &'a RpcInfo,
-    request: &RequestParts<'_>,
-) -> Option<Cow<'a, str>> {
+pub(super) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Option<&'a str> {
     let (service, method) = generated(rpc, request)?;
-    let in_path = rpc.path().strip_prefix('/').filter(|path| {
-        let rest = path.strip_prefix(service);
-        rest.and_then(|rest| rest.strip_prefix('/')) == Some(method)
-    });
-    Some(match in_path {
-        Some(name) => Cow::Borrowed(name),
-        None => Cow::Owned(format!("{service}/{method}")),
-    })
+    let path = rpc.path();
+    let before = path.strip_suffix(method)?.strip_suffix('/')?;
+    let origin = before.strip_suffix(service)?.strip_suffix('/')?;
+    path.get(origin.len() + 1..)
 }
 
 /// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where

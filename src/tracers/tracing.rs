@@ -79,7 +79,7 @@ use ::tracing::{Level, Span, event, field::Empty, info_span};
 use super::{
     conventions::{
         HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_error, is_failure,
-        known_http_method, scheme,
+        known_http_method, original_method, scheme,
     },
     known::{KnownMethods, LEARNED, OTHER, generated_name, is_answered},
 };
@@ -248,11 +248,11 @@ impl TracingTracer {
                     target: SPAN,
                     $($parent)*
                     "rpc",
-                    otel.name = &*about.name,
+                    otel.name = about.name,
                     otel.kind = rpc.role().as_str(),
                     rpc.system.name = about.system.map(System::name),
-                    rpc.method = about.method.as_deref(),
-                    rpc.method_original = about.original,
+                    rpc.method = about.method,
+                    rpc.method_original = about.original.as_deref(),
                     http.request.method = http.as_ref().map(|http| http.method),
                     http.request.method_original = http.as_ref().and_then(|http| http.original),
                     url.scheme = http.as_ref().and_then(|http| http.scheme),
@@ -285,37 +285,38 @@ impl TracingTracer {
             let method = rpc.http_method();
             let method = method.and_then(|method| known_http_method(method, &HTTP_METHODS));
             return About {
-                name: method.unwrap_or("HTTP").into(),
+                name: method.unwrap_or("HTTP"),
                 ..About::default()
             };
         };
         let about = About {
-            name: system.span_name().into(),
+            name: system.span_name(),
             system: Some(system),
             ..About::default()
         };
         if let Some(method) = generated_name(rpc, request) {
             return About {
-                name: method.clone(),
+                name: method,
                 method: Some(method),
                 ..about
             };
         }
         let Some(method) = rpc.full_method() else {
             return About {
-                method: Some(OTHER.into()),
+                method: Some(OTHER),
+                original: Some(escape(original_method(rpc), PATH)),
                 ..about
             };
         };
         match self.methods.known(method) {
             Some(true) => About {
-                name: method.into(),
-                method: Some(method.into()),
+                name: method,
+                method: Some(method),
                 ..about
             },
             Some(false) => About {
-                method: Some(OTHER.into()),
-                original: Some(method),
+                method: Some(OTHER),
+                original: Some(method.into()),
                 ..about
             },
             None => About {
@@ -340,11 +341,11 @@ impl TracingTracer {
 /// What names a span.
 #[derive(Default)]
 struct About<'a> {
-    name: Cow<'a, str>,
+    name: &'a str,
     /// `None` for plain HTTP.
     system: Option<System>,
-    method: Option<Cow<'a, str>>,
-    original: Option<&'a str>,
+    method: Option<&'a str>,
+    original: Option<Cow<'a, str>>,
     undecided: bool,
 }
 

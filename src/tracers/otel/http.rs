@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::{StatusCode, Uri, header::HOST};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::series::{self, sorted};
+use super::series::{self, Target, sorted};
 use crate::{
     Address, Ending, RequestParts, Role, RpcInfo, Status,
     tracers::{
@@ -134,31 +134,31 @@ fn known_status(status: u16) -> u16 {
     }
 }
 
-/// The server's address and port: as the layer was told, else as the request has it. On a server
-/// that is the caller's word, and stands in the span alone.
+/// The server's address and port: as the layer was told, else as the request has it, which without a
+/// host in its URI has a header. On a server that is the caller's word, and stands in the span alone.
 fn server(rpc: &RpcInfo, request: &RequestParts<'_>, scheme: &str) -> Vec<KeyValue> {
     if let Some(Address::Named(told)) = rpc.callee().address() {
-        return series::server(told);
+        return series::server(Target::Told(told));
     }
     let named = request.uri().and_then(Uri::authority).cloned();
-    let authority = named.or_else(|| match rpc.role() {
-        Role::Server => request.headers().get(HOST)?.as_bytes().try_into().ok(),
-        Role::Client => None,
-    });
-    let Some(authority) = authority else {
+    let header = || request.headers().get(HOST)?.as_bytes().try_into().ok();
+    let Some(authority) = named.or_else(header) else {
         return Vec::new();
     };
     let host = authority.host();
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let host = bounded(bare.unwrap_or(host), HOST_NAME);
-    let port = authority.port_u16().unwrap_or(match scheme {
-        "https" => 443,
-        _ => 80,
-    });
-    vec![
-        KeyValue::new("server.address", StringValue::from(Arc::<str>::from(host))),
-        KeyValue::new("server.port", i64::from(port)),
-    ]
+    let port = match (authority.port_u16(), scheme) {
+        (Some(port), _) => Some(port),
+        // What stands there is no port.
+        _ if !authority.as_str().ends_with(authority.host()) => None,
+        (None, "https") => Some(443),
+        (None, _) => Some(80),
+    };
+    let host = StringValue::from(Arc::<str>::from(host));
+    let mut server = vec![KeyValue::new("server.address", host)];
+    server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+    server
 }
 
 /// How much of a host's name a span keeps, which is as much as DNS allows.

@@ -1,7 +1,6 @@
 //! Which methods are known, and what is prebuilt for each.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -73,7 +72,7 @@ impl Methods {
     pub(super) fn of<'a>(
         &self,
         rpc: &'a RpcInfo,
-        generated: impl FnOnce() -> Option<Cow<'a, str>>,
+        generated: impl FnOnce() -> Option<&'a str>,
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
@@ -91,16 +90,16 @@ impl Methods {
         });
         let name = match known {
             Some((_, Some(series))) => return series,
-            Some((known, None)) => known.into(),
+            Some((known, None)) => known,
             None => match (generated(), rpc.full_method(), &self.listed) {
                 (Some(method), ..) => method,
-                (None, None, _) => OTHER.into(),
-                (None, Some(method), Some(listed)) if listed.contains(method) => method.into(),
-                (None, Some(_), Some(_)) => OTHER.into(),
-                (None, Some(_), None) => UNDECIDED.into(),
+                (None, None, _) => OTHER,
+                (None, Some(method), Some(listed)) if listed.contains(method) => method,
+                (None, Some(_), Some(_)) => OTHER,
+                (None, Some(_), None) => UNDECIDED,
             },
         };
-        self.series(&name, key, make)
+        self.series(name, key, make)
     }
 
     /// The series of an RPC whose method was undecided, once it has ended: `answered` where

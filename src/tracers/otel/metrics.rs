@@ -239,7 +239,7 @@ impl Instruments {
         {
             grpc.started(role, &series.grpc_at_start);
         }
-        let in_flight = self.in_flight.as_ref()?;
+        let in_flight = self.in_flight.as_ref().filter(|_| self.is_call(role))?;
         Some(Counted::new(in_flight.rpc.of(role), &series.in_flight))
     }
 
@@ -247,9 +247,7 @@ impl Instruments {
     pub(super) fn rpc_finished(&self, started: &Series, outcome: &Outcome, rpc: &RpcInfo) {
         let role = rpc.role();
         let cost = rpc.stats().age();
-        let grpc = self.grpc.as_ref();
-        // An attempt is no call: the layer around the retries measures that.
-        let is_call = role == Role::Server || grpc.is_none_or(|grpc| grpc.what.calls());
+        let is_call = self.is_call(role);
         if let Some(duration) = self.rpc.as_ref().filter(|_| is_call) {
             let seconds = cost.as_secs_f64();
             let measured = &outcome.measured;
@@ -260,11 +258,17 @@ impl Instruments {
             let measured = &outcome.measured_old;
             measured.record(duration.of(role), millis, self.bound);
         }
-        if let Some(grpc) = grpc
+        if let Some(grpc) = &self.grpc
             && started.is_grpc()
         {
             grpc.finished(rpc, &started.grpc_at_start, &outcome.grpc);
         }
+    }
+
+    /// An attempt is no call: the layer around the retries measures that.
+    fn is_call(&self, role: Role) -> bool {
+        let grpc = self.grpc.as_ref();
+        role == Role::Server || grpc.is_none_or(|grpc| grpc.what.calls())
     }
 
     pub(super) fn http_started(&self, role: Role, in_flight: &[KeyValue]) -> Option<Counted> {

@@ -65,9 +65,17 @@
 //! On a server the caller's context is extracted from the headers, on a client the current one is
 //! injected, also where the span is not sampled. The span's context is current in the handler, in
 //! both bodies and in their drops, so that a client called in a handler makes a child span. A task
-//! that a handler spawns inherits nothing; give it the context with OpenTelemetry's `FutureExt`.
+//! that a handler spawns inherits nothing; give it the context with OpenTelemetry's `FutureExt`. A
+//! request's body that is neither tonic's nor axum's has it only where the handler reads it.
+//!
+//! A request that passes several layers, or that a server's handler hands on to a client, is in one
+//! trace also where a buffer or a task lies between them: it carries its record.
 //!
 //! Where telemetry is suppressed, as in an exporter's own calls, this tracer takes no part.
+//!
+//! A span that has started is exported, also where [`finish_if`](crate::Tracer::finish_if),
+//! [`slow`](crate::Tracer::slow) or [`failed`](crate::Tracer::failed) leave its end out: it lacks what is
+//! known only then, and there is no duration. Choose spans with OpenTelemetry's samplers.
 //!
 //! # Methods
 //!
@@ -97,17 +105,17 @@ mod span;
 
 use std::{
     borrow::Cow,
-    env, fmt,
+    env, fmt, iter,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 use opentelemetry::{
-    Context, InstrumentationScope, KeyValue, StringValue, global,
+    Context, InstrumentationScope, KeyValue, global,
     metrics::{Meter, MeterProvider},
     propagation::TextMapPropagator,
-    trace::{self, Link, SpanBuilder, SpanKind, TraceContextExt as _, TracerProvider},
+    trace::{self, Link, SpanBuilder, SpanKind, TraceContextExt as _, TraceId, TracerProvider},
 };
 
 use self::{
@@ -115,7 +123,7 @@ use self::{
     methods::Methods,
     metrics::{Counted, Instruments},
     propagation::Propagation,
-    series::{AllowedHeader, Key, Series, Wording},
+    series::{AllowedHeader, Key, Series, Target, Wording},
     span::{Spans, What},
 };
 use crate::{
@@ -123,7 +131,7 @@ use crate::{
     WireEvent, WireEventKind,
     tracers::{
         KnownMethods,
-        conventions::{HTTP_METHODS, System},
+        conventions::{HTTP_METHODS, System, original_method},
         known::{generated_name, is_answered},
     },
 };
@@ -308,9 +316,7 @@ impl OtelTracer {
     /// left out, and 16 values of 1 KiB are kept.
     #[must_use]
     pub fn request_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
-        let allowed = |header| AllowedHeader::new(header, "request");
-        let headers = headers.into_iter().filter_map(allowed);
-        self.request_metadata.extend(headers);
+        AllowedHeader::add(&mut self.request_metadata, headers, "request");
         self
     }
 
@@ -318,9 +324,7 @@ impl OtelTracer {
     /// events, which takes a lock for each message.
     #[must_use]
     pub fn response_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
-        let allowed = |header| AllowedHeader::new(header, "response");
-        let headers = headers.into_iter().filter_map(allowed);
-        self.response_metadata.extend(headers);
+        AllowedHeader::add(&mut self.response_metadata, headers, "response");
         self
     }
 
@@ -443,19 +447,24 @@ impl OtelTracer {
     /// The context that a span starts in, and the caller's span to link to.
     fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Context, Option<Link>) {
         let current = Context::current();
-        let is_inner = rpc.passed_a_layer();
-        let is_current = match rpc.role() {
-            // What an outer layer has injected is found where its span is not current: there is a
-            // buffer, or a task, between the two.
-            Role::Client => !is_inner || current.has_active_span(),
-            // An outer layer has read the headers of this request, and its span is current.
-            Role::Server => is_inner && is_local(&current),
+        // An outer layer has read the headers of this request; between the two there may be a buffer or
+        // a task, where its span is not current. So it may be where a server's request is passed on.
+        let from = match (rpc.outer(), rpc.role()) {
+            (None, Role::Client) => rpc.parent().filter(|parent| {
+                let running = RpcInfo::current();
+                running.is_none_or(|running| !running.same(parent))
+            }),
+            (outer, _) => outer,
         };
-        if is_current {
+        if let Some(context) = from.and_then(context_of) {
+            let is_within = trace_of(&context) == trace_of(&current);
+            return (if is_within { current } else { context }, None);
+        }
+        if rpc.role() == Role::Client {
             return (current, None);
         }
         let extracted = self.propagation.extract(&current, request.headers());
-        if !self.public_endpoint || rpc.role() == Role::Client {
+        if !self.public_endpoint {
             return (extracted, None);
         }
         let caller = extracted.span().span_context().clone();
@@ -475,10 +484,8 @@ impl OtelTracer {
         let series = self.methods.of(rpc, generated, key, &make);
         let mut attributes = Vec::with_capacity(series.at_start.len() + AT_END);
         attributes.extend_from_slice(&series.at_start);
-        if series.is_other()
-            && let Some(method) = rpc.full_method()
-        {
-            attributes.push(original(method));
+        if series.is_other() {
+            attributes.push(original(rpc));
         }
         Start {
             name: series.span_name.into(),
@@ -583,6 +590,11 @@ impl Tracer for OtelTracer {
         }
     }
 
+    /// A span that was started is exported: at least it ends here.
+    fn discard(&self, Running(running, _counted): Running) {
+        running.context.span().end();
+    }
+
     fn level(&self) -> Level {
         match self.timeline {
             true => Level::Detailed,
@@ -636,7 +648,7 @@ impl OtelTracer {
                 if decided.is_known() {
                     span.update_name(decided.span_name);
                 }
-                span.set_attributes(decided.method_attributes(rpc.full_method().map(original)));
+                span.set_attributes(decided.method_attributes(|| original(rpc)));
             }
             &decided
         } else {
@@ -711,6 +723,20 @@ fn scope() -> InstrumentationScope {
         .build()
 }
 
+/// The context that this or another tracer of OpenTelemetry's made for an RPC that runs: its own, or
+/// that of a layer further out.
+fn context_of(rpc: &RpcInfo) -> Option<Context> {
+    iter::successors(Some(rpc), |rpc| rpc.outer()).find_map(|rpc| {
+        // Whatever is current here is not the RPC's.
+        let _none = Context::new().attach();
+        Some(rpc.in_scope(Context::current)).filter(is_local)
+    })
+}
+
+fn trace_of(context: &Context) -> TraceId {
+    context.span().span_context().trace_id()
+}
+
 /// Whether a context has a span of this process.
 fn is_local(context: &Context) -> bool {
     let span = context.span();
@@ -725,21 +751,21 @@ fn peer_attributes(peer: SocketAddr) -> [KeyValue; 2] {
     ]
 }
 
-fn original(method: &str) -> KeyValue {
-    KeyValue::new("rpc.method_original", StringValue::from(method.to_owned()))
+/// The method as the caller named it.
+fn original(rpc: &RpcInfo) -> KeyValue {
+    KeyValue::new("rpc.method_original", original_method(rpc).to_owned())
 }
 
 /// What tells the RPC's series from others of its method.
 fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Key<'a> {
     let role = rpc.role();
     let address = match (rpc.callee().address(), role) {
-        (Some(Address::Named(told)), _) => Some(told),
+        (Some(Address::Named(told)), _) => Some(Target::Told(told)),
         (_, Role::Client) => uri.and_then(::http::Uri::authority).map(|authority| {
             let authority = authority.as_str();
             // A user and a password are nobody's business.
-            authority
-                .rsplit_once('@')
-                .map_or(authority, |(_, host)| host)
+            let host = authority.rsplit_once('@').map(|(_, host)| host);
+            Target::Authority(host.unwrap_or(authority))
         }),
         // What the connection has is not what clients call.
         (_, Role::Server) => None,

@@ -29,8 +29,16 @@ pub(super) struct Wording {
 pub(super) struct Key<'a> {
     pub(super) role: Role,
     pub(super) system: System,
-    /// The server's, as the layer was told, else as a client's URI has it.
-    pub(super) address: Option<&'a str>,
+    pub(super) address: Option<Target<'a>>,
+}
+
+/// The server's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target<'a> {
+    /// As the layer was told, in one of the forms that users write.
+    Told(&'a str),
+    /// As a client's URI has it, host and port.
+    Authority(&'a str),
 }
 
 impl Key<'_> {
@@ -48,7 +56,8 @@ impl Key<'_> {
 pub(super) struct Series {
     role: Role,
     system: System,
-    address: Option<Box<str>>,
+    /// The server's, and whether the layer was told it.
+    address: Option<(Box<str>, bool)>,
     wording: Wording,
     method: &'static str,
     pub(super) span_name: &'static str,
@@ -80,7 +89,10 @@ impl Series {
         let mut series = Self {
             role: key.role,
             system: key.system,
-            address: key.address.map(Box::from),
+            address: key.address.map(|target| match target {
+                Target::Told(name) => (name.into(), true),
+                Target::Authority(name) => (name.into(), false),
+            }),
             wording: wording.clone(),
             method,
             span_name: if matches!(method, OTHER | UNDECIDED) {
@@ -106,25 +118,33 @@ impl Series {
     }
 
     pub(super) fn is_for(&self, key: &Key<'_>) -> bool {
-        self.role == key.role && self.system == key.system && self.address.as_deref() == key.address
+        self.role == key.role && self.system == key.system && self.target() == key.address
     }
 
     pub(super) fn key(&self) -> Key<'_> {
         Key {
             role: self.role,
             system: self.system,
-            address: self.address.as_deref(),
+            address: self.target(),
         }
+    }
+
+    fn target(&self) -> Option<Target<'_>> {
+        let (name, is_told) = self.address.as_ref()?;
+        Some(match is_told {
+            true => Target::Told(name),
+            false => Target::Authority(name),
+        })
     }
 
     /// What the span of an RPC gets whose method was decided at its end; `original` as the peer
     /// named it.
-    pub(super) fn method_attributes(&self, original: Option<KeyValue>) -> Vec<KeyValue> {
+    pub(super) fn method_attributes(&self, original: impl FnOnce() -> KeyValue) -> Vec<KeyValue> {
         let conventions = self.wording.conventions;
         let mut attributes = Vec::new();
         if conventions.has_new() {
             attributes.push(KeyValue::new("rpc.method", self.label()));
-            attributes.extend(original.filter(|_| !self.is_known()));
+            attributes.extend((!self.is_known()).then(original));
         }
         if conventions.has_old() {
             let old = self.old().into_iter().filter(|a| match a.key.as_str() {
@@ -189,11 +209,18 @@ impl Series {
         if conventions.has_old() {
             measured_old = self.old();
             measured_old.extend(self.server());
-            if let (System::Grpc, Some(code)) = (self.system, code) {
-                let code = KeyValue::new("rpc.grpc.status_code", i64::from(code as u8));
-                at_end.push(code.clone());
-                measured_old.push(code);
-            }
+            let code = match (self.system, code) {
+                (System::Grpc, Some(code)) => {
+                    let number = i64::from(code as u8);
+                    Some(KeyValue::new("rpc.grpc.status_code", number))
+                }
+                (System::Connect, Some(_)) => {
+                    status.map(|error| KeyValue::new("rpc.connect_rpc.error_code", error))
+                }
+                _ => None,
+            };
+            at_end.extend(code.clone());
+            measured_old.extend(code);
         }
         Outcome {
             failed: error.is_some(),
@@ -225,7 +252,11 @@ impl Series {
     }
 
     fn old(&self) -> Vec<KeyValue> {
-        let mut attributes = vec![KeyValue::new("rpc.system", self.system.name())];
+        let system = match self.system {
+            System::Connect => "connect_rpc",
+            system => system.name(),
+        };
+        let mut attributes = vec![KeyValue::new("rpc.system", system)];
         if self.is_known()
             && let Some((service, method)) = self.method.split_once('/')
         {
@@ -236,7 +267,7 @@ impl Series {
     }
 
     fn server(&self) -> Vec<KeyValue> {
-        self.address.as_deref().map(server).unwrap_or_default()
+        self.target().map(server).unwrap_or_default()
     }
 
     fn grpc(&self, code: Option<Code>) -> Vec<KeyValue> {
@@ -249,7 +280,7 @@ impl Series {
         if let Some(code) = code {
             attributes.push(KeyValue::new("grpc.status", code.as_str()));
         }
-        if let (Role::Client, Some(target)) = (self.role, &self.address) {
+        if let (Role::Client, Some((target, _))) = (self.role, &self.address) {
             let target = KeyValue::new("grpc.target", shared(&without_user(target)));
             attributes.push(target);
         }
@@ -272,9 +303,15 @@ fn shared(text: &str) -> StringValue {
 }
 
 /// `server.address` and `server.port` of an address as users write it.
-pub(super) fn server(address: &str) -> Vec<KeyValue> {
-    let address = without_user(address);
-    let (host, port) = host_and_port(&address);
+pub(super) fn server(target: Target<'_>) -> Vec<KeyValue> {
+    let told;
+    let (host, port) = match target {
+        Target::Told(name) => {
+            told = without_user(name);
+            host_and_port(&told)
+        }
+        Target::Authority(name) => one_host(name).unwrap_or((name, None)),
+    };
     if host.is_empty() {
         return Vec::new();
     }
@@ -285,6 +322,9 @@ pub(super) fn server(address: &str) -> Vec<KeyValue> {
 
 /// An address without the user and the password that a URI may have, which are nobody's business.
 fn without_user(address: &str) -> Cow<'_, str> {
+    if address.starts_with("unix:") || address.starts_with("unix-abstract:") {
+        return address.into();
+    }
     let (scheme, rest) = match address.find("://") {
         Some(at) => address.split_at(at + "://".len()),
         None => ("", address),
@@ -314,6 +354,7 @@ fn host_and_port(address: &str) -> (&str, Option<u16>) {
             None => name,
         },
         Some(("ipv4" | "ipv6", address)) => address,
+        Some(("unix-abstract", _)) => return (address, None),
         _ => address,
     };
     one_host(host).unwrap_or((address, None))
@@ -326,7 +367,10 @@ fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
         return Some((whole, None));
     }
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port.parse().ok()?)),
+        Some((host, port)) => {
+            let is_number = port.bytes().all(|digit| digit.is_ascii_digit());
+            (host, Some(port.parse().ok().filter(|_| is_number)?))
+        }
         None => (text, None),
     };
     match bare(host) {
@@ -337,7 +381,8 @@ fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
 
 /// An address without the brackets that one of IPv6 stands in.
 fn bare(host: &str) -> Option<&str> {
-    host.strip_prefix('[')?.strip_suffix(']')
+    let host = host.strip_prefix('[')?.strip_suffix(']')?;
+    (!host.contains(['[', ']', ','])).then_some(host)
 }
 
 /// `rpc.request.metadata.<key>` and the like, made once.
@@ -355,17 +400,31 @@ const VALUES: usize = 16;
 const VALUE_BYTES: usize = 1024;
 
 impl AllowedHeader {
-    /// Of the request or of the response; `None` where this cannot be a header's name.
-    pub(super) fn new(header: &str, side: &str) -> Option<Self> {
-        let header = http::HeaderName::from_bytes(header.as_bytes()).ok()?;
+    /// Adds headers of the request or of the response; what cannot be a header's name is left out.
+    pub(super) fn add<'a>(
+        allowed: &mut Vec<Self>,
+        headers: impl IntoIterator<Item = &'a str>,
+        side: &str,
+    ) {
+        for header in headers {
+            let header = http::HeaderName::from_bytes(header.as_bytes());
+            if let Ok(header) = header
+                && !allowed.iter().any(|known| known.header == header)
+            {
+                allowed.push(Self::new(header, side));
+            }
+        }
+    }
+
+    fn new(header: http::HeaderName, side: &str) -> Self {
         let name = |name: String| Name::from(Arc::<str>::from(name));
-        Some(Self {
+        Self {
             http: name(format!("http.{side}.header.{header}")),
             rpc: name(format!("rpc.{side}.metadata.{header}")),
             old_grpc: name(format!("rpc.grpc.{side}.metadata.{header}")),
             old_connect: name(format!("rpc.connect_rpc.{side}.metadata.{header}")),
             header,
-        })
+        }
     }
 
     /// The header's values, by the name that each of the conventions has; those marked as sensitive
@@ -401,7 +460,9 @@ impl AllowedHeader {
 
 #[cfg(test)]
 mod tests {
-    use super::{host_and_port, server, without_user};
+    use opentelemetry::KeyValue;
+
+    use super::{Target, host_and_port, server, without_user};
 
     #[test]
     fn host_and_port_are_found_in_addresses_as_users_write_them() {
@@ -438,6 +499,12 @@ mod tests {
             ),
             ("zk://u:p@zookeeper:2181/x", ("zk://zookeeper:2181/x", None)),
             ("vsock:1:2", ("vsock:1:2", None)),
+            ("[::1]:80,[::2]:80", ("[::1]:80,[::2]:80", None)),
+            ("ipv6:[::1],[::2]:443", ("ipv6:[::1],[::2]:443", None)),
+            ("unix-abstract:123", ("unix-abstract:123", None)),
+            ("unix-abstract:a@b", ("unix-abstract:a@b", None)),
+            ("unix:a@b", ("a@b", None)),
+            ("greeter:+1", ("greeter:+1", None)),
             ("greeter:port", ("greeter:port", None)),
             (":50051", ("", Some(50051))),
             ("", ("", None)),
@@ -448,8 +515,20 @@ mod tests {
 
     #[test]
     fn without_a_host_there_is_no_server() {
-        assert_eq!(server(":50051"), []);
-        assert_eq!(server(""), []);
-        assert_eq!(server("greeter:80").len(), 2);
+        assert_eq!(server(Target::Told(":50051")), []);
+        assert_eq!(server(Target::Told("")), []);
+        assert_eq!(server(Target::Told("greeter:80")).len(), 2);
+    }
+
+    #[test]
+    fn a_host_of_a_uri_may_be_named_like_a_scheme() {
+        for host in ["dns", "http", "unix", "ipv4", "greeter"] {
+            let expected = [
+                KeyValue::new("server.address", host),
+                KeyValue::new("server.port", 80),
+            ];
+            let authority = format!("{host}:80");
+            assert_eq!(server(Target::Authority(&authority)), expected);
+        }
     }
 }

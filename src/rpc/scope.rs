@@ -1,0 +1,55 @@
+use std::any::type_name;
+
+/// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
+/// task-local value.
+///
+/// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
+/// of the inner service, **every** poll of its future, of the response's body and of the request's
+/// body, and around the drop of both bodies, and of a future that did not come to its end. A request's
+/// body that is read within its own RPC, as by a handler, is in the scope already and does not enter
+/// it again. What the service still does after [`finish`](crate::Tracer::finish), such as the drop of
+/// its body, is in the scope too: a scope lives until both bodies are gone, and holds weakly what is
+/// not to live as long.
+///
+/// ```
+/// use std::{cell::Cell, sync::Arc};
+/// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
+///
+/// thread_local!(static TENANT: Cell<u32> = const { Cell::new(0) });
+///
+/// struct Tenant(u32);
+///
+/// impl Scope for Tenant {
+///     fn run(&self, f: &mut dyn FnMut()) {
+///         let outer = TENANT.replace(self.0);
+///         f();
+///         TENANT.set(outer);
+///     }
+/// }
+///
+/// struct TenantTracer;
+///
+/// impl Tracer for TenantTracer {
+///     type State = u32;
+///     fn start(&self, _: &RpcInfo, request: &mut RequestParts<'_>) -> u32 {
+///         let tenant = request.headers().get("tenant");
+///         tenant.and_then(|t| t.to_str().ok()?.parse().ok()).unwrap_or(0)
+///     }
+///     fn finish(&self, _: u32, _: &RpcInfo) {}
+///     fn scope(&self, tenant: &u32, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+///         Some(Arc::new(Tenant(*tenant)))
+///     }
+/// }
+/// ```
+pub trait Scope: Send + Sync + 'static {
+    /// Calls `f` once, with this scope's thing current.
+    ///
+    /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
+    /// called, it is run without the scope.
+    fn run(&self, f: &mut dyn FnMut());
+
+    #[doc(hidden)]
+    fn name(&self) -> &'static str {
+        type_name::<Self>()
+    }
+}
