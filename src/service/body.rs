@@ -350,7 +350,10 @@ where
             return Poll::Ready(None);
         };
         if *this.over {
-            return observer.enter(|| inner.poll_frame(cx));
+            return match observer.has_scopes() {
+                true => observer.enter(|| inner.poll_frame(cx)),
+                false => inner.poll_frame(cx),
+            };
         }
         counter.ask();
         let polled = observer.enter(|| inner.as_mut().poll_frame(cx));

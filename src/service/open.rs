@@ -178,7 +178,7 @@ impl<T: Tracer> OpenRpc<T> {
                 caught
             }
             Guard::Open(open) => open.run_scoped(f),
-            Guard::Over(scopes) => return scopes.run(f),
+            Guard::Over(scopes) => return scopes.run_rest(f),
             Guard::Closed(None) => return f(),
             Guard::Closed(Some(draw)) => return draw.enter(f),
         };
@@ -217,11 +217,19 @@ impl<T: Tracer> OpenRpc<T> {
             if let Some(rpc) = open.slot.take() {
                 rpc.release();
             }
-            let scopes = mem::take(&mut open.scopes);
-            *self.0 = match scopes.is_empty() {
-                true => Guard::Closed(None),
-                false => Guard::Over(scopes),
-            };
+            if open.scopes.is_empty() {
+                *self.0 = Guard::Closed(None);
+            } else {
+                self.keep_scopes();
+            }
+        }
+    }
+
+    /// Apart from `end`: few RPCs have a scope.
+    #[inline(never)]
+    fn keep_scopes(&mut self) {
+        if let Guard::Open(open) = &mut *self.0 {
+            *self.0 = Guard::Over(mem::take(&mut open.scopes));
         }
     }
 

@@ -69,6 +69,12 @@ impl Scopes {
         }
     }
 
+    /// As [`run`](Self::run), for what is left when the RPC is over. Apart, as few RPCs have a scope.
+    #[inline(never)]
+    pub(crate) fn run_rest(&self, f: impl FnOnce()) {
+        self.run(f);
+    }
+
     /// As [`run`](Self::run), for code of the inner service: its panic is caught for the record, and
     /// let go on by the caller.
     ///
