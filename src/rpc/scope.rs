@@ -1,4 +1,4 @@
-use std::any::type_name;
+use std::any::{Any, type_name};
 
 /// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
 /// task-local value.
@@ -41,7 +41,7 @@ use std::any::type_name;
 ///     }
 /// }
 /// ```
-pub trait Scope: Send + Sync + 'static {
+pub trait Scope: Any + Send + Sync {
     /// Calls `f` once, with this scope's thing current.
     ///
     /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not

@@ -1,4 +1,5 @@
 use std::{
+    any::Any,
     cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use super::{Tracer, Whose, contain, contain_as};
-use crate::rpc::{RpcInfo, Scope, Slot};
+use crate::rpc::{RpcInfo, Scope};
 
 /// The scopes of an RPC's tracers, outermost first.
 #[derive(Clone, Default)]
@@ -91,35 +92,63 @@ impl Scopes {
 }
 
 impl RpcInfo {
-    /// Runs `f` as code of this RPC: with this record as the [current](Self::current) one and, while the
-    /// RPC is not over, its tracers' [scopes](Scope) entered. For work that is handed to another thread
-    /// or task.
+    /// Looks at the scope of this type that a tracer of this RPC has returned, while the RPC's code
+    /// runs. So a tracer finds its own for the layer [further out](Self::outer), or for the RPC that a
+    /// call is made [under](Self::parent), also where a buffer or a task lies between and it is not
+    /// current. Of several of a type it is the innermost one.
     ///
     /// ```
-    /// use http::{Request, Response};
-    /// use std::convert::Infallible;
-    /// use tower::{ServiceBuilder, ServiceExt as _};
-    /// use tower_tracer::{RpcInfo, TracerLayer};
+    /// use std::sync::{Arc, Mutex};
+    /// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
     ///
-    /// async fn handler(_: Request<String>) -> Result<Response<String>, Infallible> {
-    ///     let rpc = RpcInfo::current().unwrap();
-    ///     let work = std::thread::spawn(move || {
-    ///         assert!(RpcInfo::current().is_none());
-    ///         rpc.in_scope(|| RpcInfo::current().unwrap().path().to_owned())
-    ///     });
-    ///     assert_eq!(work.join().unwrap(), "/shop.Cart/Add");
-    ///     Ok(Response::default())
+    /// struct Trace(u64);
+    ///
+    /// impl Scope for Trace {
+    ///     fn run(&self, f: &mut dyn FnMut()) {
+    ///         f();
+    ///     }
     /// }
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let service = ServiceBuilder::new().layer(TracerLayer::new(())).service_fn(handler);
-    /// let request = Request::builder().uri("/shop.Cart/Add").body(String::new()).unwrap();
-    /// service.oneshot(request).await.unwrap();
-    /// # }
+    /// /// Gives RPCs the number of the RPC that they stand under.
+    /// struct Traces;
+    ///
+    /// impl Tracer for Traces {
+    ///     type State = u64;
+    ///
+    ///     fn start(&self, rpc: &RpcInfo, _: &mut RequestParts<'_>) -> u64 {
+    ///         let above = rpc.parent().and_then(|rpc| rpc.with_scope(|trace: &Trace| trace.0));
+    ///         above.unwrap_or(7)
+    ///     }
+    ///
+    ///     fn scope(&self, trace: &u64, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+    ///         Some(Arc::new(Trace(*trace)))
+    ///     }
+    ///
+    ///     fn finish(&self, trace: u64, rpc: &RpcInfo) {
+    ///         assert_eq!(rpc.with_scope(|trace: &Trace| trace.0), Some(trace));
+    ///     }
+    /// }
+    /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
+    /// # let (seen, all_seen) = std::sync::mpsc::channel();
+    /// # let see = move |rpc: &RpcInfo| drop(seen.send(rpc.with_scope(|trace: &Trace| trace.0)));
+    /// # doc::call((tower_tracer::on_finish(see), Traces), ["/shop.Cart/Add"]);
+    /// # assert_eq!(all_seen.iter().collect::<Vec<_>>(), [Some(7)]);
     /// ```
-    pub fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let scopes = Scopes(self.scope());
-        Slot::new(self.clone()).enter(|| scopes.run(f))
+    pub fn with_scope<S: Scope, R>(&self, look: impl FnOnce(&S) -> R) -> Option<R> {
+        let scope = Scopes(self.scope());
+        find(scope.0.as_deref()?).map(look)
+    }
+}
+
+/// The innermost scope of a type.
+fn find<S: Scope>(scope: &dyn Scope) -> Option<&S> {
+    let scope: &dyn Any = scope;
+    match scope.downcast_ref::<Nested>() {
+        Some(Nested { outer, inner }) => {
+            let mut both = [inner, outer].into_iter();
+            both.find_map(|scopes| find(scopes.0.as_deref()?))
+        }
+        None => scope.downcast_ref(),
     }
 }
 

@@ -723,14 +723,13 @@ fn scope() -> InstrumentationScope {
         .build()
 }
 
-/// The context that this or another tracer of OpenTelemetry's made for an RPC that runs: its own, or
-/// that of a layer further out.
+/// The context that a tracer of this kind made for an RPC that runs: for its own layer, or for one
+/// further out.
 fn context_of(rpc: &RpcInfo) -> Option<Context> {
-    iter::successors(Some(rpc), |rpc| rpc.outer()).find_map(|rpc| {
-        // Whatever is current here is not the RPC's.
-        let _none = Context::new().attach();
-        Some(rpc.in_scope(Context::current)).filter(is_local)
-    })
+    let context = |rpc: &RpcInfo| rpc.with_scope(|own: &span::Running| own.context.clone());
+    iter::successors(Some(rpc), |rpc| rpc.outer())
+        .find_map(context)
+        .filter(is_local)
 }
 
 fn trace_of(context: &Context) -> TraceId {
