@@ -30,6 +30,9 @@ fn numbers(comment: &str) -> impl Iterator<Item = u32> {
     after.filter_map(|rest| rest.split_once('.')?.0.parse().ok())
 }
 
+/// Endings that no test shows yet.
+const OPEN: [u32; 6] = [46, 47, 48, 49, 51, 52];
+
 #[test]
 fn each_row_of_readmes_table_names_a_test_that_shows_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -57,7 +60,8 @@ fn each_row_of_readmes_table_names_a_test_that_shows_it() {
         );
         rows.push(number);
     }
-    assert_eq!(rows, (1..=40).collect::<Vec<_>>(), "the rows of the table");
+    let expected: Vec<_> = (1..=54).filter(|row| !OPEN.contains(row)).collect();
+    assert_eq!(rows, expected, "the rows of the table");
     let mut named: Vec<_> = tests_of.into_values().flatten().collect();
     named.sort_unstable();
     named.dedup();

@@ -139,22 +139,68 @@ async fn of_two_statuses_the_first_counts() {
 
 // Ending 13.
 #[tokio::test]
-async fn a_status_in_the_headers_goes_before_one_in_the_trailers() {
-    for (first, second, code) in [("5", "0", Code::NotFound), ("0", "5", Code::Ok)] {
-        let script = [
-            headers(&[("grpc-status", first)]),
-            message("x"),
-            trailers(&[("grpc-status", second)]),
-        ];
+async fn an_error_in_the_headers_goes_before_a_status_in_the_trailers() {
+    let script = [
+        headers(&[("grpc-status", "5")]),
+        message("x"),
+        trailers(&[("grpc-status", "0")]),
+    ];
+    let (code, wire) = (Code::NotFound, Some(Code::NotFound));
+    let met = meet(ServerStreaming, script.clone()).await;
+    reports(&met.rpc, Ending::HeadersOnly, code, wire);
+    // tonic agrees.
+    assert_eq!(met.got.code(), Some(code.into()));
+    let served = serve(script).await;
+    reports(&served.rpc, Ending::HeadersOnly, code, wire);
+    assert_eq!(served.answer.trailers.unwrap()["grpc-status"], "0");
+}
+
+// Ending 50.
+#[tokio::test]
+async fn ok_in_the_headers_of_a_stream_ends_nothing() {
+    let trailers = |name, value| trailers(&[(name, value)]);
+    let begin = || headers(&[("grpc-status", "0")]);
+    for (script, ending, code, messages) in [
+        (
+            vec![begin(), message("x"), trailers("grpc-status", "13")],
+            Ending::Trailers,
+            Code::Internal,
+            1,
+        ),
+        (
+            vec![
+                begin(),
+                message("x"),
+                message("y"),
+                trailers("x-other", "1"),
+            ],
+            Ending::Trailers,
+            Code::Ok,
+            2,
+        ),
+        (
+            vec![begin(), message("x"), Step::End],
+            Ending::BodyEnd,
+            Code::Ok,
+            1,
+        ),
+        (vec![begin(), Step::End], Ending::BodyEnd, Code::Ok, 0),
+    ] {
+        // tonic takes OK in the headers as final, and does not look at the trailers.
         let met = meet(ServerStreaming, script.clone()).await;
-        reports(&met.rpc, Ending::HeadersOnly, code, Some(code));
-        // So it does for tonic.
-        assert_eq!(met.got.code(), Some(code.into()));
+        reports(&met.rpc, ending, code, Some(code));
+        assert_eq!(met.rpc.stats().response().messages(), Some(messages));
         let served = serve(script).await;
-        reports(&served.rpc, Ending::HeadersOnly, code, Some(code));
-        let trailers = served.answer.trailers.unwrap();
-        assert_eq!(trailers["grpc-status"], second);
+        reports(&served.rpc, ending, code, Some(code));
+        assert_eq!(served.rpc.stats().response().messages(), Some(messages));
     }
+    let reset = vec![
+        begin(),
+        message("x"),
+        Step::Reset(h2::Reason::INTERNAL_ERROR),
+    ];
+    let met = meet(ServerStreaming, reset).await;
+    assert_eq!(met.rpc.stats().status(), Some(Status::Grpc(Code::Internal)));
 }
 
 // Ending 9.

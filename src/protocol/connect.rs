@@ -186,7 +186,8 @@ pub(crate) fn message_in(query: &str) -> Option<(u64, bool)> {
         Some("1") => length_of_base64(message)?,
         _ => message.count() as u64,
     };
-    let compressed = parameter("compression").is_some_and(|coding| coding != "identity");
+    let compressed =
+        parameter("compression").is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"));
     Some((size, compressed))
 }
 

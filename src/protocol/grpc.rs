@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use super::{find, is};
+use super::{bytes_of, find, is};
 use crate::rpc::Code;
 
 pub(crate) const STATUS: &str = "grpc-status";
@@ -25,7 +25,7 @@ pub(crate) fn status(headers: &HeaderMap) -> Option<&HeaderValue> {
 #[inline(always)]
 pub(crate) fn begins_messages(headers: &HeaderMap) -> bool {
     let (content_type, [status]) = find(headers, [STATUS]);
-    status.is_none() && content_type.is_some_and(|value| is(value.as_bytes(), b"application/grpc"))
+    status.is_none() && is(bytes_of(content_type), b"application/grpc")
 }
 
 /// The text of `grpc-message`, decoded as far as it can be; its first kilobyte or so.

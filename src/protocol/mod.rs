@@ -70,29 +70,25 @@ pub(crate) fn detect<'a>(
 /// What the body of a response speaks, by its own content type; `None` where that is not what the
 /// request asked for, as for a proxy's error page.
 pub(crate) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -> Option<Protocol> {
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let content_type = bytes_of(content_type);
     match asked {
         Protocol::GrpcWeb | Protocol::GrpcWebText
             if is(content_type, b"application/grpc-web-text") =>
         {
             Some(Protocol::GrpcWebText)
         }
-        Protocol::GrpcWeb | Protocol::GrpcWebText => content_type
-            .starts_with(b"application/grpc")
-            .then_some(Protocol::GrpcWeb),
-        Protocol::Grpc => content_type
-            .starts_with(b"application/grpc")
-            .then_some(asked),
-        Protocol::ConnectStreaming => content_type
-            .starts_with(b"application/connect+")
-            .then_some(asked),
+        Protocol::GrpcWeb | Protocol::GrpcWebText => {
+            strip(content_type, b"application/grpc").map(|_| Protocol::GrpcWeb)
+        }
+        Protocol::Grpc => strip(content_type, b"application/grpc").map(|_| asked),
+        Protocol::ConnectStreaming => strip(content_type, b"application/connect+").map(|_| asked),
         Protocol::ConnectUnary | Protocol::Http | Protocol::Other => Some(asked),
     }
 }
 
 /// Whether a response is gRPC-Web, binary or text.
 pub(crate) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc-web"))
+    strip(bytes_of(content_type), b"application/grpc-web").is_some()
 }
 
 /// Finds the content type, and the first value of each of some other headers; the names in lower case,
@@ -135,10 +131,10 @@ fn by_content_type<'a>(
     content_type: Option<&HeaderValue>,
     query_of_get: impl Fn() -> Option<&'a str>,
 ) -> Protocol {
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    if let Some(rest) = content_type.strip_prefix(b"application/grpc") {
+    let content_type = bytes_of(content_type);
+    if let Some(rest) = strip(content_type, b"application/grpc") {
         return match rest {
-            [] | [b'+' | b';' | b' ', ..] => Protocol::Grpc,
+            rest if is_suffix(rest) => Protocol::Grpc,
             _ if is(rest, b"-web-text") => Protocol::GrpcWebText,
             _ if is(rest, b"-web") => Protocol::GrpcWeb,
             _ => Protocol::Http,
@@ -146,7 +142,7 @@ fn by_content_type<'a>(
     }
     #[cfg(feature = "connect")]
     {
-        if content_type.starts_with(b"application/connect+") {
+        if strip(content_type, b"application/connect+").is_some() {
             return Protocol::ConnectStreaming;
         }
         let is_connect =
@@ -164,16 +160,38 @@ fn by_content_type<'a>(
 /// Whether a content type is this one, with or without a suffix or parameters.
 #[inline]
 fn is(content_type: &[u8], wanted: &[u8]) -> bool {
-    content_type
-        .strip_prefix(wanted)
-        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
+    strip(content_type, wanted).is_some_and(is_suffix)
+}
+
+/// Whether a media type may go on like this: with a suffix, or with parameters, which optional white
+/// space may precede.
+#[inline]
+fn is_suffix(rest: &[u8]) -> bool {
+    matches!(rest, [] | [b'+' | b';' | b' ' | b'\t', ..])
+}
+
+/// What follows the beginning of a media type, which is the same in any letter case (RFC 9110, 8.3.1).
+#[inline]
+fn strip<'a>(content_type: &'a [u8], beginning: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = content_type.split_at_checked(beginning.len())?;
+    // Almost every peer writes lower case, and that comparison is the cheaper one.
+    (found == beginning || found.eq_ignore_ascii_case(beginning)).then_some(rest)
+}
+
+/// A content type, without white space before it; empty if there is none.
+#[inline]
+fn bytes_of(content_type: Option<&HeaderValue>) -> &[u8] {
+    match content_type.map_or(&b""[..], HeaderValue::as_bytes) {
+        spaced @ [b' ' | b'\t', ..] => spaced.trim_ascii_start(),
+        bytes => bytes,
+    }
 }
 
 #[cfg(all(test, feature = "connect"))]
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
-    use super::detect;
+    use super::{detect, is_grpc_web, of_response};
     use crate::rpc::Protocol;
 
     #[test]
@@ -192,6 +210,20 @@ mod tests {
                 Protocol::GrpcWebText,
             ),
             ("application/grpcx", None, Protocol::Http),
+            ("Application/GRPC+Proto", None, Protocol::Grpc),
+            ("APPLICATION/GRPC", None, Protocol::Grpc),
+            ("application/grpc\t; charset=utf-8", None, Protocol::Grpc),
+            (" application/grpc ;charset=utf-8", None, Protocol::Grpc),
+            ("Application/Grpc-Web\t;a=b", None, Protocol::GrpcWeb),
+            ("application/GRPC-WEB-TEXT", None, Protocol::GrpcWebText),
+            ("Application/Connect+JSON", None, Protocol::ConnectStreaming),
+            ("Application/Proto", Some(connect), Protocol::ConnectUnary),
+            (
+                "application/JSON\t;charset=utf-8",
+                Some(connect),
+                Protocol::ConnectUnary,
+            ),
+            ("Application/GRPCx", None, Protocol::Http),
             ("application/connect+json", None, Protocol::ConnectStreaming),
             ("application/proto", Some(connect), Protocol::ConnectUnary),
             ("application/json", Some(connect), Protocol::ConnectUnary),
@@ -208,7 +240,7 @@ mod tests {
             let get = detect(Some(&headers), || Some("message=&connect=v1"));
             match protocol {
                 // A content type says nothing of a request that has no content.
-                Protocol::Http if !content_type.contains("grpc") => {
+                Protocol::Http if !content_type.to_lowercase().contains("grpc") => {
                     assert_eq!(get, Protocol::ConnectUnary, "{content_type}");
                 }
                 _ => assert_eq!(get, protocol, "{content_type}"),
@@ -229,5 +261,38 @@ mod tests {
             assert_eq!(detect(Some(&bare), || Some(query)), protocol, "{query}");
         }
         assert_eq!(detect(None, || Some("connect=v1")), Protocol::Other);
+    }
+
+    #[test]
+    fn a_response_speaks_its_protocol_in_any_letter_case() {
+        for (asked, content_type, spoken) in [
+            (
+                Protocol::Grpc,
+                "Application/GRPC+proto",
+                Some(Protocol::Grpc),
+            ),
+            (Protocol::Grpc, "text/html", None),
+            (
+                Protocol::GrpcWeb,
+                "APPLICATION/grpc-web",
+                Some(Protocol::GrpcWeb),
+            ),
+            (
+                Protocol::GrpcWeb,
+                "application/gRPC-Web-Text\t;a=b",
+                Some(Protocol::GrpcWebText),
+            ),
+            (
+                Protocol::ConnectStreaming,
+                "Application/Connect+Proto",
+                Some(Protocol::ConnectStreaming),
+            ),
+        ] {
+            let content_type = HeaderValue::from_static(content_type);
+            assert_eq!(of_response(asked, Some(&content_type)), spoken);
+        }
+        assert!(is_grpc_web(Some(&HeaderValue::from_static(
+            "Application/gRPC-Web+proto"
+        ))));
     }
 }

@@ -359,8 +359,9 @@ impl Stats {
     /// The status of the RPC, `None` while it runs, and for an HTTP exchange that ended without a
     /// response.
     ///
-    /// For gRPC it comes from the headers where they carry one (the RPC is over then, and what may
-    /// follow is not counted), else the trailers, else the causes of an error, else from gRPC's
+    /// For gRPC it comes from the headers if they carry an error (the RPC is over then, and what may
+    /// follow is not counted), else the trailers, else an OK in the headers. If the RPC failed below
+    /// the layer, it comes from the causes of the error. If there is none of these, it comes from gRPC's
     /// [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
     /// (on a client). Connect's comes from the end of its body, else from the HTTP status (on both
     /// sides). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is

@@ -15,7 +15,8 @@ use super::{
     ending::Cause,
 };
 use crate::{
-    rpc::{Event, RpcInfo},
+    protocol::grpc,
+    rpc::{Ending, Event, RpcInfo},
     tracer::{RequestObserver, Tracer, WireEventKind},
 };
 
@@ -179,7 +180,7 @@ fn examine_response<B, T>(
                 counter.data(&meter, data);
                 if let Some(word) = counter.last_word() {
                     counter.end(&meter, true);
-                    return end_by_word(open, word);
+                    return end_by_word(open, word, counter);
                 }
                 // The peer may not poll again.
                 if !inner.is_end_stream() && !counter.is_full() {
@@ -193,14 +194,14 @@ fn examine_response<B, T>(
             } else if let Some(trailers) = frame.trailers_ref() {
                 counter.end(&meter, true);
                 meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
-                Cause::Trailers(trailers)
+                trailers_end(counter, trailers)
             } else {
                 return;
             }
         }
         Poll::Ready(Some(Err(error))) => {
             counter.end(&meter, false);
-            Cause::Body(Failure::new(error))
+            Cause::Body(Failure::new(error, open.error_types()))
         }
         Poll::Ready(None) => {
             counter.end(&meter, true);
@@ -246,24 +247,34 @@ where
 fn body_end(counter: &Counter) -> Cause<'static> {
     #[cfg(feature = "connect")]
     if let Some(error) = counter.error() {
-        return Cause::Connect(crate::rpc::Ending::BodyEnd, Some(error));
+        return Cause::Connect(Ending::BodyEnd, Some(error));
     }
-    let _ = counter;
-    Cause::BodyEnd
+    match counter.has_ok() {
+        true => Cause::Ok(Ending::BodyEnd),
+        false => Cause::BodyEnd,
+    }
+}
+
+/// Trailers, of which the status counts, and else the one in the headers.
+fn trailers_end<'a>(counter: &Counter, trailers: &'a HeaderMap) -> Cause<'a> {
+    match counter.has_ok() && grpc::status(trailers).is_none() {
+        true => Cause::Ok(Ending::Trailers),
+        false => Cause::Trailers(trailers),
+    }
 }
 
 /// The body itself has said how the RPC ended.
-fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord) {
+fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord, counter: &Counter) {
     match word {
         LastWord::Trailers(trailers) => {
             if let Some(meter) = open.meter() {
                 meter.event(Event::TRAILERS, WireEventKind::Trailers(&trailers));
             }
-            open.end(&Cause::Trailers(&trailers));
+            open.end(&trailers_end(counter, &trailers));
         }
         #[cfg(feature = "connect")]
         LastWord::Connect(Ok(error)) => {
-            open.end(&Cause::Connect(crate::rpc::Ending::Trailers, error));
+            open.end(&Cause::Connect(Ending::Trailers, error));
         }
         // Garbage is no status.
         #[cfg(feature = "connect")]
@@ -413,7 +424,8 @@ where
             true
         }
         Poll::Ready(Some(Err(error))) => {
-            if Failure::new(error).is_of_stream() {
+            // This layer wraps bodies of known types alone, so their errors are known too.
+            if Failure::new(error, &[]).is_of_stream() {
                 meter.lose();
             }
             false

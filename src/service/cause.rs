@@ -28,11 +28,26 @@ pub(super) struct Verdict {
     pub(super) text: String,
 }
 
+/// Views a value as the error that it is, if it is of one type.
+///
+/// A type parameter does not tell whether it is an error, and a bound `Into<BoxError>` would not help:
+/// an error has to pass unchanged, and a type whose `From` makes another error of it could not be
+/// made from the box again. So the layer knows the types that matter, and a user names others.
+pub(crate) type AsError = fn(&dyn Any) -> Option<&(dyn Error + 'static)>;
+
+/// Views a value as an error of type `E`, if it is one.
+pub(super) fn view_as<E: Error + 'static>(value: &dyn Any) -> Option<&(dyn Error + 'static)> {
+    let error: &E = value.downcast_ref()?;
+    Some(error)
+}
+
 impl<'a> Failure<'a> {
-    pub(super) fn new<E: fmt::Display + 'static>(error: &'a E) -> Self {
+    /// `named` are the types that the layer's user has named.
+    pub(super) fn new<E: fmt::Display + 'static>(error: &'a E, named: &[AsError]) -> Self {
+        let mut views = KNOWN.iter().chain(named);
         Self {
             text: error,
-            error: as_error(error),
+            error: as_boxed(error).or_else(|| views.find_map(|view| view(error))),
         }
     }
 
@@ -54,9 +69,10 @@ impl<'a> Failure<'a> {
         }
     }
 
-    /// Whether the HTTP/2 stream or its connection failed, as opposed to what was sent on it.
+    /// Whether the stream of a request or its connection failed, as opposed to what was sent on it.
     pub(super) fn is_of_stream(&self) -> bool {
-        self.chain().any(is_of_stream)
+        let mut in_hyper = false;
+        self.chain().any(|error| is_of_stream(error, &mut in_hyper))
     }
 
     /// The error and its causes, outermost first.
@@ -123,12 +139,19 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     }
     #[cfg(feature = "transport")]
-    if error
-        .downcast_ref::<hyper::Error>()
-        .is_some_and(hyper::Error::is_timeout)
-    {
-        // The peer answers no ping.
-        verdict.code.get_or_insert(Code::Unavailable);
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        if error.is_timeout() {
+            // The peer answers no ping.
+            verdict.code.get_or_insert(Code::Unavailable);
+        } else if error.is_canceled() {
+            // The connection closed while the call waited for its turn on it.
+            verdict.code.get_or_insert(Code::Cancelled);
+        }
+    } else if error.is::<tower::load_shed::error::Overloaded>() {
+        verdict.code.get_or_insert(Code::ResourceExhausted);
+    } else if error.is::<tower::timeout::error::Elapsed>() {
+        verdict.code.get_or_insert(Code::DeadlineExceeded);
+        verdict.ending.get_or_insert(Ending::Deadline);
     }
     #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
@@ -144,35 +167,66 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
     let _ = (error, verdict);
 }
 
-fn is_of_stream(error: &(dyn Error + 'static)) -> bool {
+/// HTTP/2 has an error of its own for it. Over HTTP/1 hyper reads less than was announced, or the
+/// socket fails under it; an I/O error that is not below hyper's is some other layer's.
+fn is_of_stream(error: &(dyn Error + 'static), in_hyper: &mut bool) -> bool {
     #[cfg(feature = "transport")]
-    if error.is::<h2::Error>() {
-        return true;
+    {
+        if error.is::<h2::Error>() {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            *in_hyper = true;
+            return error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+        }
+        if let (true, Some(error)) = (*in_hyper, error.downcast_ref::<std::io::Error>()) {
+            use std::io::ErrorKind;
+            return matches!(
+                error.kind(),
+                ErrorKind::UnexpectedEof
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::NotConnected
+                    | ErrorKind::TimedOut
+            );
+        }
     }
-    let _ = error;
+    let _ = (error, in_hyper);
     false
 }
 
-/// A type parameter does not tell whether it is an error; these are the ones that matter.
-fn as_error<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
+/// The types of errors that services in use have, boxed ones aside.
+const KNOWN: &[AsError] = &[
+    #[cfg(feature = "tonic")]
+    view_as::<tonic::Status>,
+    #[cfg(feature = "transport")]
+    view_as::<tonic::transport::Error>,
+    #[cfg(feature = "transport")]
+    view_as::<hyper_util::client::legacy::Error>,
+    #[cfg(feature = "transport")]
+    view_as::<hyper::Error>,
+    #[cfg(feature = "transport")]
+    view_as::<h2::Error>,
+    #[cfg(feature = "axum")]
+    view_as::<axum_core::Error>,
+    view_as::<std::io::Error>,
+];
+
+/// Views a box as the error within.
+fn as_boxed<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
     let any: &dyn Any = error;
     if let Some(boxed) = any.downcast_ref::<Box<dyn Error + Send + Sync>>() {
         return Some(&**boxed);
     }
-    #[cfg(feature = "tonic")]
-    if let Some(status) = any.downcast_ref::<tonic::Status>() {
-        return Some(status);
+    if let Some(boxed) = any.downcast_ref::<Box<dyn Error + Send>>() {
+        return Some(&**boxed);
     }
-    #[cfg(feature = "transport")]
-    if let Some(error) = any.downcast_ref::<tonic::transport::Error>() {
-        return Some(error);
+    if let Some(boxed) = any.downcast_ref::<Box<dyn Error>>() {
+        return Some(&**boxed);
     }
-    #[cfg(feature = "axum")]
-    if let Some(error) = any.downcast_ref::<axum_core::Error>() {
-        return Some(error);
-    }
-    if let Some(error) = any.downcast_ref::<std::io::Error>() {
-        return Some(error);
+    if let Some(shared) = any.downcast_ref::<std::sync::Arc<dyn Error + Send + Sync>>() {
+        return Some(&**shared);
     }
     None
 }

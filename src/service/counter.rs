@@ -35,6 +35,8 @@ pub(super) struct Other {
     waits: bool,
     /// Nobody is to look at the body, even if there is one.
     unread: bool,
+    /// The headers have the status OK, and more follows them.
+    ok_in_headers: bool,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -178,6 +180,12 @@ impl Counter {
         matches!(self, Self::Other(other) if other.waits)
     }
 
+    /// Whether the headers had the status OK.
+    #[inline]
+    pub(super) fn has_ok(&self) -> bool {
+        matches!(self, Self::Other(other) if other.ok_in_headers)
+    }
+
     /// Whether messages can be counted. An error is none.
     #[inline]
     pub(super) fn counts_messages(&self) -> bool {
@@ -253,7 +261,7 @@ impl Other {
                 size: 0,
                 compressed: headers
                     .get(http::header::CONTENT_ENCODING)
-                    .is_some_and(|encoding| encoding != "identity"),
+                    .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")),
             },
             _ => Messages::None,
         };
@@ -273,6 +281,7 @@ impl Other {
             hinted: false,
             waits: false,
             unread: false,
+            ok_in_headers: false,
         }
     }
 
@@ -291,6 +300,11 @@ impl Other {
             self.rest = length.unwrap_or(UNKNOWN);
             self.hinted = true;
         }
+    }
+
+    /// The headers have the status OK: it counts if no other follows.
+    pub(super) fn expect_ok(&mut self) {
+        self.ok_in_headers = true;
     }
 
     /// Tells that nobody is to look at the body, even if there is one.

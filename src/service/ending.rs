@@ -18,6 +18,8 @@ pub(super) enum Cause<'a> {
     Trailers(&'a HeaderMap),
     /// The end of the body, without trailers.
     BodyEnd,
+    /// The end of a response whose headers had the status OK, and which has no other.
+    Ok(Ending),
     /// Connect's own word, in the body: an error, or none.
     #[cfg(feature = "connect")]
     Connect(Ending, Option<crate::protocol::connect::Error>),
@@ -63,12 +65,15 @@ fn find_out(rpc: &RpcInfo, cause: &Cause<'_>) {
             .observe(rpc.protocol().is_rpc());
     }
     let outcome = match cause {
-        Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd if has_lost_caller(rpc) => {
+        Cause::Headers(_) | Cause::Trailers(_) | Cause::BodyEnd | Cause::Ok(_)
+            if has_lost_caller(rpc) =>
+        {
             dropped(rpc)
         }
         Cause::Headers(headers) => from_headers(rpc, headers, Ending::HeadersOnly),
         Cause::Trailers(headers) => from_headers(rpc, headers, Ending::Trailers),
         Cause::BodyEnd => without_status(rpc, Ending::BodyEnd),
+        Cause::Ok(ending) => told(*ending, Status::OK),
         #[cfg(feature = "connect")]
         Cause::Connect(..) if has_lost_caller(rpc) => dropped(rpc),
         #[cfg(feature = "connect")]
@@ -161,7 +166,12 @@ fn without_status(rpc: &RpcInfo, ending: Ending) -> Outcome {
 fn from_failure(rpc: &RpcInfo, failure: &Failure<'_>, ending: Ending) -> Outcome {
     let verdict = failure.verdict();
     rpc.stats().set_error(&verdict.text);
-    let ending = verdict.ending.unwrap_or(ending);
+    let ending = match verdict.ending {
+        // A server's own stream does not fail its handler's response but drops it: this reset came
+        // from what the handler calls itself.
+        Some(Ending::Reset) if rpc.role() == Role::Server && !has_lost_caller(rpc) => ending,
+        found => found.unwrap_or(ending),
+    };
     let mut outcome = inferred(rpc, ending, verdict.code.unwrap_or(Code::Unknown));
     if rpc.protocol() != Protocol::Http {
         outcome.wire_status = verdict.code.map(Status::Grpc);

@@ -126,7 +126,8 @@ impl<F, T: Tracer> TracedFuture<F, T> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(open.take()))),
             Poll::Ready(Err(error)) => {
-                open.end(&Cause::Service(Failure::new(&error)));
+                let failure = Failure::new(&error, open.error_types());
+                open.end(&Cause::Service(failure));
                 Poll::Ready(Err(error))
             }
         }

@@ -214,6 +214,12 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
             counter.expect_none();
         }
     }
+    // An error decides at once. OK does not: messages may follow, and trailers with another status.
+    let is_grpc_ok = status.is_some_and(|status| status.as_bytes() == b"0");
+    let is_grpc_error = protocol.is_grpc() && status.is_some() && !is_grpc_ok;
+    if protocol.is_grpc() && is_grpc_ok {
+        counter.expect_ok();
+    }
     let counter = Counter::other(counter);
     let at_once =
         protocol == Protocol::Http && open.settings().is_some_and(|s| s.finish_at_response);
@@ -234,7 +240,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, open: &mut OpenRpc<T>) -> C
     if is_whole {
         counter.end(&meter, true);
         open.end(&Cause::Headers(headers));
-    } else if protocol.is_grpc() && status.is_some() {
+    } else if is_grpc_error {
         // Trailers-only, as gRPC calls it: nobody will look at the body.
         open.end(&Cause::Headers(headers));
     } else if at_once {

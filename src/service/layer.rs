@@ -2,7 +2,10 @@ use std::{any::type_name, fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use super::TracerService;
+use super::{
+    TracerService,
+    cause::{AsError, view_as},
+};
 use crate::{
     rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},
     tracer::{Describe, RequestParts, Told, Whose, contain, contain_as},
@@ -14,7 +17,8 @@ use crate::{
 /// service whose request and response say how they are traced:
 /// [`TracedRequest`](crate::TracedRequest) and [`TracedResponse`](crate::TracedResponse). HTTP's do,
 /// whatever their bodies are. The service's errors pass unchanged; they have to be
-/// `Display + 'static`.
+/// `Display + 'static`. If an error type is your own, name it with
+/// [`error_type`](Self::error_type), and the layer reads its causes.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -88,6 +92,7 @@ pub(crate) struct Settings {
     pub(super) told: Told,
     pub(super) finish_at_response: bool,
     pub(super) tell_caller: bool,
+    pub(super) error_types: Vec<AsError>,
 }
 
 impl<T> TracerLayer<T> {
@@ -103,6 +108,7 @@ impl<T> TracerLayer<T> {
                 told: Told::default(),
                 finish_at_response: false,
                 tell_caller: false,
+                error_types: Vec::new(),
             },
         }
     }
@@ -207,6 +213,43 @@ impl<T> TracerLayer<T> {
     #[must_use]
     pub fn tell_caller(mut self) -> Self {
         self.settings.tell_caller = true;
+        self
+    }
+
+    /// Names an error type of the service's or of its bodies, so that the status of an RPC that fails
+    /// with it comes from the error's causes.
+    ///
+    /// The layer reads the causes of the errors that come with tonic, hyper, hyper-util, h2, axum and
+    /// the standard library, and of every boxed error (`tower::BoxError`). Of any other type it sees
+    /// only the text, until it is named here. Call it once for each type.
+    ///
+    /// ```
+    /// use tower_tracer::TracerLayer;
+    ///
+    /// #[derive(Debug)]
+    /// enum GatewayError {
+    ///     Upstream(tonic::Status),
+    /// }
+    ///
+    /// impl std::fmt::Display for GatewayError {
+    ///     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    ///         f.write_str("the upstream failed")
+    ///     }
+    /// }
+    ///
+    /// impl std::error::Error for GatewayError {
+    ///     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+    ///         let Self::Upstream(status) = self;
+    ///         Some(status)
+    ///     }
+    /// }
+    ///
+    /// let layer = TracerLayer::new(()).error_type::<GatewayError>();
+    /// # let _ = (layer, GatewayError::Upstream(tonic::Status::ok("")));
+    /// ```
+    #[must_use]
+    pub fn error_type<E: std::error::Error + 'static>(mut self) -> Self {
+        self.settings.error_types.push(view_as::<E>);
         self
     }
 

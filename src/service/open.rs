@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     TracedResponse,
+    cause::AsError,
     ending::{Cause, conclude},
     layer::{Settings, Shared},
 };
@@ -264,6 +265,12 @@ impl<T: Tracer> OpenRpc<T> {
             }) => slot.rpc()?.stats().quiet_cell(Direction::Response),
             _ => None,
         }
+    }
+
+    /// The types of errors that the layer's user has named.
+    pub(super) fn error_types(&self) -> &[AsError] {
+        self.settings()
+            .map_or(&[], |settings| &settings.error_types)
     }
 
     #[inline]
