@@ -281,22 +281,6 @@ async fn a_call_that_is_shed_inside_the_layer_is_resource_exhausted() {
     assert_eq!(rpc.stats().status(), grpc(Code::ResourceExhausted));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_call_that_exceeds_a_tower_timeout_inside_the_layer_is_a_deadline() {
-    let recorder = Recorder::new();
-    let service = ServiceBuilder::new()
-        .layer(TracerLayer::new(recorder.clone()).client())
-        .timeout(Duration::from_secs(1))
-        .service(service_fn(async |_: Request<String>| {
-            std::future::pending::<()>().await;
-            Ok::<_, BoxError>(Response::new(String::new()))
-        }));
-    assert!(service.oneshot(request()).await.is_err());
-    let rpc = recorder.only_finished();
-    assert_eq!(rpc.stats().status(), grpc(Code::DeadlineExceeded));
-    assert_eq!(rpc.stats().ending(), Some(Ending::Deadline));
-}
-
 // Ending 44.
 #[tokio::test]
 async fn grpc_in_any_letter_case_is_grpc() {

@@ -280,8 +280,11 @@ impl Plan {
         }
     }
 
-    /// No status was sent.
+    /// No status was sent but maybe OK in the headers.
     fn by_http(&self, ending: Ending) -> End {
+        if self.header_status == Some("0") && self.speaks_grpc() {
+            return self.by_code(ending, Code::Ok, Some(Code::Ok));
+        }
         let http = Some(Status::Http(self.http_status));
         if !self.speaks_grpc() {
             return End {
@@ -403,7 +406,8 @@ fn go<T: Tracer>(plan: &Plan, tracer: T, finished: impl Fn() -> Vec<RpcInfo>) ->
         (model.request.complete, model.request.over) = (true, true);
     }
     model.response.complete = bare_response.is_end_stream();
-    let in_headers = plan.speaks_grpc() && plan.header_status.is_some();
+    // OK in the headers of a stream ends nothing.
+    let in_headers = plan.speaks_grpc() && plan.header_status.is_some_and(|status| status != "0");
     if model.response.complete || in_headers {
         model.response.over = true;
         model.end(plan.by_peer(Ending::HeadersOnly, &plan.response_headers()));

@@ -149,9 +149,6 @@ fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
         }
     } else if error.is::<tower::load_shed::error::Overloaded>() {
         verdict.code.get_or_insert(Code::ResourceExhausted);
-    } else if error.is::<tower::timeout::error::Elapsed>() {
-        verdict.code.get_or_insert(Code::DeadlineExceeded);
-        verdict.ending.get_or_insert(Ending::Deadline);
     }
     #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
