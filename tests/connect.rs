@@ -256,24 +256,36 @@ fn of_a_long_message_the_beginning_is_read() {
     }
 }
 
+// Ending 51.
 #[test]
-fn a_code_behind_more_than_is_kept_is_not_found() {
+fn a_code_is_found_behind_any_message_and_metadata() {
     let long = "x".repeat(100_000);
     let body = format!(r#"{{"message":"{long}","code":"not_found"}}"#);
+    let not_found = Some(Status::Grpc(Code::NotFound));
     for rpc in failing(404, &body).both() {
         let stats = rpc.stats();
-        let http = Some(Status::Grpc(Code::Unimplemented));
-        assert_eq!((stats.status(), stats.wire_status()), (http, None));
+        assert_eq!(
+            (stats.status(), stats.wire_status()),
+            (not_found, not_found)
+        );
     }
-    // Whether there is an error behind the metadata, is not known: that is no OK.
     let metadata = format!(r#"{{"metadata":{{"a":["{long}"]}},"error":{body}}}"#);
-    for json in [format!(r#"{{"error":{body}}}"#), metadata] {
+    for json in [format!(r#"{{"error":{body}}}"#), metadata.clone()] {
         for rpc in stream(&end(&json)).both() {
             let stats = rpc.stats();
-            assert_eq!(stats.status(), Some(Status::Grpc(Code::Unknown)));
-            assert_eq!(stats.ending(), Some(Ending::BodyEnd));
+            assert_eq!(
+                (stats.status(), stats.wire_status()),
+                (not_found, not_found)
+            );
+            assert_eq!(stats.ending(), Some(Ending::Trailers));
             assert_eq!(stats.response().messages(), Some(2));
         }
+    }
+    // An end that is not whole JSON is not OK: whether an error follows is not known.
+    let before_error = metadata.find(r#","error""#).unwrap();
+    for rpc in stream(&end(&metadata[..before_error])).both() {
+        assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
+        assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
     }
 }
 

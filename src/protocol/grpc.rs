@@ -9,7 +9,7 @@ use super::{bytes_of, find, is};
 use crate::rpc::Code;
 
 pub(crate) const STATUS: &str = "grpc-status";
-static MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) static MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) const TIMEOUT: &str = "grpc-timeout";
 pub(crate) const ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 

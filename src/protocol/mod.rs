@@ -3,11 +3,13 @@
 mod base64;
 #[cfg(feature = "connect")]
 pub(crate) mod connect;
+mod end_frame;
 mod framing;
 pub(crate) mod grpc;
 pub(crate) mod grpc_web;
 
 pub(crate) use base64::Base64;
+pub(crate) use end_frame::{EndFrame, EndStatus, Text};
 pub(crate) use framing::{Frames, Framing};
 
 use std::time::Duration;

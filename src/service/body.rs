@@ -8,14 +8,9 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{
-    OpenRpc,
-    cause::Failure,
-    counter::{Counter, LastWord},
-    ending::Cause,
-};
+use super::{OpenRpc, cause::Failure, counter::Counter, ending::Cause};
 use crate::{
-    protocol::grpc,
+    protocol::{EndStatus, grpc},
     rpc::{Ending, Event, RpcInfo},
     tracer::{RequestObserver, Tracer, WireEventKind},
 };
@@ -178,9 +173,9 @@ fn examine_response<B, T>(
         Poll::Ready(Some(Ok(frame))) => {
             if let Some(data) = frame.data_ref() {
                 counter.data(&meter, data);
-                if let Some(word) = counter.last_word() {
+                if let Some(status) = counter.end_status() {
                     counter.end(&meter, true);
-                    return end_by_word(open, word, counter);
+                    return end_by_status(open, status, counter);
                 }
                 // The peer may not poll again.
                 if !inner.is_end_stream() && !counter.is_full() {
@@ -244,7 +239,7 @@ where
 }
 
 /// The end of a body without trailers.
-fn body_end(counter: &Counter) -> Cause<'static> {
+fn body_end(counter: &mut Counter) -> Cause<'static> {
     #[cfg(feature = "connect")]
     if let Some(error) = counter.error() {
         return Cause::Connect(Ending::BodyEnd, Some(error));
@@ -264,21 +259,21 @@ fn trailers_end<'a>(counter: &Counter, trailers: &'a HeaderMap) -> Cause<'a> {
 }
 
 /// The body itself has said how the RPC ended.
-fn end_by_word<T: Tracer>(open: &mut OpenRpc<T>, word: LastWord, counter: &Counter) {
-    match word {
-        LastWord::Trailers(trailers) => {
+fn end_by_status<T: Tracer>(open: &mut OpenRpc<T>, status: EndStatus, counter: &Counter) {
+    match status {
+        EndStatus::Trailers(trailers) => {
             if let Some(meter) = open.meter() {
                 meter.event(Event::TRAILERS, WireEventKind::Trailers(&trailers));
             }
             open.end(&trailers_end(counter, &trailers));
         }
         #[cfg(feature = "connect")]
-        LastWord::Connect(Ok(error)) => {
+        EndStatus::Connect(Ok(error)) => {
             open.end(&Cause::Connect(Ending::Trailers, error));
         }
         // Garbage is no status.
         #[cfg(feature = "connect")]
-        LastWord::Connect(Err(())) => open.end(&Cause::BodyEnd),
+        EndStatus::Connect(Err(_)) => open.end(&Cause::BodyEnd),
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Buf;
 use http::HeaderMap;
 
 use crate::{
-    protocol::{Base64, Frames, Framing, grpc_web},
+    protocol::{Base64, EndFrame, EndStatus, Frames, Framing, Text},
     rpc::{Protocol, TrafficCell},
     tracer::Meter,
 };
@@ -26,7 +26,7 @@ pub(super) enum Counter {
 pub(super) struct Other {
     messages: Messages,
     /// What says the status at the end of a body, where that is in the body.
-    last: Option<Box<Last>>,
+    last: Option<Box<EndFrame>>,
     /// How many bytes are still to come; `UNKNOWN` where the length is not known.
     rest: u64,
     /// Whether that is the body's own word, which HTTP/1 puts into the header.
@@ -56,31 +56,6 @@ enum Messages {
     /// One message, outside of the body.
     #[cfg(feature = "connect")]
     Outside { size: u64, compressed: bool },
-}
-
-/// The end of a body that says how the RPC ended.
-#[derive(Debug)]
-struct Last {
-    /// The flag of the frame it stands in; 0 where it is the whole body.
-    flag: u8,
-    /// Its first bytes.
-    bytes: Vec<u8>,
-    /// Whether there were more.
-    cut: bool,
-    complete: bool,
-    compressed: bool,
-}
-
-/// How much of the end is kept: a status and a message are in there.
-const MOST: usize = 8 * 1024;
-
-/// A body's own word on how the RPC ended.
-pub(super) enum LastWord {
-    /// The trailers of gRPC-Web.
-    Trailers(HeaderMap),
-    /// The last frame of a stream of Connect: an error, or none, or garbage.
-    #[cfg(feature = "connect")]
-    Connect(Result<Option<crate::protocol::connect::Error>, ()>),
 }
 
 impl Counter {
@@ -198,16 +173,16 @@ impl Counter {
 
     /// The body's own word on how the RPC ended, once it was there.
     #[inline]
-    pub(super) fn last_word(&self) -> Option<LastWord> {
+    pub(super) fn end_status(&mut self) -> Option<EndStatus> {
         match self {
-            Self::Other(other) => other.last_word(),
+            Self::Other(other) => other.end_status(),
             Self::Bytes | Self::Framed(_) => None,
         }
     }
 
     /// The error of a unary call of Connect, whose body is at its end.
     #[cfg(feature = "connect")]
-    pub(super) fn error(&self) -> Option<crate::protocol::connect::Error> {
+    pub(super) fn error(&mut self) -> Option<crate::protocol::connect::Error> {
         match self {
             Self::Other(other) => other.error(),
             Self::Bytes | Self::Framed(_) => None,
@@ -239,13 +214,13 @@ impl Other {
     #[inline]
     pub(super) fn response(protocol: Protocol, headers: &HeaderMap) -> Self {
         let mut counter = Self::new(protocol, headers);
-        let flag = match protocol {
-            Protocol::GrpcWeb | Protocol::GrpcWebText => grpc_web::TRAILERS,
+        let text = match protocol {
+            Protocol::GrpcWeb | Protocol::GrpcWebText => Text::Trailers,
             #[cfg(feature = "connect")]
-            Protocol::ConnectStreaming => crate::protocol::connect::END_OF_STREAM,
+            Protocol::ConnectStreaming => Text::Stream,
             _ => return counter,
         };
-        counter.last = Some(Box::new(Last::new(flag)));
+        counter.last = Some(Box::new(EndFrame::new(text)));
         counter
     }
 
@@ -324,19 +299,17 @@ impl Other {
         self.waits = true;
     }
 
-    /// Keeps the body itself, which holds the error.
+    /// Reads the body itself, which holds the error.
     #[cfg(feature = "connect")]
     pub(super) fn keep_error(&mut self) {
-        let mut last = Last::new(0);
-        last.compressed = matches!(self.messages, Messages::Whole { compressed, .. } if compressed);
+        let compressed = matches!(self.messages, Messages::Whole { compressed, .. } if compressed);
         self.messages = Messages::None;
-        self.last = Some(Box::new(last));
+        self.last = Some(Box::new(EndFrame::unary_error(compressed)));
     }
 
     #[cfg(feature = "connect")]
-    fn error(&self) -> Option<crate::protocol::connect::Error> {
-        let last = self.last.as_ref().filter(|last| last.flag == 0)?;
-        crate::protocol::connect::unary_error(last.kept())
+    fn error(&mut self) -> Option<crate::protocol::connect::Error> {
+        self.last.as_mut()?.error()
     }
 
     /// A piece of the body passed, of which `bytes` are the first.
@@ -362,9 +335,12 @@ impl Other {
             #[cfg(feature = "connect")]
             Messages::Outside { .. } => {}
             Messages::None => {
-                if let Some(last) = self.last.as_deref_mut().filter(|last| last.flag == 0) {
-                    last.keep(bytes);
-                    last.cut |= !whole;
+                if let Some(last) = self.last.as_deref_mut().filter(|last| last.is_whole_body()) {
+                    last.push(bytes);
+                    // Data in pieces is only seen in part.
+                    if !whole {
+                        last.lose();
+                    }
                 }
             }
             // Data in pieces cannot be looked at without taking it.
@@ -398,24 +374,8 @@ impl Other {
         }
     }
 
-    fn last_word(&self) -> Option<LastWord> {
-        let last = self.last.as_ref().filter(|last| last.complete)?;
-        #[cfg(feature = "connect")]
-        if last.flag == crate::protocol::connect::END_OF_STREAM {
-            let end = crate::protocol::connect::end_of_stream(last.kept());
-            return Some(LastWord::Connect(end.map_err(drop)));
-        }
-        #[cfg(feature = "connect")]
-        let (bytes, cut) = last.kept().inflated().unwrap_or_default();
-        #[cfg(not(feature = "connect"))]
-        let (bytes, cut) = (&last.bytes, last.cut);
-        let mut lines = &bytes[..];
-        if cut {
-            // Half a line is not read: a 13 is no 1.
-            let end = lines.iter().rposition(|byte| *byte == b'\n');
-            lines = lines.get(..end.unwrap_or(0)).unwrap_or_default();
-        }
-        Some(LastWord::Trailers(grpc_web::trailers(lines)))
+    fn end_status(&mut self) -> Option<EndStatus> {
+        self.last.as_mut()?.status()
     }
 
     #[cold]
@@ -425,60 +385,27 @@ impl Other {
     }
 }
 
-impl Last {
-    fn new(flag: u8) -> Self {
-        Self {
-            flag,
-            compressed: false,
-            bytes: Vec::new(),
-            cut: false,
-            complete: false,
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.cut {
-            return;
-        }
-        let room = MOST.saturating_sub(self.bytes.len());
-        let head = bytes.get(..room).unwrap_or(bytes);
-        self.bytes.extend_from_slice(head);
-        self.cut = head.len() < bytes.len();
-    }
-
-    #[cfg(feature = "connect")]
-    fn kept(&self) -> crate::protocol::connect::Kept<'_> {
-        crate::protocol::connect::Kept {
-            bytes: &self.bytes,
-            cut: self.cut,
-            compressed: self.compressed,
-        }
-    }
-}
-
 struct Found<'a, 'm> {
     meter: &'a Meter<'m>,
-    last: Option<&'a mut Last>,
+    last: Option<&'a mut EndFrame>,
 }
 
 impl Frames for Found<'_, '_> {
     #[inline]
     fn content(&mut self, flags: u8, bytes: &[u8]) {
         if let Some(last) = &mut self.last
-            && flags & last.flag != 0
-            && !last.complete
+            && last.is_flagged(flags)
         {
-            last.keep(bytes);
+            last.content(flags, bytes);
         }
     }
 
     #[inline]
     fn frame(&mut self, flags: u8, length: u32) {
         if let Some(last) = &mut self.last
-            && flags & last.flag != 0
+            && last.is_flagged(flags)
         {
-            last.complete = true;
-            last.compressed = flags & 1 != 0;
+            last.complete(flags);
         } else {
             self.meter.message(length.into(), flags & 1 != 0);
         }
