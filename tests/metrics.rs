@@ -374,7 +374,11 @@ async fn the_methods_of_generated_clients_are_told_apart_and_bounded() {
 async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
     let (tracer, seen) = tracer();
     let names = ["shop", "a/b/c", "", "/"];
-    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(names)))
+    // None of them can be listed, so nothing that is listed is taken for one.
+    for name in names {
+        assert!(KnownMethods::try_new([name]).is_err(), "{name}");
+    }
+    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(["a.B/C", "b/d"])))
         .server()
         .layer(service_fn(async |_: Named| {
             Ok::<_, Infallible>(Done(Status::OK))
@@ -386,6 +390,29 @@ async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
     assert_eq!(
         starting_with(&series(&seen), "rpc_started_total"),
         ["rpc_started_total{server,_OTHER,_OTHER} 4"]
+    );
+}
+
+#[tokio::test]
+async fn a_listed_method_is_known_under_a_prefix_too() {
+    let (tracer, seen) = tracer();
+    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(["a.B/C"])))
+        .server()
+        .layer(service_fn(async |_: Named| {
+            Ok::<_, Infallible>(Done(Status::OK))
+        }));
+    for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "/api/a.B/D"] {
+        let request = Named(path.to_owned());
+        service.ready().await.unwrap().call(request).await.unwrap();
+    }
+    let started = starting_with(&series(&seen), "rpc_started_total{server,");
+    assert!(
+        started.contains(&"rpc_started_total{server,a.B,C} 3".to_owned()),
+        "{started:?}"
+    );
+    assert!(
+        started.contains(&"rpc_started_total{server,_OTHER,_OTHER} 1".to_owned()),
+        "{started:?}"
     );
 }
 

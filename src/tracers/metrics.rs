@@ -77,9 +77,7 @@ use super::{
     known::{KnownMethods, OTHER, generated},
     name_hasher::{BuildNameHasher, NameHasher},
 };
-use crate::{
-    Code, Ending, MethodPath, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic,
-};
+use crate::{Code, Ending, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic};
 
 /// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
 /// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
@@ -109,8 +107,9 @@ const TRIES: usize = 64;
 /// Counts and measures RPCs; see the [module](self).
 pub struct MetricsTracer {
     registry: Registry,
-    /// By path; given by the user.
+    /// By name; given by the user.
     known: HashMap<Box<str>, BothRoles, BuildNameHasher>,
+    listed: KnownMethods,
     unknown: BothRoles,
     /// Made when the first of them is called.
     generated: OnceLock<Box<[OnceLock<Generated>]>>,
@@ -141,6 +140,7 @@ impl MetricsTracer {
         Self {
             registry: Registry::default(),
             known: HashMap::default(),
+            listed: KnownMethods::default(),
             unknown: BothRoles::default(),
             generated: OnceLock::new(),
         }
@@ -156,13 +156,9 @@ impl MetricsTracer {
     /// The methods to name besides those of generated clients: on a server, those it serves.
     #[must_use]
     pub fn methods(mut self, known: KnownMethods) -> Self {
-        self.known = known
-            .iter()
-            .map(|name| format!("/{name}").into_boxed_str())
-            // Others are no methods, and no request may be taken for one.
-            .filter(|path| MethodPath::from(Arc::from(&**path)).full_method().is_some())
-            .map(|path| (path, BothRoles::default()))
-            .collect();
+        let methods = known.iter().map(|name| (name.into(), BothRoles::default()));
+        self.known = methods.collect();
+        self.listed = known;
         self
     }
 
@@ -176,7 +172,13 @@ impl MetricsTracer {
         // A path of plain HTTP names no method, whatever it looks like.
         let known = match rpc.protocol() {
             Protocol::Http => None,
-            _ => self.known.get_key_value(rpc.path()),
+            _ => {
+                let path = rpc.path();
+                let whole = path
+                    .strip_prefix('/')
+                    .and_then(|m| self.known.get_key_value(m));
+                whole.or_else(|| self.known.get_key_value(self.listed.find(path)?))
+            }
         };
         let both = known.map_or(&self.unknown, |(_, both)| both);
         let role = rpc.role();
@@ -185,7 +187,7 @@ impl MetricsTracer {
             Role::Server => &both.server,
         };
         slot.get_or_init(|| {
-            let names = known.and_then(|(path, _)| path.strip_prefix('/')?.split_once('/'));
+            let names = known.and_then(|(name, _)| name.split_once('/'));
             let (service, method) = names.unwrap_or((OTHER, OTHER));
             Arc::new(self.register(role, service, method))
         })
