@@ -68,6 +68,11 @@ fn starting_with(lines: &[String], start: &str) -> Vec<String> {
     found.cloned().collect()
 }
 
+/// Takes away what a listed method has for outcomes that no call of it had.
+fn without_prepared(lines: &mut Vec<String>) {
+    lines.retain(|line| !(line.starts_with("rpc_handled_total") && line.ends_with(" 0")));
+}
+
 #[tokio::test]
 async fn each_kind_of_call_is_counted_whole_on_both_sides() {
     let (server, server_seen) = tracer();
@@ -106,7 +111,8 @@ async fn each_kind_of_call_is_counted_whole_on_both_sides() {
         ("client", client_seen, "sent", "received"),
         ("server", server_seen, "received", "sent"),
     ] {
-        let seen = series(&seen);
+        let mut seen = series(&seen);
+        without_prepared(&mut seen);
         let mut expected = Vec::new();
         for line in [
             "rpc_duration_seconds{R,echo.Echo,BidirectionalStreamingEcho,OK} #1",
@@ -201,10 +207,12 @@ async fn after_any_number_of_cancelled_calls_nothing_is_in_flight() {
     calls.shutdown().await;
     soon(server_ends.wait_finished(60)).await;
 
-    for seen in [client_seen, server_seen] {
-        let seen = series(&seen);
+    // The server has listed its four methods, of which three were called.
+    for (seen, methods) in [(client_seen, 3), (server_seen, 4)] {
+        let mut seen = series(&seen);
+        without_prepared(&mut seen);
         let gauges = starting_with(&seen, "rpc_in_flight");
-        assert_eq!(gauges.len(), 3, "{gauges:?}");
+        assert_eq!(gauges.len(), methods, "{gauges:?}");
         assert!(
             gauges.iter().all(|line| line.ends_with("} 0")),
             "{gauges:?}"
@@ -316,7 +324,7 @@ async fn what_a_peer_makes_up_is_no_label_and_no_new_series() {
     let rendered = exposition.render();
     let mut started: Vec<_> = rendered
         .lines()
-        .filter(|line| line.starts_with("rpc_started_total"))
+        .filter(|line| line.starts_with("rpc_started_total") && !line.ends_with(" 0"))
         .collect();
     started.sort_unstable();
     let other =
@@ -374,7 +382,11 @@ async fn the_methods_of_generated_clients_are_told_apart_and_bounded() {
 async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
     let (tracer, seen) = tracer();
     let names = ["shop", "a/b/c", "", "/"];
-    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(names)))
+    // None of them can be listed, so nothing that is listed is taken for one.
+    for name in names {
+        assert!(KnownMethods::try_new([name]).is_err(), "{name}");
+    }
+    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(["a.B/C", "b/d"])))
         .server()
         .layer(service_fn(async |_: Named| {
             Ok::<_, Infallible>(Done(Status::OK))
@@ -385,7 +397,34 @@ async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
     }
     assert_eq!(
         starting_with(&series(&seen), "rpc_started_total"),
-        ["rpc_started_total{server,_OTHER,_OTHER} 4"]
+        [
+            "rpc_started_total{server,_OTHER,_OTHER} 4",
+            "rpc_started_total{server,a.B,C} 0",
+            "rpc_started_total{server,b,d} 0",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_listed_method_is_known_under_a_prefix_too() {
+    let (tracer, seen) = tracer();
+    let mut service = TracerLayer::new(tracer.methods(KnownMethods::new(["a.B/C"])))
+        .server()
+        .layer(service_fn(async |_: Named| {
+            Ok::<_, Infallible>(Done(Status::OK))
+        }));
+    for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "/api/a.B/D"] {
+        let request = Named(path.to_owned());
+        service.ready().await.unwrap().call(request).await.unwrap();
+    }
+    let started = starting_with(&series(&seen), "rpc_started_total{server,");
+    assert!(
+        started.contains(&"rpc_started_total{server,a.B,C} 3".to_owned()),
+        "{started:?}"
+    );
+    assert!(
+        started.contains(&"rpc_started_total{server,_OTHER,_OTHER} 1".to_owned()),
+        "{started:?}"
     );
 }
 
@@ -453,7 +492,8 @@ async fn a_get_of_connect_counts_as_the_method_it_calls_with_the_code_of_its_err
         let body = http_body_util::BodyExt::collect(response.into_body()).await;
         assert_eq!(body.unwrap().to_bytes(), error);
     }
-    let handled = starting_with(&series(&seen), "rpc_handled_total");
+    let mut handled = starting_with(&series(&seen), "rpc_handled_total");
+    without_prepared(&mut handled);
     assert_eq!(
         handled,
         [
@@ -517,8 +557,90 @@ async fn handles_are_asked_for_once_per_method_and_outcome() {
             .unwrap();
         asked.push(look_ups.load(Ordering::Relaxed));
     }
-    // Six for a method, two for an outcome.
-    assert_eq!(asked, [8, 8, 16, 16, 16]);
+    // At first, six for each listed method, and its 37 outcomes; when called, a histogram
+    // and the count of an ending that is no call's over HTTP. Of the
+    // other methods, six and two for the outcome.
+    let listed = 4 * (6 + 37);
+    assert_eq!(asked, [2, 2, 10, 10, 10].map(|n| listed + n));
+}
+
+#[tokio::test]
+async fn listed_methods_have_their_series_before_the_first_call() {
+    let known = || KnownMethods::new(["a.B/C"]);
+    for methods_first in [false, true] {
+        let recorder = DebuggingRecorder::new();
+        let seen = recorder.snapshotter();
+        let tracer = match methods_first {
+            false => MetricsTracer::new().recorder(recorder).methods(known()),
+            true => MetricsTracer::new().methods(known()).recorder(recorder),
+        };
+        let seen = series(&seen);
+        assert!(seen.iter().all(|line| line.ends_with(" 0")), "{seen:#?}");
+        assert!(
+            seen.iter().all(|line| line.contains("{server,a.B,C")),
+            "{seen:#?}"
+        );
+        for line in [
+            "rpc_started_total{server,a.B,C} 0",
+            "rpc_in_flight{server,a.B,C} 0",
+            "rpc_sent_messages_total{server,a.B,C} 0",
+            "rpc_handled_total{server,a.B,C,OK,trailers} 0",
+            "rpc_handled_total{server,a.B,C,UNAVAILABLE,trailers} 0",
+            "rpc_handled_total{server,a.B,C,INTERNAL,headers_only} 0",
+            "rpc_handled_total{server,a.B,C,CANCELLED,cancelled} 0",
+        ] {
+            assert!(seen.contains(&line.to_owned()), "{line} of {seen:#?}");
+        }
+        drop(tracer);
+    }
+}
+
+#[tokio::test]
+async fn of_a_client_the_first_call_makes_the_series_of_every_listed_method() {
+    let (tracer, seen) = tracer();
+    let tracer = tracer.methods(KnownMethods::new(["a.B/C", "a.B/D"]));
+    let service = TracerLayer::new(tracer)
+        .client()
+        .layer(service_fn(async |_: Named| {
+            Ok::<_, Infallible>(Done(Status::OK))
+        }));
+    service.oneshot(Named("/a.B/C".to_owned())).await.unwrap();
+    assert_eq!(
+        starting_with(&series(&seen), "rpc_started_total{client"),
+        [
+            "rpc_started_total{client,a.B,C} 1",
+            "rpc_started_total{client,a.B,D} 0"
+        ]
+    );
+}
+
+/// The only test here that installs a recorder for the whole process.
+#[tokio::test]
+async fn a_recorder_installed_after_the_first_call_counts_from_then_on() {
+    let tracer = MetricsTracer::new().methods(KnownMethods::new(["a.B/C", "a.B/D"]));
+    let mut service = TracerLayer::new(tracer)
+        .server()
+        .layer(service_fn(async |_: Named| {
+            Ok::<_, Infallible>(Done(Status::OK))
+        }));
+    let mut call = async || {
+        let request = Named("/a.B/C".to_owned());
+        service.ready().await.unwrap().call(request).await.unwrap();
+    };
+    call().await;
+    let recorder = DebuggingRecorder::new();
+    let seen = recorder.snapshotter();
+    recorder.install().unwrap();
+    call().await;
+    let seen = series(&seen);
+    for line in [
+        "rpc_started_total{server,a.B,C} 1",
+        "rpc_started_total{server,a.B,D} 0",
+        "rpc_handled_total{server,a.B,C,OK,response} 1",
+        "rpc_in_flight{server,a.B,C} 0",
+    ] {
+        assert!(seen.contains(&line.to_owned()), "{line} of {seen:#?}");
+    }
 }
 
 fn prometheus() -> metrics_exporter_prometheus::PrometheusRecorder {

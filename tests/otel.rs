@@ -727,6 +727,20 @@ async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
 }
 
 #[tokio::test]
+async fn a_listed_method_is_known_under_a_prefix() {
+    let telemetry = Telemetry::new();
+    let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
+    let service = in_process(TracerLayer::new(tracer).server());
+    for path in ["/api/a.B/C", "/api/a.B/D"] {
+        let request = request(path, &[]);
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let spans = telemetry.spans();
+    assert_eq!(spans[0].name, "a.B/C");
+    assert_ne!(spans[1].name, "a.B/D");
+}
+
+#[tokio::test]
 async fn a_public_endpoint_starts_a_trace_of_its_own_linked_to_the_callers() {
     let telemetry = Telemetry::new();
     let layer = TracerLayer::new(telemetry.tracer().public_endpoint()).server();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use crate::MethodPath;
 #[cfg(any(feature = "otel", feature = "tracing"))]
 use crate::Status;
 #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
@@ -42,14 +43,38 @@ pub(super) fn is_answered(rpc: &RpcInfo) -> bool {
 pub struct KnownMethods(Arc<BTreeSet<Box<str>>>);
 
 impl KnownMethods {
-    /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off.
+    /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off. For names that are
+    /// written in the program; of others make a list by [`try_new`](Self::try_new).
+    ///
+    /// # Panics
+    ///
+    /// Where one of them is not the name of a method, such as a path with a prefix. List methods
+    /// without it: they are known under any prefix.
     #[must_use]
     pub fn new<M: AsRef<str>>(full_methods: impl IntoIterator<Item = M>) -> Self {
+        match Self::try_new(full_methods) {
+            Ok(known) => known,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Like [`new`](Self::new), for names that come from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is not the name of a method: see [`MethodPath::full_method`].
+    pub fn try_new<M: AsRef<str>>(
+        full_methods: impl IntoIterator<Item = M>,
+    ) -> Result<Self, NotAMethod> {
         let names = full_methods.into_iter().map(|name| {
             let name = name.as_ref();
-            name.strip_prefix('/').unwrap_or(name).into()
+            let path: Arc<str> = format!("/{}", name.strip_prefix('/').unwrap_or(name)).into();
+            match MethodPath::from(path).full_method() {
+                Some(method) => Ok(method.into()),
+                None => Err(NotAMethod(name.into())),
+            }
         });
-        Self(Arc::new(names.collect()))
+        Ok(Self(Arc::new(names.collect::<Result<_, _>>()?)))
     }
 
     /// All methods of all services in an encoded `FileDescriptorSet`, as `tonic-build` writes it
@@ -57,7 +82,7 @@ impl KnownMethods {
     ///
     /// # Errors
     ///
-    /// Where the bytes are no such thing.
+    /// Where the bytes are no such thing, or a name in them cannot be a method's.
     pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
         Self::read(encoded).ok_or(InvalidDescriptorSet(()))
     }
@@ -78,7 +103,7 @@ impl KnownMethods {
                 }
             }
         }
-        Some(Self::new(names))
+        Self::try_new(names).ok()
     }
 
     /// Whether `pkg.Svc/Method` is one of them.
@@ -87,11 +112,40 @@ impl KnownMethods {
         self.0.contains(full_method)
     }
 
+    /// The method among them that a path ends with: a router that nests a server under a prefix
+    /// leaves that in the path of a layer around it.
+    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    pub(super) fn find<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let (before, _) = path.rsplit_once('/')?;
+        let method = path.get(before.rfind('/')? + 1..)?;
+        self.contains(method).then_some(method)
+    }
+
     /// All of them, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|name| &**name)
     }
 }
+
+/// A name in a list of methods does not have the form of a method's, `pkg.Svc/Method`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAMethod(Box<str>);
+
+impl NotAMethod {
+    /// The name, as it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NotAMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is no method, which is `pkg.Svc/Method`", self.0)
+    }
+}
+
+impl std::error::Error for NotAMethod {}
 
 /// The bytes given as a `FileDescriptorSet` are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,6 +293,53 @@ mod tests {
             KnownMethods::from_descriptor_set(&[]),
             Ok(KnownMethods::default())
         );
+    }
+
+    #[test]
+    fn a_name_that_is_no_method_is_an_error_that_names_it() {
+        let long = format!("a.B/{}", "c".repeat(300));
+        for name in [
+            "api/pkg.Svc/M",
+            "/api/pkg.Svc/M",
+            "shop",
+            "",
+            "/",
+            "a.B/",
+            "//C",
+            "a.B/C d",
+            &long,
+        ] {
+            let error = KnownMethods::try_new(["a.B/C", name]).unwrap_err();
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "\"api/pkg.Svc/M\" is no method")]
+    fn a_list_in_the_program_panics_at_it() {
+        let _ = KnownMethods::new(["api/pkg.Svc/M"]);
+    }
+
+    #[test]
+    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    fn a_method_is_found_under_any_prefix_and_in_no_other_place() {
+        let known = KnownMethods::new(["a.B/C"]);
+        for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "//a.B/C"] {
+            assert_eq!(known.find(path), Some("a.B/C"), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "a.B/C",
+            "/a.B/C/",
+            "/a.B/C/D",
+            "/apia.B/C",
+            "/api/a.B/D",
+            "é/C",
+        ] {
+            assert_eq!(known.find(path), None, "{path}");
+        }
     }
 
     #[test]

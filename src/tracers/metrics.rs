@@ -55,9 +55,11 @@
 //!
 //! # The recorder
 //!
-//! Handles are taken at the first RPC of a method and kept: recording looks nothing up by string.
-//! So a global recorder has to be installed before the first RPC, and an exporter's idle timeout,
-//! which drops series that did not move, must not be on for these: a kept handle would go on
+//! Handles are taken once and kept: recording looks nothing up by string. A global recorder that is
+//! installed after the first RPC counts those that start from then on; install it before the tracer
+//! is made, so that the series of listed methods exist at once. A recorder of a type without size, as
+//! the facade's own stand-in is, has to be given by [`recorder`](MetricsTracer::recorder): installed
+//! globally it cannot be told from none. An exporter's idle timeout, which drops series that did not move, must not be on for these: a kept handle would go on
 //! counting into nothing.
 
 use std::{
@@ -77,9 +79,7 @@ use super::{
     known::{KnownMethods, OTHER, generated},
     name_hasher::{BuildNameHasher, NameHasher},
 };
-use crate::{
-    Code, Ending, MethodPath, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic,
-};
+use crate::{Code, Ending, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic};
 
 /// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
 /// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
@@ -109,8 +109,11 @@ const TRIES: usize = 64;
 /// Counts and measures RPCs; see the [module](self).
 pub struct MetricsTracer {
     registry: Registry,
-    /// By path; given by the user.
+    /// By name; given by the user.
     known: HashMap<Box<str>, BothRoles, BuildNameHasher>,
+    listed: KnownMethods,
+    /// Whether the listed methods have their series.
+    prepared: OfRole<OnceLock<()>>,
     unknown: BothRoles,
     /// Made when the first of them is called.
     generated: OnceLock<Box<[OnceLock<Generated>]>>,
@@ -127,10 +130,22 @@ struct Generated {
 type Place = [(usize, usize); 2];
 
 /// The handles of one method on each side, taken when first needed.
+type BothRoles = OfRole<OnceLock<Arc<Method>>>;
+
+/// One on each side.
 #[derive(Default)]
-struct BothRoles {
-    client: OnceLock<Arc<Method>>,
-    server: OnceLock<Arc<Method>>,
+struct OfRole<V> {
+    client: V,
+    server: V,
+}
+
+impl<V> OfRole<V> {
+    fn of(&self, role: Role) -> &V {
+        match role {
+            Role::Client => &self.client,
+            Role::Server => &self.server,
+        }
+    }
 }
 
 impl MetricsTracer {
@@ -141,6 +156,8 @@ impl MetricsTracer {
         Self {
             registry: Registry::default(),
             known: HashMap::default(),
+            listed: KnownMethods::default(),
+            prepared: OfRole::default(),
             unknown: BothRoles::default(),
             generated: OnceLock::new(),
         }
@@ -149,20 +166,28 @@ impl MetricsTracer {
     /// Records to this recorder instead of the global one.
     #[must_use]
     pub fn recorder(mut self, recorder: impl Recorder + Send + Sync + 'static) -> Self {
+        self.registry = Registry::default();
         self.registry.recorder = Some(Box::new(recorder));
-        self
+        // What was made for another recorder counts nothing here.
+        let listed = self.listed.clone();
+        self.methods(listed)
     }
 
     /// The methods to name besides those of generated clients: on a server, those it serves.
+    ///
+    /// Their counters exist at 0 before the first call, since `increase()` in Prometheus does not see
+    /// the first event of a series that begins with it: those of a server as soon as there is a
+    /// recorder, those of a client at its first RPC. `rpc_handled_total` has every code with the
+    /// endings `trailers` and `headers_only`, and `cancelled`, `deadline` and `panic` with their codes.
     #[must_use]
     pub fn methods(mut self, known: KnownMethods) -> Self {
-        self.known = known
-            .iter()
-            .map(|name| format!("/{name}").into_boxed_str())
-            // Others are no methods, and no request may be taken for one.
-            .filter(|path| MethodPath::from(Arc::from(&**path)).full_method().is_some())
-            .map(|path| (path, BothRoles::default()))
-            .collect();
+        let methods = known.iter().map(|name| (name.into(), BothRoles::default()));
+        self.known = methods.collect();
+        self.listed = known;
+        self.prepared = Default::default();
+        if self.registry.is_ready() {
+            self.prepare(Role::Server);
+        }
         self
     }
 
@@ -176,19 +201,51 @@ impl MetricsTracer {
         // A path of plain HTTP names no method, whatever it looks like.
         let known = match rpc.protocol() {
             Protocol::Http => None,
-            _ => self.known.get_key_value(rpc.path()),
+            _ => {
+                let path = rpc.path();
+                let whole = path
+                    .strip_prefix('/')
+                    .and_then(|m| self.known.get_key_value(m));
+                whole.or_else(|| self.known.get_key_value(self.listed.find(path)?))
+            }
         };
         let both = known.map_or(&self.unknown, |(_, both)| both);
-        let role = rpc.role();
-        let slot = match role {
-            Role::Client => &both.client,
-            Role::Server => &both.server,
-        };
-        slot.get_or_init(|| {
-            let names = known.and_then(|(path, _)| path.strip_prefix('/')?.split_once('/'));
+        self.of_role(both, rpc.role(), known.map(|(name, _)| &**name))
+    }
+
+    fn of_role<'a>(
+        &self,
+        both: &'a BothRoles,
+        role: Role,
+        full_method: Option<&str>,
+    ) -> &'a Arc<Method> {
+        both.of(role).get_or_init(|| {
+            let names = full_method.and_then(|name| name.split_once('/'));
             let (service, method) = names.unwrap_or((OTHER, OTHER));
             Arc::new(self.register(role, service, method))
         })
+    }
+
+    /// Makes the series of the listed methods on one side, which has a recorder.
+    fn prepare(&self, role: Role) {
+        self.prepared.of(role).get_or_init(|| {
+            for (name, both) in &self.known {
+                let method = self.of_role(both, role, Some(name));
+                for code in Code::ALL {
+                    let outcome = method.outcome(Some(Status::Grpc(code)));
+                    let own = match code {
+                        Code::Cancelled => Some(Ending::Cancelled),
+                        Code::DeadlineExceeded => Some(Ending::Deadline),
+                        Code::Unknown => Some(Ending::Panic),
+                        _ => None,
+                    };
+                    let usual = [Ending::Trailers, Ending::HeadersOnly];
+                    for ending in usual.into_iter().chain(own) {
+                        outcome.handled(ending, &self.registry);
+                    }
+                }
+            }
+        });
     }
 
     /// The handles of a method of a generated client; `None` where there are too many.
@@ -270,21 +327,26 @@ impl Tracer for MetricsTracer {
     type State = InFlight;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> InFlight {
+        // The facade's stand-in gives handles that count nothing for ever: none of them may be kept.
+        if !self.registry.is_ready() {
+            return InFlight(None);
+        }
+        self.prepare(rpc.role());
         InFlight::new(Arc::clone(self.method(rpc, request)))
     }
 
     fn finish(&self, state: InFlight, rpc: &RpcInfo) {
         let stats = rpc.stats();
-        let method = &*state.0;
+        let Some(method) = &state.0 else { return };
         add(stats.sent(), &method.sent_messages, &method.sent_bytes);
         add(
             stats.received(),
             &method.received_messages,
             &method.received_bytes,
         );
-        let outcome = method.outcome(stats.status(), &self.registry);
+        let outcome = method.outcome(stats.status());
         if let (Some(cost), Some(ending)) = (stats.cost(), stats.ending()) {
-            outcome.duration.record(cost);
+            outcome.duration(&self.registry).record(cost);
             if let Some(handled) = outcome.handled(ending, &self.registry) {
                 handled.increment(1);
             }
@@ -303,25 +365,30 @@ fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
 }
 
 /// An RPC that [`MetricsTracer`] counts as in flight, until it is dropped.
-pub struct InFlight(Arc<Method>);
+///
+/// Nothing is counted of an RPC that started when there was no recorder.
+pub struct InFlight(Option<Arc<Method>>);
 
 impl InFlight {
     fn new(method: Arc<Method>) -> Self {
         method.started.increment(1);
         method.in_flight.increment(1.0);
-        Self(method)
+        Self(Some(method))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.decrement(1.0);
+        if let Some(method) = &self.0 {
+            method.in_flight.decrement(1.0);
+        }
     }
 }
 
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InFlight").field(&self.0.labels).finish()
+        let labels = self.0.as_ref().map(|method| &method.labels);
+        f.debug_tuple("InFlight").field(&labels).finish()
     }
 }
 
@@ -342,13 +409,13 @@ struct Method {
 /// The handles of one code of a method.
 struct Outcome {
     labels: [Label; 4],
-    duration: Histogram,
+    duration: OnceLock<Histogram>,
     /// By ending, whose numbers begin with 1.
     handled: [OnceLock<Counter>; 11],
 }
 
 impl Method {
-    fn outcome(&self, status: Option<Status>, registry: &Registry) -> &Outcome {
+    fn outcome(&self, status: Option<Status>) -> &Outcome {
         let slot = match status {
             Some(Status::Grpc(code)) => self.grpc.get(code as usize),
             Some(Status::Http(status)) => match registered(status) {
@@ -359,7 +426,7 @@ impl Method {
         };
         // There is a slot for everything above; the first one of HTTP's is for the rest.
         let slot = slot.unwrap_or(&self.grpc[Code::Unknown as usize]);
-        slot.get_or_init(|| Box::new(self.register(code(status), registry)))
+        slot.get_or_init(|| Box::new(self.register(code(status))))
     }
 
     /// A slot per status up to 599; of those below 100, which are none, two serve for the rest.
@@ -369,11 +436,11 @@ impl Method {
     }
 
     #[cold]
-    fn register(&self, code: SharedString, registry: &Registry) -> Outcome {
+    fn register(&self, code: SharedString) -> Outcome {
         let [role, service, method] = self.labels.clone();
         let labels = [role, service, method, Label::new("code", code)];
         Outcome {
-            duration: registry.histogram(DURATION, &labels),
+            duration: OnceLock::new(),
             handled: [const { OnceLock::new() }; 11],
             labels,
         }
@@ -397,6 +464,11 @@ fn registered(status: u16) -> bool {
 }
 
 impl Outcome {
+    fn duration(&self, registry: &Registry) -> &Histogram {
+        let make = || registry.histogram(DURATION, &self.labels);
+        self.duration.get_or_init(make)
+    }
+
     fn handled(&self, ending: Ending, registry: &Registry) -> Option<&Counter> {
         let slot = self.handled.get(ending as usize)?;
         Some(slot.get_or_init(|| {
@@ -413,9 +485,22 @@ impl Outcome {
 struct Registry {
     recorder: Option<Box<dyn Recorder + Send + Sync>>,
     described: OnceLock<()>,
+    installed: OnceLock<()>,
 }
 
 impl Registry {
+    /// Whether there is a recorder. The facade's stand-in is told by its size, which is none.
+    fn is_ready(&self) -> bool {
+        if self.recorder.is_some() || self.installed.get().is_some() {
+            return true;
+        }
+        let found = with_recorder(|recorder| size_of_val(recorder) > 0);
+        if found {
+            self.installed.get_or_init(|| ());
+        }
+        found
+    }
+
     fn counter(&self, name: &'static str, labels: &[Label]) -> Counter {
         self.with(|recorder| recorder.register_counter(&key(name, labels), &METADATA))
     }

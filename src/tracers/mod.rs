@@ -19,4 +19,4 @@ pub mod testing;
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
 pub mod tracing;
 
-pub use known::{InvalidDescriptorSet, KnownMethods};
+pub use known::{InvalidDescriptorSet, KnownMethods, NotAMethod};

@@ -294,7 +294,8 @@ impl TracingTracer {
             system: Some(system),
             ..About::default()
         };
-        if let Some(method) = generated_name(rpc, request) {
+        let listed = || self.methods.listed.as_ref()?.find(rpc.path());
+        if let Some(method) = generated_name(rpc, request).or_else(listed) {
             return About {
                 name: method,
                 method: Some(method),
@@ -385,10 +386,10 @@ struct Methods {
 }
 
 impl Methods {
-    /// Whether a method is known; `None` where that may turn out.
+    /// Whether a method that is not listed is known; `None` where that may turn out.
     fn known(&self, method: &str) -> Option<bool> {
-        if let Some(listed) = &self.listed {
-            return Some(listed.contains(method));
+        if self.listed.is_some() {
+            return Some(false);
         }
         let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
         learned.contains(method).then_some(true)

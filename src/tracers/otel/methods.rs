@@ -91,12 +91,11 @@ impl Methods {
         let name = match known {
             Some((_, Some(series))) => return series,
             Some((known, None)) => known,
-            None => match (generated(), rpc.full_method(), &self.listed) {
-                (Some(method), ..) => method,
-                (None, None, _) => OTHER,
-                (None, Some(method), Some(listed)) if listed.contains(method) => method,
-                (None, Some(_), Some(_)) => OTHER,
-                (None, Some(_), None) => UNDECIDED,
+            None => match (generated(), &self.listed) {
+                (Some(method), _) => method,
+                (None, Some(listed)) => listed.find(rpc.path()).unwrap_or(OTHER),
+                (None, None) if rpc.full_method().is_some() => UNDECIDED,
+                (None, None) => OTHER,
             },
         };
         self.series(name, key, make)
