@@ -596,6 +596,50 @@ async fn listed_methods_have_their_series_before_the_first_call() {
 }
 
 #[tokio::test]
+async fn without_a_list_a_method_is_named_once_it_was_answered_and_few_are() {
+    let (tracer, seen) = tracer();
+    let mut service =
+        TracerLayer::new(tracer)
+            .server()
+            .layer(service_fn(async |Named(path): Named| {
+                let is_there = !path.contains("Missing");
+                let code = if is_there {
+                    tower_tracer::Code::Ok
+                } else {
+                    tower_tracer::Code::Unimplemented
+                };
+                Ok::<_, Infallible>(Done(Status::Grpc(code)))
+            }));
+    let mut call = async |path: String| {
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(Named(path))
+            .await
+            .unwrap();
+    };
+    for path in ["/a.B/C", "/a.B/C", "/a.B/Missing", "/a.B/Missing", "/a/b/c"] {
+        call(path.to_owned()).await;
+    }
+    let first = series(&seen);
+    for line in [
+        "rpc_started_total{server,a.B,C} 2",
+        "rpc_handled_total{server,a.B,C,OK,response} 2",
+        "rpc_started_total{server,_OTHER,_OTHER} 3",
+        "rpc_in_flight{server,_OTHER,_OTHER} 0",
+        "rpc_in_flight{server,a.B,C} 0",
+    ] {
+        assert!(first.contains(&line.to_owned()), "{line} of {first:#?}");
+    }
+    for n in 0..300 {
+        call(format!("/a.B/M{n}")).await;
+    }
+    let started = starting_with(&series(&seen), "rpc_started_total");
+    assert_eq!(started.len(), 101, "100 methods and `_OTHER`");
+}
+
+#[tokio::test]
 async fn of_a_client_the_first_call_makes_the_series_of_every_listed_method() {
     let (tracer, seen) = tracer();
     let tracer = tracer.methods(KnownMethods::new(["a.B/C", "a.B/D"]));

@@ -61,6 +61,18 @@ use crate::{
 /// A layer sees what passes through it. On a tonic server, requests that are shed by tonic's own
 /// limits never reach it, and at a deadline it is dropped. On a tonic client, it stands outside of
 /// connecting, buffering and tonic's timeout, and sees them as part of the call.
+///
+/// An optional layer is a layer with an optional tracer: `TracerLayer::new(enabled.then_some(tracer))`.
+/// tower's `option_layer` cannot be it, as the service's types would differ.
+///
+/// # What a record does not tell
+///
+/// * How long a caller waited in `poll_ready`: an RPC begins with `call`.
+/// * A call that an interceptor refused further out, as that of a generated client made by
+///   `with_interceptor` is: it leaves no record.
+/// * Why a tonic client gave up a response, as it does with a message above its decoding limit: for
+///   the layer that is a cancellation, since the body is dropped before its end.
+/// * Tokio's paused time: durations are real ones, also in tests with `tokio::time::pause`.
 pub struct TracerLayer<T> {
     tracer: Arc<T>,
     settings: Settings,
@@ -98,7 +110,11 @@ pub(crate) struct Settings {
 impl<T> TracerLayer<T> {
     /// A layer with this tracer, at [`Level::Base`], that finds its [side](Self#which-side) from
     /// each request.
-    pub fn new(tracer: T) -> Self {
+    pub fn new(tracer: T) -> Self
+    where
+        // Not needed here: it has the compiler point at what is no tracer.
+        T: crate::Tracer,
+    {
         clock::prepare();
         Self {
             tracer: Arc::new(tracer),

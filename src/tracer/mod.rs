@@ -76,6 +76,7 @@ use crate::rpc::{Level, RpcInfo, Scope};
     message = "`{Self}` is not a tracer",
     label = "this is given to the layer as its tracer",
     note = "implement `tower_tracer::Tracer` for it: a `State`, `start` and `finish`",
+    note = "a closure becomes a tracer by `tower_tracer::on_finish(|rpc| …)`",
     note = "up to 12 tracers go into one layer as a tuple: `TracerLayer::new((a, b))`; more as nested \
             tuples, or as a `Vec` of `Tracer::boxed` ones"
 )]

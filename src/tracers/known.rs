@@ -3,10 +3,14 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crate::MethodPath;
-#[cfg(any(feature = "otel", feature = "tracing"))]
-use crate::Status;
 #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
-use crate::{RequestParts, Role, RpcInfo};
+use {
+    crate::{RequestParts, Role, RpcInfo, Status},
+    std::{
+        collections::BTreeMap,
+        sync::{PoisonError, RwLock},
+    },
+};
 
 /// The name of a method that is not known.
 #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
@@ -14,15 +18,45 @@ pub(super) const OTHER: &str = "_OTHER";
 
 /// How many methods a tracer learns from answers: a service that answers to any name must not make
 /// as many names.
-#[cfg(any(feature = "otel", feature = "tracing"))]
-pub(super) const LEARNED: usize = 100;
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+const LEARNED: usize = 100;
 
 /// Whether an RPC that is over shows that its method exists: what no service implements is answered
 /// neither with OK nor with a message.
-#[cfg(any(feature = "otel", feature = "tracing"))]
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
 pub(super) fn is_answered(rpc: &RpcInfo) -> bool {
     let stats = rpc.stats();
     stats.status() == Some(Status::OK) || stats.response().messages().is_some_and(|n| n > 0)
+}
+
+/// The methods that a tracer has learned from answers, and what it keeps of each.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[derive(Debug, Default)]
+pub(super) struct Learned<V>(RwLock<BTreeMap<Box<str>, V>>);
+
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+impl<V: Clone + Default> Learned<V> {
+    /// Of a method that is known.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(super) fn get(&self, method: &str) -> Option<V> {
+        let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        learned.get(method).cloned()
+    }
+
+    /// Of a method that was answered: from now on it is known, unless as many are as may be.
+    pub(super) fn learn(&self, method: &str) -> Option<V> {
+        let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if learned.contains_key(method) || learned.len() >= LEARNED {
+            return learned.get(method).cloned();
+        }
+        drop(learned);
+        // Another RPC may have come first.
+        let mut learned = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !learned.contains_key(method) && learned.len() < LEARNED {
+            learned.insert(method.into(), V::default());
+        }
+        learned.get(method).cloned()
+    }
 }
 
 /// The methods that a tracer may name in a label.

@@ -14,7 +14,7 @@
 //! | label | values |
 //! | --- | --- |
 //! | `role` | `client`, `server` |
-//! | `service`, `method` | `pkg.Svc` and `Method` where the method is [known](MetricsTracer::methods), else `_OTHER` for both; also `_OTHER` for plain HTTP |
+//! | `service`, `method` | `pkg.Svc` and `Method` where the method is [listed](MetricsTracer::methods) or [learned](MetricsTracer::new), else `_OTHER` for both; also `_OTHER` for plain HTTP |
 //! | `code` | a gRPC code such as `NOT_FOUND`; for plain HTTP a status such as `404`, `_OTHER` where it is not a registered one, `none` where there was no response |
 //! | `ending` | how it ended: an [`Ending`] such as `trailers` or `cancelled` |
 //!
@@ -76,7 +76,7 @@ use metrics::{
 };
 
 use super::{
-    known::{KnownMethods, OTHER, generated},
+    known::{KnownMethods, Learned, OTHER, generated, is_answered},
     name_hasher::{BuildNameHasher, NameHasher},
 };
 use crate::{Code, Ending, Protocol, RequestParts, Role, RpcInfo, Status, Tracer, Traffic};
@@ -111,7 +111,9 @@ pub struct MetricsTracer {
     registry: Registry,
     /// By name; given by the user.
     known: HashMap<Box<str>, BothRoles, BuildNameHasher>,
-    listed: KnownMethods,
+    /// Where there is a list, no other method is known, but for those of generated clients.
+    listed: Option<KnownMethods>,
+    learned: Learned<Arc<BothRoles>>,
     /// Whether the listed methods have their series.
     prepared: OfRole<OnceLock<()>>,
     unknown: BothRoles,
@@ -149,14 +151,16 @@ impl<V> OfRole<V> {
 }
 
 impl MetricsTracer {
-    /// A tracer that knows the methods of generated clients and no other, on the recorder that is
-    /// installed globally.
+    /// A tracer on the recorder that is installed globally. It knows the methods of generated clients,
+    /// and learns up to 100 others when they are first answered, with OK or a message; until then a
+    /// call is in flight as `_OTHER`, and is counted as started when it is over.
     #[must_use]
     pub fn new() -> Self {
         Self {
             registry: Registry::default(),
             known: HashMap::default(),
-            listed: KnownMethods::default(),
+            listed: None,
+            learned: Learned::default(),
             prepared: OfRole::default(),
             unknown: BothRoles::default(),
             generated: OnceLock::new(),
@@ -169,11 +173,14 @@ impl MetricsTracer {
         self.registry = Registry::default();
         self.registry.recorder = Some(Box::new(recorder));
         // What was made for another recorder counts nothing here.
-        let listed = self.listed.clone();
-        self.methods(listed)
+        match self.listed.clone() {
+            Some(listed) => self.methods(listed),
+            None => self,
+        }
     }
 
-    /// The methods to name besides those of generated clients: on a server, those it serves.
+    /// The methods to name besides those of generated clients: on a server, those it serves. Then no
+    /// others are learned.
     ///
     /// Their counters exist at 0 before the first call, since `increase()` in Prometheus does not see
     /// the first event of a series that begins with it: those of a server as soon as there is a
@@ -183,7 +190,7 @@ impl MetricsTracer {
     pub fn methods(mut self, known: KnownMethods) -> Self {
         let methods = known.iter().map(|name| (name.into(), BothRoles::default()));
         self.known = methods.collect();
-        self.listed = known;
+        self.listed = Some(known);
         self.prepared = Default::default();
         if self.registry.is_ready() {
             self.prepare(Role::Server);
@@ -191,12 +198,13 @@ impl MetricsTracer {
         self
     }
 
-    /// The handles for an RPC.
-    fn method(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> &Arc<Method> {
-        if let Some((service, method)) = generated(rpc, request)
+    /// The handles for an RPC, and whether its end may show that the method is another one.
+    fn method(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Arc<Method>, bool) {
+        let generated = generated(rpc, request);
+        if let Some((service, method)) = generated
             && let Some(found) = self.generated(service, method)
         {
-            return found;
+            return (Arc::clone(found), false);
         }
         // A path of plain HTTP names no method, whatever it looks like.
         let known = match rpc.protocol() {
@@ -206,11 +214,34 @@ impl MetricsTracer {
                 let whole = path
                     .strip_prefix('/')
                     .and_then(|m| self.known.get_key_value(m));
-                whole.or_else(|| self.known.get_key_value(self.listed.find(path)?))
+                whole.or_else(|| self.known.get_key_value(self.listed.as_ref()?.find(path)?))
             }
         };
         let both = known.map_or(&self.unknown, |(_, both)| both);
-        self.of_role(both, rpc.role(), known.map(|(name, _)| &**name))
+        let may_learn = self.listed.is_none() && generated.is_none();
+        let method = rpc
+            .full_method()
+            .filter(|_| may_learn && rpc.protocol() != Protocol::Http);
+        if let Some(method) = method
+            && let Some(both) = self.learned.get(method)
+        {
+            return (
+                Arc::clone(self.of_role(&both, rpc.role(), Some(method))),
+                false,
+            );
+        }
+        let name = known.map(|(name, _)| &**name);
+        (
+            Arc::clone(self.of_role(both, rpc.role(), name)),
+            method.is_some(),
+        )
+    }
+
+    /// The handles of an undecided RPC that is over.
+    fn decide(&self, rpc: &RpcInfo) -> Option<Arc<Method>> {
+        let method = rpc.full_method().filter(|_| is_answered(rpc))?;
+        let both = self.learned.learn(method)?;
+        Some(Arc::clone(self.of_role(&both, rpc.role(), Some(method))))
     }
 
     fn of_role<'a>(
@@ -329,15 +360,22 @@ impl Tracer for MetricsTracer {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> InFlight {
         // The facade's stand-in gives handles that count nothing for ever: none of them may be kept.
         if !self.registry.is_ready() {
-            return InFlight(None);
+            return InFlight(None, false);
         }
         self.prepare(rpc.role());
-        InFlight::new(Arc::clone(self.method(rpc, request)))
+        let (method, undecided) = self.method(rpc, request);
+        InFlight::new(method, undecided)
     }
 
     fn finish(&self, state: InFlight, rpc: &RpcInfo) {
         let stats = rpc.stats();
-        let Some(method) = &state.0 else { return };
+        let decided = state.1.then(|| self.decide(rpc)).flatten();
+        let Some(method) = decided.as_ref().or(state.0.as_ref()) else {
+            return;
+        };
+        if state.1 {
+            method.started.increment(1);
+        }
         add(stats.sent(), &method.sent_messages, &method.sent_bytes);
         add(
             stats.received(),
@@ -367,13 +405,16 @@ fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
 /// An RPC that [`MetricsTracer`] counts as in flight, until it is dropped.
 ///
 /// Nothing is counted of an RPC that started when there was no recorder.
-pub struct InFlight(Option<Arc<Method>>);
+// The flag says that its method is not decided yet.
+pub struct InFlight(Option<Arc<Method>>, bool);
 
 impl InFlight {
-    fn new(method: Arc<Method>) -> Self {
-        method.started.increment(1);
+    fn new(method: Arc<Method>, undecided: bool) -> Self {
+        if !undecided {
+            method.started.increment(1);
+        }
         method.in_flight.increment(1.0);
-        Self(Some(method))
+        Self(Some(method), undecided)
     }
 }
 

@@ -68,10 +68,9 @@
 use std::{
     borrow::Cow,
     cell::LazyCell,
-    collections::BTreeSet,
     fmt,
     fmt::Write as _,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, Weak},
 };
 
 use ::tracing::{Level, Span, event, field::Empty, info_span};
@@ -81,7 +80,7 @@ use super::{
         HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_error, is_failure,
         known_http_method, original_method, scheme,
     },
-    known::{KnownMethods, LEARNED, OTHER, generated_name, is_answered},
+    known::{KnownMethods, Learned, OTHER, generated_name, is_answered},
 };
 use crate::{Code, Ending, RequestParts, Role, RpcInfo, Scope, Status, Tracer};
 
@@ -330,7 +329,7 @@ impl TracingTracer {
     /// Puts into the span which method it was, as its end has shown.
     fn decide(&self, span: &Span, rpc: &RpcInfo) {
         let method = rpc.full_method().unwrap_or_default();
-        if is_answered(rpc) && self.methods.learn(method) {
+        if is_answered(rpc) && self.methods.learned.learn(method).is_some() {
             span.record("rpc.method", method);
         } else {
             span.record("rpc.method", OTHER);
@@ -382,7 +381,7 @@ impl<'a> Http<'a> {
 struct Methods {
     /// Where there is a list, no other method is known, but for those of generated clients.
     listed: Option<KnownMethods>,
-    learned: RwLock<BTreeSet<Box<str>>>,
+    learned: Learned<()>,
 }
 
 impl Methods {
@@ -391,17 +390,7 @@ impl Methods {
         if self.listed.is_some() {
             return Some(false);
         }
-        let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
-        learned.contains(method).then_some(true)
-    }
-
-    /// Takes a method for known; whether it is.
-    fn learn(&self, method: &str) -> bool {
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        if !learned.contains(method) && learned.len() < LEARNED {
-            learned.insert(method.into());
-        }
-        learned.contains(method)
+        self.learned.get(method).map(|()| true)
     }
 }
 

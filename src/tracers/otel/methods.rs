@@ -10,7 +10,7 @@ use crate::{
     RpcInfo,
     tracers::{
         KnownMethods,
-        known::{LEARNED, OTHER},
+        known::{Learned, OTHER},
         name_hasher::BuildNameHasher,
     },
 };
@@ -27,6 +27,7 @@ const MOST: usize = 2000;
 pub(super) struct Methods {
     /// Where there is a list, no other method is known, but for those of generated clients.
     listed: Option<KnownMethods>,
+    learned: Learned<()>,
     table: RwLock<Table>,
 }
 
@@ -35,8 +36,6 @@ pub(super) struct Methods {
 struct Table {
     series: HashMap<&'static str, Vec<Arc<Series>>, BuildNameHasher>,
     count: usize,
-    /// How many methods are known because they were answered.
-    learned: usize,
 }
 
 impl Table {
@@ -110,29 +109,8 @@ impl Methods {
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        let known = method.filter(|method| answered && self.learn(method));
+        let known = method.filter(|method| answered && self.learned.learn(method).is_some());
         self.series(known.unwrap_or(OTHER), key, make)
-    }
-
-    /// Whether a method that was answered is known from now on.
-    fn learn(&self, method: &str) -> bool {
-        let table = self.read();
-        let (known, full) = (table.series.contains_key(method), table.learned >= LEARNED);
-        drop(table);
-        if known || full {
-            return known;
-        }
-        // Another RPC may have come first.
-        let mut table = self.write();
-        if table.series.contains_key(method) {
-            return true;
-        }
-        if table.learned >= LEARNED {
-            return false;
-        }
-        table.learned += 1;
-        table.series.insert(intern(method), Vec::new());
-        true
     }
 
     fn series(

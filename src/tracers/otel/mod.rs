@@ -30,6 +30,9 @@
 //! # let _ = layer;
 //! ```
 //!
+//! A simple span processor exports within the call that ends the span, so its exporter's client must
+//! not be traced by this tracer: each export would make a span to export.
+//!
 //! # What it emits
 //!
 //! A span and a duration for each RPC, named and described as OpenTelemetry's
