@@ -57,9 +57,8 @@
 //!
 //! Handles are taken once and kept: recording looks nothing up by string. A global recorder that is
 //! installed after the first RPC counts those that start from then on; install it before the tracer
-//! is made, so that the series of listed methods exist at once. A recorder of a type without size, as
-//! the facade's own stand-in is, has to be given by [`recorder`](MetricsTracer::recorder): installed
-//! globally it cannot be told from none. An exporter's idle timeout, which drops series that did not move, must not be on for these: a kept handle would go on
+//! is made, so that the series of listed methods exist at once. An exporter's idle timeout, which drops
+//! series that did not move, must not be on for these: a kept handle would go on
 //! counting into nothing.
 
 use std::{
@@ -530,12 +529,16 @@ struct Registry {
 }
 
 impl Registry {
-    /// Whether there is a recorder. The facade's stand-in is told by its size, which is none.
+    /// Whether there is a recorder. The facade's stand-in is a static without a size. An installed
+    /// recorder without a size is in a box without memory, whose address is its alignment.
     fn is_ready(&self) -> bool {
         if self.recorder.is_some() || self.installed.get().is_some() {
             return true;
         }
-        let found = with_recorder(|recorder| size_of_val(recorder) > 0);
+        let found = with_recorder(|recorder| {
+            let address = std::ptr::from_ref(recorder).cast::<()>().addr();
+            size_of_val(recorder) > 0 || address <= align_of_val(recorder)
+        });
         if found {
             self.installed.get_or_init(|| ());
         }
