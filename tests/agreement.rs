@@ -392,3 +392,36 @@ async fn a_body_that_fails_has_the_code_of_its_cause() {
     let rpc = recorder.only_finished();
     assert_eq!(rpc.stats().status(), grpc(Code::Aborted));
 }
+
+// Ending 47.
+#[tokio::test]
+async fn a_call_that_tonics_handle_cancels_is_cancelled() {
+    let recorder = Recorder::new();
+    let (incoming, uri) = listen().await.unwrap();
+    let server = Server::builder()
+        .add_service(EchoServer::new(EchoService))
+        .serve_with_incoming(incoming);
+    tokio::spawn(server);
+    let channel = Endpoint::from_shared(uri).unwrap();
+    let channel = soon(channel.connect()).await.unwrap();
+    let layer = TracerLayer::new(recorder.clone());
+    let service = ServiceBuilder::new().layer(layer).service(channel);
+    // tonic resets the stream only while the request still runs.
+    let mut request = tonic::Request::new(tokio_stream::pending());
+    let handle = request.cancellation_handle();
+    let call = async move {
+        let mut client = EchoClient::new(service);
+        client.client_streaming_echo(request).await
+    };
+    let call = tokio::spawn(call);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(recorder.finished().len(), 0);
+    handle.cancel();
+    let error = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Cancelled);
+    let rpc = soon(recorder.wait_finished(1)).await.remove(0);
+    assert_eq!(rpc.stats().status(), grpc(Code::Cancelled));
+    // To the layer it is an error that the channel gives.
+    assert_eq!(rpc.stats().ending(), Some(Ending::ServiceError));
+    assert_eq!(recorder.finished().len(), 1);
+}

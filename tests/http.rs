@@ -28,7 +28,7 @@ use hyper_util::{
 use tokio::sync::Notify;
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
-    Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
+    Code, Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
 };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -679,4 +679,98 @@ fn a_level_is_of_the_layer_that_it_was_set_on() {
     let clone = detailed.clone();
     detailed.level_handle().set(tower_tracer::Level::Disabled);
     assert_eq!(clone.level_handle().get(), tower_tracer::Level::Disabled);
+}
+
+/// Serves a router behind a layer that records.
+async fn serve_recorded(router: Router) -> (std::net::SocketAddr, Recorder) {
+    let recorder = Recorder::new();
+    let router = router.layer(TracerLayer::new(recorder.clone()).server());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, service).await });
+    (address, recorder)
+}
+
+#[tokio::test]
+async fn axums_connect_info_gives_the_peer() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let (address, recorder) =
+        serve_recorded(Router::new().route("/", routing::get(async || "x"))).await;
+    let mut caller = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    caller.write_all(request).await.unwrap();
+    let own = caller.local_addr().unwrap();
+    let mut answer = Vec::new();
+    soon(caller.read_to_end(&mut answer)).await.unwrap();
+    let rpc = soon(recorder.wait_finished(1)).await.remove(0);
+    assert_eq!(rpc.peer().socket(), Some(own));
+}
+
+#[tokio::test]
+async fn within_a_nested_router_the_path_is_the_one_that_was_received() {
+    let recorder = Recorder::new();
+    let layer = TracerLayer::new(recorder.clone()).server();
+    let grpc = routing::post(async || [("content-type", "application/grpc")]);
+    let inner = Router::new()
+        .route("/users/{id}", routing::get(async || "u"))
+        .route("/echo.Echo/UnaryEcho", grpc)
+        .layer(layer);
+    let app = Router::new().nest("/api", Router::new().nest("/v1", inner));
+    let plain = http::Request::get("/api/v1/users/7?q=1").body(Body::empty());
+    let called = http::Request::post("/api/v1/echo.Echo/UnaryEcho")
+        .header("content-type", "application/grpc")
+        .body(Body::empty());
+    for request in [plain, called] {
+        let response = app.clone().oneshot(request.unwrap()).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let [plain, called] = &recorder.finished()[..] else {
+        panic!("two exchanges")
+    };
+    assert_eq!(plain.path(), "/api/v1/users/7");
+    assert_eq!(called.full_method(), Some("echo.Echo/UnaryEcho"));
+}
+
+// Ending 45.
+#[tokio::test]
+async fn a_caller_of_plain_http_or_connect_that_leaves_within_its_request_has_cancelled() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let types = [
+        "text/plain",
+        #[cfg(feature = "connect")]
+        "application/proto\r\nconnect-protocol-version: 1",
+        #[cfg(feature = "connect")]
+        "application/connect+proto",
+    ];
+    for content_type in types {
+        for rest in [
+            "content-length: 100\r\n\r\nhello",
+            "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        ] {
+            // A handler that waits for its request, and answers whatever came of it.
+            let read = routing::post(async |body: Body| {
+                let _ = body.collect().await;
+                [("content-type", "text/plain")]
+            });
+            let (address, recorder) = serve_recorded(Router::new().route("/a.B/C", read)).await;
+            let mut caller = tokio::net::TcpStream::connect(address).await.unwrap();
+            let head =
+                format!("POST /a.B/C HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\n");
+            caller.write_all(head.as_bytes()).await.unwrap();
+            caller.write_all(rest.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            drop(caller);
+            let rpc = soon(recorder.wait_finished(1)).await.remove(0);
+            assert_eq!(rpc.stats().ending(), Some(Ending::Cancelled), "{rpc:?}");
+            let status = match rpc.protocol() {
+                Protocol::Http => Some(Status::Http(200)),
+                _ => Some(Status::Grpc(Code::Cancelled)),
+            };
+            assert_eq!(rpc.stats().status(), status, "{content_type}");
+            assert!(!rpc.stats().request().is_complete());
+        }
+    }
 }

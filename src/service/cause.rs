@@ -206,7 +206,7 @@ const KNOWN: &[AsError] = &[
     #[cfg(feature = "transport")]
     view_as::<h2::Error>,
     #[cfg(feature = "axum")]
-    view_as::<axum_core::Error>,
+    view_as::<axum::Error>,
     view_as::<std::io::Error>,
 ];
 

@@ -35,6 +35,11 @@ impl<B: 'static> TracedRequest for Request<B> {
     }
 
     fn uri(&self) -> Option<&Uri> {
+        // A router takes the prefix of a nested one off the request's own URI.
+        #[cfg(feature = "axum")]
+        if let Some(axum::extract::OriginalUri(received)) = Self::extensions(self).get() {
+            return Some(received);
+        }
         Some(Self::uri(self))
     }
 
@@ -75,8 +80,8 @@ impl<B: 'static> TracedRequest for Request<B> {
             });
         }
         #[cfg(feature = "axum")]
-        if let Some(body) = body.downcast_mut::<axum_core::body::Body>() {
-            return observe(body, counter, observer, axum_core::body::Body::new);
+        if let Some(body) = body.downcast_mut::<axum::body::Body>() {
+            return observe(body, counter, observer, axum::body::Body::new);
         }
         let _ = (body, counter, observer);
     }

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Method;
+use http::{Method, Uri};
 
 use super::request::TracedRequest;
 use crate::{
     protocol::{self, RequestHead},
-    rpc::{Description, Draw, Endpoints, Level, Reading, Role, RpcInfo, Sockets},
+    rpc::{
+        Description, Draw, Endpoints, Level, MethodPath, Protocol, Reading, Role, RpcInfo, Sockets,
+    },
 };
 
 /// What the layer was told of its RPCs.
@@ -55,11 +57,15 @@ impl<R: TracedRequest> Describe for R {
             }
             sockets = addresses(self);
         }
+        let path = match protocol {
+            Protocol::Http => received_path(self),
+            _ => self.to_path(),
+        };
         let start = Reading::now();
         let description = Description {
             role,
             protocol,
-            path: self.to_path(),
+            path,
             endpoints: told.endpoints.clone(),
             timeout,
             deadline: timeout.and_then(|timeout| start.deadline(timeout)),
@@ -86,6 +92,14 @@ impl<R: TracedRequest> Describe for R {
     }
 }
 
+/// The path as it was received: what a router took off belongs to it. A method's name does not have it.
+fn received_path(request: &impl TracedRequest) -> MethodPath {
+    match request.uri().and_then(Uri::path_and_query) {
+        Some(received) => MethodPath::from(received.clone()),
+        None => request.to_path(),
+    }
+}
+
 fn found_role(request: &impl TracedRequest) -> Role {
     #[cfg(feature = "tonic")]
     if let Some(extensions) = request.extensions()
@@ -107,6 +121,15 @@ fn inherited_by_root(rpc: &RpcInfo) -> Option<Draw> {
 
 /// The peer's address and the server's own, of the connection a request came on.
 fn addresses(request: &mut dyn TracedRequest) -> Sockets {
+    #[cfg(feature = "axum")]
+    if let Some(extensions) = request.extensions()
+        && let Some(axum::extract::ConnectInfo::<std::net::SocketAddr>(peer)) = extensions.get()
+    {
+        return Sockets {
+            peer: Some(*peer),
+            local: None,
+        };
+    }
     #[cfg(feature = "transport")]
     if let Some(extensions) = request.extensions_mut() {
         if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {

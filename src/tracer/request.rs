@@ -67,7 +67,7 @@ pub trait TracedRequest {
         self.extensions()?.get()
     }
 
-    /// The URI, for a request over HTTP.
+    /// The URI as it was received, for a request over HTTP.
     fn uri(&self) -> Option<&Uri> {
         None
     }
@@ -147,7 +147,8 @@ impl<'a> RequestParts<'a> {
         self.request.extensions_mut()
     }
 
-    /// The URI, for a request over HTTP.
+    /// The URI as it was received, for a request over HTTP: with feature `axum` also within
+    /// `Router::nest`, which takes its prefix off the [`path`](Self::path).
     #[must_use]
     pub fn uri(&self) -> Option<&Uri> {
         self.request.uri()
