@@ -518,7 +518,8 @@ impl Model {
             }));
         }
         // A gRPC client drops the page that comes with an HTTP error: that error is the news.
-        let gave_up = plan.role == Role::Client && plan.http_status != 200 && plan.speaks_grpc();
+        let is_page = plan.http_status != 200 && plan.header_status != Some("0");
+        let gave_up = plan.role == Role::Client && is_page && plan.speaks_grpc();
         self.end(match gave_up {
             true => plan.by_http(Ending::Cancelled),
             false => plan.by_code(Ending::Cancelled, Code::Cancelled, None),

@@ -110,6 +110,9 @@ impl<B, T: Tracer> TracedBody<B, T> {
             }
         }
         this.open.leave(|| this.inner.set(None));
+        if this.counter.has_ok() {
+            this.open.end(&Cause::DroppedAfterOk);
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Cause<'a> {
     Body(Failure<'a>),
     /// Whatever held the guard was dropped.
     Dropped,
+    /// The body of a response was dropped whose headers had the status OK.
+    DroppedAfterOk,
     /// The inner service panicked.
     Panic(&'a (dyn Any + Send)),
 }
@@ -83,6 +85,8 @@ fn find_out(rpc: &RpcInfo, cause: &Cause<'_>) {
         Cause::Service(failure) => from_failure(rpc, failure, Ending::ServiceError),
         Cause::Body(failure) => from_failure(rpc, failure, Ending::BodyError),
         Cause::Dropped => dropped(rpc),
+        // It is not the page of an HTTP error, whatever the HTTP status is.
+        Cause::DroppedAfterOk => inferred(rpc, Ending::Cancelled, Code::Cancelled),
         Cause::Panic(payload) => {
             stats.set_panic(text_of(*payload));
             // "Server application throws an exception": UNKNOWN, says gRPC's list of statuses.
