@@ -772,3 +772,39 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
     }
     drop(installed);
 }
+
+/// A line that a tracer logs in `finish` is within the RPC's span, in whatever order the tracers stand
+/// and however the RPC ends.
+#[tokio::test]
+async fn finish_runs_within_the_scopes_of_its_rpc() {
+    type Handled = Result<Response<Telling>, Infallible>;
+    async fn check(layer: TracerLayer<impl Tracer>) {
+        let log = Log::default();
+        let _installed = log.install();
+        let service = layer.server().layer(service_fn(
+            async |request: Request<tonic::body::Body>| -> Handled {
+                if request.uri().path() == "/a.B/E" {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Response::new(Telling("response", false)))
+            },
+        ));
+        let to = |path| service.clone().oneshot(grpc_request(path));
+        // To its end, dropped within the response, and dropped before it.
+        let _ = to("/a.B/C").await.unwrap().into_body().collect().await;
+        drop(to("/a.B/D").await.unwrap());
+        let mut pending = Box::pin(to("/a.B/E"));
+        assert!(futures_util::poll!(&mut pending).is_pending());
+        drop(pending);
+        let ended: Vec<_> = log.lines();
+        let ended: Vec<_> = ended.iter().filter(|line| line.contains("ended")).collect();
+        assert_eq!(ended, ["a.B/C: ended", "a.B/D: ended", "grpc: ended"]);
+        tracing::info!(target: "test", "outside");
+        assert_eq!(log.lines().last().unwrap(), ": outside");
+    }
+    let ended = || tower_tracer::on_finish(|_: &RpcInfo| tracing::info!(target: "test", "ended"));
+    let spans = || TracingTracer::new().methods(known()).level_of(|_| None);
+    check(TracerLayer::new((spans(), ended()))).await;
+    check(TracerLayer::new((ended(), spans()))).await;
+    check(TracerLayer::new((ended(), spans(), ()))).await;
+}

@@ -301,7 +301,15 @@ impl<T: Tracer> Open<T> {
             Traced::Watched(watched) => watched.take(),
         };
         if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
-            contain::<T, _>("finish", || tracer.finish(state, rpc));
+            let finish = || contain::<T, _>("finish", || tracer.finish(state, rpc));
+            // A drop runs in the scopes already.
+            if self.scopes.is_empty() || self.scopes.are_current() {
+                finish();
+            } else {
+                self.scopes.run_rest(|| {
+                    finish();
+                });
+            }
         }
     }
 }
