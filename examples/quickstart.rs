@@ -10,7 +10,7 @@
 
 mod echo;
 
-use std::{error::Error, fmt::Display, panic, time::Duration};
+use std::{error::Error, panic, time::Duration};
 
 use echo::{EchoClient, EchoServer, EchoService, listen, say};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -21,12 +21,12 @@ use tonic::{
 };
 use tower::{Layer as _, ServiceBuilder};
 use tower_tracer::{
-    Event, EventStatus, Level, MarkLayer, RequestParts, RpcInfo, Tracer, TracerLayer, Traffic,
+    Event, EventStatus, Level, MarkLayer, RequestParts, RpcInfo, Tracer, TracerLayer,
 };
 
 /// The metrics tracer: when an RPC is over, all there is to know stands in its record. This one
-/// makes a line of it; another would feed a histogram.
-struct Metrics(UnboundedSender<(RpcInfo, String)>);
+/// passes it on to be printed; another would feed a histogram.
+struct Metrics(UnboundedSender<RpcInfo>);
 
 impl Tracer for Metrics {
     type State = ();
@@ -34,13 +34,7 @@ impl Tracer for Metrics {
     fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
 
     fn finish(&self, (): (), rpc: &RpcInfo) {
-        let (stats, side) = (rpc.stats(), rpc.role().as_str());
-        let method = rpc.full_method().unwrap_or("unknown");
-        let (status, ended) = (name(stats.status()), name(stats.ending()));
-        let cost = millis(stats.cost().unwrap_or_default());
-        let (sent, received) = (figures(stats.sent()), figures(stats.received()));
-        let line = row([method, side, &status, &ended, &cost, &sent, &received]);
-        let _ = self.0.send((rpc.clone(), line));
+        let _ = self.0.send(rpc.clone());
     }
 }
 
@@ -68,13 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .service(channel);
     let mut client = EchoClient::new(channel);
 
-    println!(
-        "Each RPC as its two sides saw it. Cost: milliseconds. Sent, received: messages / bytes.\n"
-    );
-    let heading = [
-        "method", "side", "status", "ended", "cost", "sent", "received",
-    ];
-    println!("{}", row(heading));
+    println!("Each RPC as its two sides saw it. Sent, received: messages/bytes.\n");
 
     client.unary_echo(say("hello")).await?;
     print_both_sides(&mut finished).await;
@@ -132,16 +120,16 @@ fn let_in(request: Request<()>) -> Result<Request<()>, Status> {
 
 /// Waits until an RPC is over on both sides, prints the client's line above the server's, and
 /// returns the server's record.
-async fn print_both_sides(finished: &mut UnboundedReceiver<(RpcInfo, String)>) -> RpcInfo {
+async fn print_both_sides(finished: &mut UnboundedReceiver<RpcInfo>) -> RpcInfo {
     let mut sides = Vec::new();
     while sides.len() < 2 {
         sides.extend(finished.recv().await);
     }
-    sides.sort_by_key(|(rpc, _)| rpc.role().as_str());
-    for (_, line) in &sides {
-        println!("{line}");
+    sides.sort_by_key(|rpc| rpc.role().as_str());
+    for rpc in &sides {
+        println!("{rpc}");
     }
-    sides.remove(1).0
+    sides.remove(1)
 }
 
 /// Prints what happened to an RPC, and when.
@@ -156,23 +144,6 @@ fn print_timeline(rpc: &RpcInfo) {
             recorded.event
         );
         println!("{}", line.trim_end());
-    }
-}
-
-fn row([method, side, status, ended, cost, sent, received]: [&str; 7]) -> String {
-    let what = format!("{method:<36} {side:<6} {status:<17} {ended:<12}");
-    format!("{what} {cost:>7} {sent:>8} {received:>8}")
-}
-
-fn name(what: Option<impl Display>) -> String {
-    what.map_or_else(|| "-".to_owned(), |what| what.to_string())
-}
-
-/// Messages and their bytes. What is not known is not zero.
-fn figures(traffic: Traffic) -> String {
-    match (traffic.messages(), traffic.message_bytes()) {
-        (Some(messages), Some(bytes)) => format!("{messages} / {bytes}"),
-        _ => "-".to_owned(),
     }
 }
 

@@ -12,7 +12,8 @@ use common::{
 };
 use h2::Reason;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -424,4 +425,64 @@ async fn a_call_that_tonics_handle_cancels_is_cancelled() {
     // To the layer it is an error that the channel gives.
     assert_eq!(rpc.stats().ending(), Some(Ending::ServiceError));
     assert_eq!(recorder.finished().len(), 1);
+}
+
+/// In a test with paused time, only tokio's clock says that a deadline has passed.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_passes_by_tokios_clock() {
+    let asked = || Request::post("/a.B/C").header("content-type", "application/grpc");
+    let timed = || asked().header("grpc-timeout", "60S").body(String::new());
+    let handler = async |_: Request<String>| -> Result<Response<tonic::body::Body>, BoxError> {
+        let body = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, BoxError>>());
+        Ok(Response::new(tonic::body::Body::new(body)))
+    };
+    let late = async |_: Request<String>| -> Result<Response<tonic::body::Body>, BoxError> {
+        std::future::pending().await
+    };
+    let (recorder, minute) = (Recorder::new(), Duration::from_secs(60));
+    for layer in [
+        TracerLayer::new(recorder.clone()).server(),
+        TracerLayer::new(recorder.clone()).client(),
+    ] {
+        // Dropped before the response, and within it.
+        let call = layer
+            .clone()
+            .layer(service_fn(late))
+            .oneshot(timed().unwrap());
+        assert!(tokio::time::timeout(minute, call).await.is_err());
+        let call = layer
+            .clone()
+            .layer(service_fn(handler))
+            .oneshot(timed().unwrap());
+        let body = call.await.unwrap().into_body();
+        tokio::time::timeout(minute, body.collect())
+            .await
+            .unwrap_err();
+        // A millisecond too early, it is the caller's wish.
+        let call = layer.layer(service_fn(handler)).oneshot(timed().unwrap());
+        let body = call.await.unwrap().into_body();
+        let early = minute - Duration::from_millis(1);
+        tokio::time::timeout(early, body.collect())
+            .await
+            .unwrap_err();
+    }
+    // The server's own timeout, which the layer is told.
+    let layer = TracerLayer::new(recorder.clone()).server_timeout(minute);
+    let call = layer
+        .layer(service_fn(handler))
+        .oneshot(asked().body(String::new()).unwrap());
+    let body = call.await.unwrap().into_body();
+    tokio::time::timeout(minute, body.collect())
+        .await
+        .unwrap_err();
+    let late = (grpc(Code::DeadlineExceeded), Some(Ending::Deadline));
+    let left = (grpc(Code::Cancelled), Some(Ending::Cancelled));
+    let finished = recorder.finished();
+    let ends = finished
+        .iter()
+        .map(|rpc| (rpc.stats().status(), rpc.stats().ending()));
+    assert_eq!(
+        ends.collect::<Vec<_>>(),
+        [late, late, left, late, late, left, late]
+    );
 }

@@ -29,16 +29,6 @@ impl Reading {
         return Self(Instant::now());
     }
 
-    /// When so much time has passed since this reading, made just now; `None` where the clock cannot
-    /// hold it.
-    #[inline]
-    pub(crate) fn deadline(self, timeout: Duration) -> Option<Instant> {
-        #[cfg(feature = "quanta")]
-        return Instant::now().checked_add(timeout);
-        #[cfg(not(feature = "quanta"))]
-        return self.0.checked_add(timeout);
-    }
-
     /// Nanoseconds since this reading.
     #[inline]
     pub(crate) fn elapsed(self) -> u64 {
@@ -47,4 +37,23 @@ impl Reading {
         #[cfg(not(feature = "quanta"))]
         return u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX);
     }
+}
+
+/// When so much time has passed from now; `None` where the clock cannot hold it.
+pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
+    now().checked_add(timeout)
+}
+
+/// Whether the time is up.
+pub(crate) fn is_past(deadline: Instant) -> bool {
+    deadline <= now()
+}
+
+/// The clock of deadlines: the one that timeouts go by. It is the system's, but in a test with
+/// paused time.
+fn now() -> Instant {
+    #[cfg(feature = "transport")]
+    return tokio::time::Instant::now().into_std();
+    #[cfg(not(feature = "transport"))]
+    return Instant::now();
 }

@@ -175,7 +175,13 @@ struct Above {
     rpc: RpcInfo,
     /// `None` where that is the record of another request, which this one was made for.
     attempt: Option<u32>,
+    /// How many records can be reached from here by going up.
+    ancestors: u8,
 }
+
+/// The most ancestors that a record keeps. A request that is passed on without end, as by a proxy
+/// that feeds itself, would hold all of its records else, and drop them one within the other.
+const MOST_ANCESTORS: u8 = 64;
 
 impl Record {
     /// Of no RPC yet.
@@ -274,19 +280,21 @@ impl RpcInfo {
     /// once, before anybody else sees this record.
     #[inline]
     pub(crate) fn stand_under(&self, outer: Option<Self>) {
-        let above = match outer {
-            Some(rpc) if rpc.role() == self.role() => Above {
-                attempt: Some(rpc.stats().next_attempt()),
-                rpc,
-            },
-            // A handler that forwards what it was given: a call, and no attempt of its RPC.
-            Some(rpc) => Above { rpc, attempt: None },
-            None => match current::current() {
-                Some(rpc) => Above { rpc, attempt: None },
-                None => return,
-            },
+        // A handler that forwards what it was given makes a call, and no attempt of its RPC.
+        let is_attempt = matches!(&outer, Some(rpc) if rpc.role() == self.role());
+        let Some(rpc) = outer.or_else(current::current) else {
+            return;
         };
-        let _ = self.0.above.set(above);
+        let above_it = rpc.0.above.get().map_or(0, |above| above.ancestors);
+        if above_it == MOST_ANCESTORS {
+            self.set_draw(rpc.draw());
+            return;
+        }
+        let _ = self.0.above.set(Above {
+            attempt: is_attempt.then(|| rpc.stats().next_attempt()),
+            rpc,
+            ancestors: above_it + 1,
+        });
     }
 
     /// The record of the RPC that is being served, or called, where this runs: set around every
@@ -408,6 +416,10 @@ impl RpcInfo {
     /// The record this one stands under: that of an outer layer on the same request (the call of
     /// which this is an attempt), else the one current where the call was made (the RPC being
     /// served when a handler calls a client).
+    ///
+    /// A record keeps at most 64 ancestors. Where its parent has as many, it has no parent, and is
+    /// the first of a new chain: so a request that is passed on without end holds no more than 65
+    /// records. The new chain has the [draw](crate::Candidate::draw) of the old one.
     #[must_use]
     #[inline]
     pub fn parent(&self) -> Option<&Self> {
@@ -520,19 +532,5 @@ impl RpcInfo {
 
     fn named(&self) -> Option<&MethodPath> {
         (self.protocol() != Protocol::Http).then_some(&self.0.description.path)
-    }
-}
-
-impl fmt::Debug for RpcInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RpcInfo")
-            .field("role", &self.role())
-            .field("protocol", &self.protocol())
-            .field("full_method", &self.full_method())
-            .field("level", &self.level())
-            .field("age", &self.stats().age())
-            .field("ending", &self.stats().ending())
-            .field("status", &self.stats().status())
-            .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ mod level;
 mod moment;
 mod path;
 mod pool;
+mod print;
 mod scope;
 mod stats;
 mod status;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Direction, Event, EventStatus, Level, Reading, Recorded, Role, Status, Traffic, TrafficCell,
+    Code, Direction, Event, EventStatus, Level, Reading, Recorded, Role, Status, Traffic,
+    TrafficCell,
     extra::{Extra, MessagesAt, bounded},
     level::AtomicLevel,
     moment::Moment,
@@ -37,6 +38,7 @@ use super::{
 ///
 /// let stats = response.extensions().get::<RpcInfo>().unwrap().stats();
 /// assert_eq!(stats.status(), Some(Status::Grpc(Code::NotFound)));
+/// assert_eq!(stats.code(), Some(Code::NotFound));
 /// assert_eq!(stats.ending(), Some(Ending::HeadersOnly));
 /// assert_eq!(stats.http_status(), Some(200));
 /// assert!(stats.failed() && stats.error().is_none());
@@ -50,7 +52,6 @@ use super::{
 /// assert_eq!(stats.response().wire_bytes(), Some(0));
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
 pub struct Stats {
     role: Role,
     level: AtomicLevel,
@@ -371,6 +372,12 @@ impl Stats {
     #[inline]
     pub fn status(&self) -> Option<Status> {
         Status::unpack(self.status.load(Ordering::Acquire))
+    }
+
+    /// The gRPC code of the [status](Self::status); `None` while the RPC runs, and for plain HTTP.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        self.status()?.code()
     }
 
     /// The status that the peer sent, or that the error carried, where there was one: not inferred,

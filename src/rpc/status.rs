@@ -129,6 +129,22 @@ impl From<Code> for tonic::Code {
     }
 }
 
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl PartialEq<tonic::Code> for Code {
+    fn eq(&self, code: &tonic::Code) -> bool {
+        *self == Self::from(*code)
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl PartialEq<Code> for tonic::Code {
+    fn eq(&self, code: &Code) -> bool {
+        code == self
+    }
+}
+
 /// The outcome of an RPC as its protocol states it.
 ///
 /// ```
@@ -136,6 +152,7 @@ impl From<Code> for tonic::Code {
 ///
 /// assert!(Status::Grpc(Code::Ok).is_ok());
 /// assert!(!Status::Http(404).is_ok());
+/// assert!(Status::Grpc(Code::NotFound) == Code::NotFound);
 /// assert_eq!(Status::Grpc(Code::NotFound).to_string(), "NOT_FOUND");
 /// assert_eq!(Status::Http(404).to_string(), "404");
 /// ```
@@ -192,6 +209,38 @@ impl Status {
 impl From<Code> for Status {
     fn from(code: Code) -> Self {
         Self::Grpc(code)
+    }
+}
+
+/// Whether it is this gRPC code.
+impl PartialEq<Code> for Status {
+    fn eq(&self, code: &Code) -> bool {
+        self.code() == Some(*code)
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl From<tonic::Code> for Status {
+    fn from(code: tonic::Code) -> Self {
+        Self::Grpc(code.into())
+    }
+}
+
+/// Whether it is this gRPC code.
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl PartialEq<tonic::Code> for Status {
+    fn eq(&self, code: &tonic::Code) -> bool {
+        *self == Code::from(*code)
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl PartialEq<Status> for tonic::Code {
+    fn eq(&self, status: &Status) -> bool {
+        status == self
     }
 }
 

@@ -16,7 +16,7 @@ use super::extra::MessagesAt;
 ///
 /// A message counts when its last byte has passed the layer. A body that ended inside a message is
 /// [`truncated`](Self::truncated), and that message is not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
     flags: u8,

@@ -1,13 +1,13 @@
 //! Decides how an RPC ended. Everything that can end one comes through here.
 
-use std::{any::Any, time::Instant};
+use std::any::Any;
 
 use http::HeaderMap;
 
 use super::cause::Failure;
 use crate::{
     protocol::grpc,
-    rpc::{Code, Direction, Ending, Outcome, Protocol, Role, RpcInfo, Status},
+    rpc::{Code, Direction, Ending, Outcome, Protocol, Role, RpcInfo, Status, clock},
 };
 
 /// What ended an RPC.
@@ -226,10 +226,7 @@ fn by_the_clock(rpc: &RpcInfo, mut outcome: Outcome) -> Outcome {
     let cancelled = outcome.status == Some(Status::Grpc(Code::Cancelled))
         || outcome.ending == Ending::Cancelled;
     let timed_out = outcome.ending == Ending::Deadline;
-    let is_past = || {
-        rpc.deadline()
-            .is_some_and(|deadline| deadline <= Instant::now())
-    };
+    let is_past = || rpc.deadline().is_some_and(clock::is_past);
     if timed_out || (cancelled && is_past()) {
         if outcome.status == Some(Status::Grpc(Code::Cancelled)) {
             outcome.status = Some(Status::Grpc(Code::DeadlineExceeded));

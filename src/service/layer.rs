@@ -72,7 +72,8 @@ use crate::{
 ///   `with_interceptor` is: it leaves no record.
 /// * Why a tonic client gave up a response, as it does with a message above its decoding limit: for
 ///   the layer that is a cancellation, since the body is dropped before its end.
-/// * Tokio's paused time: durations are real ones, also in tests with `tokio::time::pause`.
+/// * Tokio's paused time, but for deadlines: durations are real ones, also in tests with
+///   `tokio::time::pause`. Whether a deadline has passed is asked of tokio's clock.
 pub struct TracerLayer<T> {
     tracer: Arc<T>,
     settings: Settings,

@@ -9,6 +9,7 @@ use crate::{
     protocol::{self, RequestHead},
     rpc::{
         Description, Draw, Endpoints, Level, MethodPath, Protocol, Reading, Role, RpcInfo, Sockets,
+        clock,
     },
 };
 
@@ -68,7 +69,7 @@ impl<R: TracedRequest> Describe for R {
             path,
             endpoints: told.endpoints.clone(),
             timeout,
-            deadline: timeout.and_then(|timeout| start.deadline(timeout)),
+            deadline: timeout.and_then(clock::deadline_after),
             attempt,
         };
         let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
