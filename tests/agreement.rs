@@ -26,7 +26,7 @@ use tokio::{
     sync::oneshot,
 };
 use tonic::transport::{Endpoint, Server};
-use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, ServiceBuilder, service_fn};
 use tower_tracer::{Code, Ending, RpcInfo, Status, TracerLayer, tracers::testing::Recorder};
 
 fn hyper_client() -> Client<HttpConnector, tonic::body::Body> {

@@ -9,7 +9,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio_stream::Stream;
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::ServiceBuilder;
 use tower_http::{classify::GrpcFailureClass, trace::TraceLayer};
 use tower_tracer::{TracerLayer, tracers::testing::Recorder};
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use scripted::Step;
-use tower::{ServiceBuilder, ServiceExt as _};
+use tower::ServiceBuilder;
 use tower_tracer::{
     Code, Ending, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
 };

@@ -22,7 +22,7 @@ use scripted::{Scripted, data, message, request, response, trailers};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{body::Body, transport::Server};
-use tower::{BoxError, ServiceBuilder, ServiceExt as _, retry::Policy};
+use tower::{BoxError, ServiceBuilder, retry::Policy};
 use tower_tracer::{
     Code, Ending, Event, EventStatus, Level, MarkLayer, RequestParts, Role, RpcInfo, Status,
     Tracer, TracerLayer, tracers::testing::Recorder,

@@ -17,7 +17,7 @@ use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post}
 use common::soon;
 use influxdb_line_protocol::parse_lines;
 use tokio::sync::Semaphore;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, service_fn};
 use tower_tracer::{
     OpenRpc, Status, TracedRequest, TracedResponse, Tracer, TracerLayer, tracers::KnownMethods,
 };

@@ -3,7 +3,7 @@
 use std::task::{Context, Waker};
 
 use http::{Request, Response};
-use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{Layer as _, ServiceBuilder, service_fn};
 use tower_tracer::{Ending, Event, Level, MarkLayer, TracerLayer, tracers::testing::Recorder};
 
 static START: Event = Event::new("start", Level::Base);

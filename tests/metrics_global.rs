@@ -12,7 +12,7 @@ use http::{Request, Response};
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, service_fn};
 use tower_tracer::{TracerLayer, tracers::metrics::MetricsTracer};
 
 static STARTED: AtomicU64 = AtomicU64::new(0);

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use tonic::body::Body;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, service_fn};
 use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer, WireEvent};
 
 /// A body of these pieces, which knows its end where it is `told`.

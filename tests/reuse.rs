@@ -13,7 +13,7 @@ use std::{
 use allocation_counter::measure;
 use http::{Request, Response};
 use tonic::{body::Body, transport::server::TcpConnectInfo};
-use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+use tower::{Layer as _, Service, service_fn};
 use tower_tracer::{
     Endpoint, Event, EventStatus, Level, MethodPath, OpenRpc, RequestParts, RpcInfo, TracedRequest,
     TracedResponse, Tracer, TracerLayer, on_finish,

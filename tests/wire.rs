@@ -29,7 +29,7 @@ use raw_peer::{
     serve_routes, serve_script, trailers,
 };
 use tonic::{service::Routes, transport::Server};
-use tower::{Service as _, ServiceBuilder, ServiceExt as _};
+use tower::{Service as _, ServiceBuilder};
 use tower_tracer::{
     Code, Ending, Protocol, RequestParts, RpcInfo, Status, Tracer, TracerLayer, Traffic,
     tracers::testing::Recorder,

@@ -13,6 +13,7 @@ mod response;
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -52,7 +53,23 @@ impl<S, T> TracerService<S, T> {
     pub fn into_inner(self) -> S {
         self.inner
     }
+
+    /// Waits until the service is ready, and calls it once.
+    ///
+    /// It does what tower's `ServiceExt::oneshot` does, and comes before it, so that a compile error
+    /// names the trait that a request, response or error type lacks.
+    pub async fn oneshot<Req>(mut self, request: Req) -> OutputOf<Self, Req>
+    where
+        Self: Service<Req>,
+    {
+        poll_fn(|cx| self.poll_ready(cx)).await?;
+        let response = self.call(request);
+        drop(self);
+        response.await
+    }
 }
+
+type OutputOf<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
 
 impl<S, T, Req, E> Service<Req> for TracerService<S, T>
 where

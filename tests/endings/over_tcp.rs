@@ -161,7 +161,7 @@ async fn a_connection_lost_in_mid_stream_ends_the_rpc_once_on_both_sides() {
     let rpc = client_side.only_finished();
     let code = rpc.stats().status().unwrap().code().unwrap();
     assert!(matches!(code, Code::Unavailable | Code::Unknown), "{code}");
-    assert_eq!(code, error.code().into());
+    assert_eq!(code, error.code());
     assert_eq!(rpc.stats().ending(), Some(Ending::BodyError));
     assert!(rpc.stats().error().is_some());
     assert_eq!(rpc.stats().response().messages(), Some(1));

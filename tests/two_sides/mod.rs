@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, service_fn};
 use tower_tracer::{Role, RpcInfo, TracerLayer, tracers::testing::Recorder};
 
 use crate::scripted::{Scripted, Step, poll_body, run, show};
