@@ -70,8 +70,10 @@ use crate::{
 /// * How long a caller waited in `poll_ready`: an RPC begins with `call`.
 /// * A call that an interceptor refused further out, as that of a generated client made by
 ///   `with_interceptor` is: it leaves no record.
-/// * Why a tonic client gave up a response, as it does with a message above its decoding limit: for
-///   the layer that is a cancellation, since the body is dropped before its end.
+/// * What tonic does not accept of what has passed: a message that cannot be decoded or is above the
+///   limit, an encoding that is not supported, a unary response without a message, a `grpc-message`
+///   that is no UTF-8. The caller gets tonic's error. For the layer it is a cancellation if tonic then
+///   drops the response before its end.
 /// * Tokio's paused time, but for deadlines: durations are real ones, also in tests with
 ///   `tokio::time::pause`. Whether a deadline has passed is asked of tokio's clock.
 pub struct TracerLayer<T> {
