@@ -2,28 +2,20 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_ENCODING};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
+use super::WireStatus;
 use crate::rpc::Code;
 
-pub(crate) static TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
+pub(super) static TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 
 /// The flag of the frame that ends a stream.
-pub(crate) const END_OF_STREAM: u8 = 0x02;
-
-/// A status that Connect sends.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Error {
-    /// `None` for a code that Connect does not define.
-    pub(crate) code: Option<Code>,
-    pub(crate) raw_code: String,
-    pub(crate) message: String,
-}
+pub(super) const END_OF_STREAM: u8 = 0x02;
 
 #[derive(Deserialize)]
-struct Wire {
+struct Error {
     code: String,
     #[serde(default)]
     message: String,
@@ -31,27 +23,32 @@ struct Wire {
 
 #[derive(Deserialize)]
 struct End {
-    error: Option<Wire>,
+    error: Option<Error>,
 }
-
-/// What was met cannot be read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unreadable;
 
 /// Reads the error that is the body of a unary response; `None` if it is not one.
-pub(crate) fn unary_error(body: &[u8]) -> Option<Error> {
-    serde_json::from_slice(body).ok().map(Error::new)
+pub(super) fn unary_error(body: &[u8]) -> Option<WireStatus<'static>> {
+    let error: Error = serde_json::from_slice(body).ok()?;
+    Some(error.into())
 }
 
-/// Reads the last frame of a stream: an error, or none for OK; `Err` if it is not such a frame.
-pub(crate) fn end_of_stream(frame: &[u8]) -> Result<Option<Error>, Unreadable> {
-    let end: End = serde_json::from_slice(frame).map_err(|_| Unreadable)?;
-    Ok(end.error.map(Error::new))
+/// Reads the last frame of a stream, which holds an error or else means OK; `None` if it is not such a
+/// frame.
+pub(super) fn end_of_stream(frame: &[u8]) -> Option<WireStatus<'static>> {
+    let end: End = serde_json::from_slice(frame).ok()?;
+    Some(end.error.map_or(WireStatus::OK, WireStatus::from))
+}
+
+/// Whether the message that is the body is compressed.
+pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Looks for the error in JSON of any length, which it neither keeps nor checks.
 #[derive(Debug)]
-pub(crate) struct ErrorSearch {
+pub(super) struct ErrorSearch {
     /// At which depth the members of the error are.
     error_depth: u32,
     depth: u32,
@@ -75,12 +72,12 @@ const LONGEST: usize = 8 * 1024;
 
 impl ErrorSearch {
     /// In the last frame of a stream, `{"error": {"code": …}}`.
-    pub(crate) fn in_stream() -> Self {
+    pub(super) fn in_stream() -> Self {
         Self::at_depth(2)
     }
 
     /// In the body of a unary response, `{"code": …}`.
-    pub(crate) fn in_unary() -> Self {
+    pub(super) fn in_unary() -> Self {
         Self::at_depth(1)
     }
 
@@ -102,7 +99,7 @@ impl ErrorSearch {
     }
 
     /// The next bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match byte {
                 _ if self.in_string => self.push_to_string(byte),
@@ -164,18 +161,19 @@ impl ErrorSearch {
         self.is_value = false;
     }
 
-    /// The error, or none for OK; `Err` if it is not the JSON that it should be.
-    pub(crate) fn found(&self) -> Result<Option<Error>, Unreadable> {
-        if let Some(code) = &self.code {
-            return Ok(Some(Error::new(Wire {
-                code: unescaped(code),
-                message: self.message.as_deref().map(unescaped).unwrap_or_default(),
-            })));
-        }
-        match self.is_object && self.depth == 0 && !self.has_error {
-            true => Ok(None),
-            false => Err(Unreadable),
-        }
+    /// The error, if there was one with a code.
+    pub(super) fn error(&self) -> Option<WireStatus<'static>> {
+        let error = Error {
+            code: unescaped(self.code.as_ref()?),
+            message: self.message.as_deref().map(unescaped).unwrap_or_default(),
+        };
+        Some(error.into())
+    }
+
+    /// The error, or else OK; `None` if this is not the JSON that it should be.
+    pub(super) fn end_of_stream(&self) -> Option<WireStatus<'static>> {
+        let is_ok = self.is_object && self.depth == 0 && !self.has_error;
+        self.error().or_else(|| is_ok.then_some(WireStatus::OK))
     }
 }
 
@@ -189,20 +187,20 @@ fn unescaped(string: &[u8]) -> String {
 }
 
 /// The time that `connect-timeout-ms` gives a request: 1 to 10 digits.
-pub(crate) fn timeout(value: &HeaderValue) -> Option<Duration> {
+pub(super) fn timeout(value: &HeaderValue) -> Option<Duration> {
     let digits = value.to_str().ok()?;
     let fits = (1..=10).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     fits.then(|| digits.parse().map(Duration::from_millis).ok())?
 }
 
 /// Whether the query of a GET says that it is a call.
-pub(crate) fn is_call(query: &str) -> bool {
+pub(super) fn is_call(query: &str) -> bool {
     query.split('&').any(|parameter| parameter == "connect=v1")
 }
 
 /// The message in the query of a call: its size, and whether it is compressed. `None` where there is
 /// none, or none that can be decoded.
-pub(crate) fn message_in(query: &str) -> Option<(u64, bool)> {
+pub(super) fn message_in(query: &str) -> Option<(u64, bool)> {
     let parameter = |name| {
         let mut parameters = query.split('&').filter_map(|pair| pair.split_once('='));
         parameters.find_map(|(found, value)| (found == name).then_some(value))
@@ -238,12 +236,12 @@ fn length_of_base64(text: impl Iterator<Item = u8>) -> Option<u64> {
     }
 }
 
-impl Error {
-    fn new(wire: Wire) -> Self {
+impl From<Error> for WireStatus<'static> {
+    fn from(error: Error) -> Self {
         Self {
-            code: code(&wire.code),
-            raw_code: wire.code,
-            message: wire.message,
+            code: code(&error.code),
+            raw: error.code.into_bytes().into(),
+            message: Some(error.message.into()),
         }
     }
 }
@@ -271,8 +269,8 @@ mod tests {
 
     use http::HeaderValue;
 
-    use super::{Code, Error, ErrorSearch, Unreadable, message_in, timeout};
-    use crate::protocol::{EndFrame, EndStatus, Text};
+    use super::{Code, ErrorSearch, WireStatus, message_in, timeout};
+    use crate::protocol::{EndFrame, EndOfBody, end_frame::Text};
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -280,27 +278,30 @@ mod tests {
         gzip.finish().unwrap()
     }
 
-    fn read_unary(body: &[u8], compressed: bool) -> Option<Error> {
-        let mut end = EndFrame::unary_error(compressed);
+    type Read = Option<WireStatus<'static>>;
+
+    fn read_unary(body: &[u8], compressed: bool) -> Read {
+        let mut end = EndFrame::of_unary_error(compressed);
         end.push(body);
-        end.error()
+        end.unary_error()
     }
 
-    fn read_end(frame: &[u8], flags: u8) -> Result<Option<Error>, Unreadable> {
+    fn read_end(frame: &[u8], flags: u8) -> Read {
         let mut end = EndFrame::new(Text::Stream);
         end.content(flags, frame);
         end.complete(flags);
-        match end.status() {
-            Some(EndStatus::Connect(read)) => read,
-            _ => panic!("the end of a stream of Connect"),
-        }
+        let Some(EndOfBody::Status(end)) = end.end_of_body() else {
+            panic!("the end of a stream of Connect")
+        };
+        assert_eq!(end.has_trailers, end.status.is_some());
+        end.status
     }
 
-    fn unary_error(body: &[u8]) -> Option<Error> {
+    fn unary_error(body: &[u8]) -> Read {
         read_unary(body, false)
     }
 
-    fn end_of_stream(frame: &[u8]) -> Result<Option<Error>, Unreadable> {
+    fn end_of_stream(frame: &[u8]) -> Read {
         read_end(frame, 2)
     }
 
@@ -309,10 +310,10 @@ mod tests {
         let error = unary_error(br#"{"code":"not_found","message":"no \"x\"","details":[]}"#);
         let error = error.unwrap();
         assert_eq!(error.code, Some(Code::NotFound));
-        assert_eq!(error.message, "no \"x\"");
+        assert_eq!(error.message.unwrap(), "no \"x\"");
         let error = end_of_stream(br#"{"error":{"code":"canceled"},"metadata":{}}"#).unwrap();
-        assert_eq!(error.unwrap().code, Some(Code::Cancelled));
-        assert_eq!(end_of_stream(b"{}"), Ok(None));
+        assert_eq!(error.code, Some(Code::Cancelled));
+        assert_eq!(end_of_stream(b"{}"), Some(WireStatus::OK));
         for no_code in [&br#"{"code":"ok"}"#[..], br#"{"code":"NOT_FOUND"}"#] {
             assert_eq!(unary_error(no_code).unwrap().code, None);
         }
@@ -321,7 +322,7 @@ mod tests {
             assert_eq!(read_unary(garbage, true), None);
             assert_eq!(read_unary(&gzip(garbage), true), None);
         }
-        assert!(end_of_stream(b"{").is_err());
+        assert_eq!(end_of_stream(b"{"), None);
     }
 
     /// JSON of more than is kept, with the error at its end, and with it at its beginning.
@@ -344,19 +345,19 @@ mod tests {
                 end_of_stream(frame.as_bytes()),
                 read_end(&gzip(frame.as_bytes()), 3),
             ] {
-                let error = error.unwrap().unwrap();
+                let error = error.unwrap();
                 assert_eq!(error.code, Some(Code::Aborted));
-                assert_eq!(error.message, "é\n\"☺😀");
+                assert_eq!(error.message.unwrap(), "é\n\"☺😀");
             }
         }
         for ok in long("null") {
-            assert_eq!(end_of_stream(ok.as_bytes()), Ok(None));
+            assert_eq!(end_of_stream(ok.as_bytes()), Some(WireStatus::OK));
             // The error may have followed.
             let cut = &ok.as_bytes()[..ok.len() - 2];
-            assert_eq!(end_of_stream(cut), Err(Unreadable));
+            assert_eq!(end_of_stream(cut), None);
         }
         for no_code in long("{}") {
-            assert_eq!(end_of_stream(no_code.as_bytes()), Err(Unreadable));
+            assert_eq!(end_of_stream(no_code.as_bytes()), None);
         }
     }
 
@@ -375,10 +376,8 @@ mod tests {
                 read_unary(&gzip(body.as_bytes()), true),
             ] {
                 let error = error.unwrap();
-                assert_eq!(
-                    (error.code, &error.message[..]),
-                    (Some(Code::NotFound), "gone")
-                );
+                assert_eq!(error.code, Some(Code::NotFound));
+                assert_eq!(error.message.unwrap(), "gone");
             }
         }
         let [array, _] = long("null").map(|json| format!("[{json}]"));
@@ -394,11 +393,9 @@ mod tests {
             for piece in whole.as_bytes().chunks(step) {
                 search.push(piece);
             }
-            let error = search.found().unwrap().unwrap();
-            assert_eq!(
-                (error.code, &error.message[..]),
-                (Some(Code::Aborted), "é\n☺")
-            );
+            let error = search.end_of_stream().unwrap();
+            assert_eq!(error.code, Some(Code::Aborted));
+            assert_eq!(error.message.unwrap(), "é\n☺");
         }
     }
 
@@ -409,7 +406,7 @@ mod tests {
                 let text = "x".repeat(before);
                 let body =
                     format!(r#"{{"code":"aborted","message":"{text}{escape}y","details":[]}}"#);
-                let message = unary_error(body.as_bytes()).unwrap().message;
+                let message = unary_error(body.as_bytes()).unwrap().message.unwrap();
                 assert!(message.starts_with(&text), "{escape} behind {before}");
                 assert!(message.len() <= 8 * 1024);
             }
@@ -421,7 +418,7 @@ mod tests {
         let deep = "[".repeat(9 * 1024);
         for garbage in [deep.clone(), format!("{{\"a\":{deep}"), "],".repeat(5000)] {
             assert_eq!(unary_error(garbage.as_bytes()), None);
-            assert!(end_of_stream(garbage.as_bytes()).is_err());
+            assert_eq!(end_of_stream(garbage.as_bytes()), None);
         }
         let error = unary_error(format!(r#"{{"code":"aborted","details":{deep}"#).as_bytes());
         assert_eq!(error.unwrap().code, Some(Code::Aborted));
@@ -431,21 +428,21 @@ mod tests {
     fn a_compressed_frame_is_read_and_of_a_bomb_the_beginning() {
         let frame = gzip(br#"{"error":{"code":"aborted"}}"#);
         let error = read_end(&frame, 3).unwrap();
-        assert_eq!(error.unwrap().code, Some(Code::Aborted));
-        assert!(end_of_stream(&frame).is_err());
-        assert!(read_end(b"{}", 3).is_err());
-        assert!(read_end(&frame[..frame.len() - 9], 3).is_err());
+        assert_eq!(error.code, Some(Code::Aborted));
+        assert_eq!(end_of_stream(&frame), None);
+        assert_eq!(read_end(b"{}", 3), None);
+        assert_eq!(read_end(&frame[..frame.len() - 9], 3), None);
         for size in [1_000_000, 10_000_000] {
             let mut bomb = br#"{"error":null}"#.to_vec();
             bomb.resize(size, b' ');
             bomb.push(b'x');
-            assert_eq!(read_end(&gzip(&bomb), 3), Ok(None));
+            assert_eq!(read_end(&gzip(&bomb), 3), Some(WireStatus::OK));
             let long = "x".repeat(size);
             let bomb = gzip(format!(r#"{{"code":"aborted","message":"{long}"}}"#).as_bytes());
             let error = read_unary(&bomb, true).unwrap();
             assert_eq!(error.code, Some(Code::Aborted));
             // Of the larger one reading stops within the message.
-            assert!(error.message.len() <= 8 * 1024);
+            assert!(error.message.unwrap().len() <= 8 * 1024);
         }
     }
 

@@ -6,17 +6,8 @@ use std::io::{self, Write};
 use http::HeaderMap;
 
 #[cfg(feature = "connect")]
-use super::connect;
-use super::grpc_web;
-
-/// What the end of a body says.
-pub(crate) enum EndStatus {
-    /// The trailers of gRPC-Web.
-    Trailers(HeaderMap),
-    /// The last frame of a stream of Connect, or the error that is the body of a unary response.
-    #[cfg(feature = "connect")]
-    Connect(Result<Option<connect::Error>, connect::Unreadable>),
-}
+use super::{BodyEnd, WireStatus, connect};
+use super::{EndOfBody, grpc_web};
 
 /// The frame at the end of a body, or the whole body, that holds the status.
 ///
@@ -62,7 +53,7 @@ impl EndFrame {
 
     /// The error of a unary call of Connect.
     #[cfg(feature = "connect")]
-    pub(crate) fn unary_error(compressed: bool) -> Self {
+    pub(crate) fn of_unary_error(compressed: bool) -> Self {
         let mut end = Self::new(Text::UnaryError);
         end.begin(compressed);
         end
@@ -145,9 +136,9 @@ impl EndFrame {
         };
     }
 
-    /// What the end says, once its frame is complete.
+    /// What the frame holds, once it is complete.
     #[inline]
-    pub(crate) fn status(&mut self) -> Option<EndStatus> {
+    pub(crate) fn end_of_body(&mut self) -> Option<EndOfBody> {
         if !self.complete {
             return None;
         }
@@ -156,14 +147,16 @@ impl EndFrame {
         match text {
             Text::Trailers => {
                 let trailers = read.map(Reader::trailers).unwrap_or_default();
-                Some(EndStatus::Trailers(trailers))
+                Some(EndOfBody::Trailers(trailers))
             }
             #[cfg(feature = "connect")]
             Text::Stream => {
-                let end = read
-                    .ok_or(connect::Unreadable)
-                    .and_then(Reader::end_of_stream);
-                Some(EndStatus::Connect(end))
+                // Garbage is no status.
+                let status = read.and_then(Reader::end_of_stream);
+                Some(EndOfBody::Status(BodyEnd {
+                    has_trailers: status.is_some(),
+                    status,
+                }))
             }
             #[cfg(feature = "connect")]
             Text::UnaryError => None,
@@ -172,7 +165,7 @@ impl EndFrame {
 
     /// The error that is the body of a unary response, which is at its end; `None` if it is not one.
     #[cfg(feature = "connect")]
-    pub(crate) fn error(&mut self) -> Option<connect::Error> {
+    pub(crate) fn unary_error(&mut self) -> Option<WireStatus<'static>> {
         if self.text != Text::UnaryError {
             return None;
         }
@@ -284,17 +277,17 @@ impl Reader {
     }
 
     #[cfg(feature = "connect")]
-    fn end_of_stream(&self) -> Result<Option<connect::Error>, connect::Unreadable> {
+    fn end_of_stream(&self) -> Option<WireStatus<'static>> {
         match &self.search {
-            Some(Search::Error(search)) => search.found(),
+            Some(Search::Error(search)) => search.end_of_stream(),
             _ => connect::end_of_stream(&self.head),
         }
     }
 
     #[cfg(feature = "connect")]
-    fn unary_error(&self) -> Option<connect::Error> {
+    fn unary_error(&self) -> Option<WireStatus<'static>> {
         match &self.search {
-            Some(Search::Error(search)) => search.found().ok().flatten(),
+            Some(Search::Error(search)) => search.error(),
             _ => connect::unary_error(&self.head),
         }
     }

@@ -142,12 +142,29 @@ impl fmt::Display for Ending {
     }
 }
 
-/// What is known when an RPC is over.
-#[derive(Debug)]
-pub(crate) struct Outcome {
+/// How an RPC ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Outcome<'a> {
     pub(crate) ending: Ending,
     pub(crate) status: Option<Status>,
     pub(crate) wire_status: Option<Status>,
+    /// A status that is not a code.
+    pub(crate) raw_status: Option<Cow<'a, [u8]>>,
+    pub(crate) error: Option<Cow<'a, str>>,
+    pub(crate) panic: Option<&'a str>,
+}
+
+impl Outcome<'_> {
+    pub(crate) fn new(ending: Ending) -> Self {
+        Self {
+            ending,
+            status: None,
+            wire_status: None,
+            raw_status: None,
+            error: None,
+            panic: None,
+        }
+    }
 }
 
 impl Stats {
@@ -553,32 +570,30 @@ impl Stats {
         self.http_status.store(status, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_error(&self, text: &str) {
-        if !text.is_empty() {
+    /// Records how the RPC ended. Called once, by its guard.
+    pub(crate) fn end(&self, outcome: &Outcome<'_>) {
+        if let Some(text) = outcome.error.as_deref().filter(|text| !text.is_empty()) {
             let _ = self.extra().error.set(bounded(text, Extra::TEXT));
         }
+        if let Some(text) = outcome.panic {
+            let _ = self.extra().panic.set(bounded(text, Extra::TEXT));
+        }
+        if let Some(raw) = &outcome.raw_status {
+            let head = raw.get(..64).unwrap_or(raw);
+            let raw = head.escape_ascii().to_string();
+            let _ = self.extra().raw_status.set(raw.into());
+        }
+        self.end_with(outcome.ending, outcome.status, outcome.wire_status);
     }
 
-    pub(crate) fn set_panic(&self, text: &str) {
-        let _ = self.extra().panic.set(bounded(text, Extra::TEXT));
-    }
-
-    pub(crate) fn set_raw_status(&self, raw: &[u8]) {
-        let head = raw.get(..64).unwrap_or(raw);
-        let _ = self
-            .extra()
-            .raw_status
-            .set(head.escape_ascii().to_string().into());
-    }
-
-    /// Puts down how the RPC ended; called once, by the one who holds its guard.
+    /// As [`end`](Self::end), for an RPC that ended with OK in its trailers.
     #[inline]
-    pub(crate) fn conclude(&self, outcome: &Outcome) {
-        let Outcome {
-            ending,
-            status,
-            wire_status,
-        } = *outcome;
+    pub(crate) fn end_ok(&self) {
+        self.end_with(Ending::Trailers, Some(Status::OK), Some(Status::OK));
+    }
+
+    #[inline]
+    fn end_with(&self, ending: Ending, status: Option<Status>, wire_status: Option<Status>) {
         self.status.store(Status::pack(status), Ordering::Relaxed);
         self.wire_status
             .store(Status::pack(wire_status), Ordering::Relaxed);

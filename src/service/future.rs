@@ -8,7 +8,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{OpenRpc, TracedResponse, cause::Failure, ending::Cause};
+use super::{OpenRpc, TracedResponse, outcome::Cause};
 use crate::{rpc::RpcInfo, tracer::Tracer};
 
 pin_project! {
@@ -22,7 +22,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, T: Tracer> {
-        // Nobody looks at it, which is to cost nothing.
+        // Untraced: must add no overhead.
         Bare {
             #[pin]
             inner: F,
@@ -36,17 +36,17 @@ pin_project! {
 
 pin_project! {
     struct TracedFuture<F, T: Tracer> {
-        // Empty only in the drop, which has to happen within the scope.
+        // Empty only in the drop, which runs within the scopes.
         #[pin]
         inner: Option<F>,
-        open: OpenRpc<T>,
+        guard: OpenRpc<T>,
     }
 
     impl<F, T: Tracer> PinnedDrop for TracedFuture<F, T> {
         #[inline]
         fn drop(this: Pin<&mut Self>) {
-            if !this.open.is_closed() {
-                this.leave();
+            if !this.guard.is_untraced() {
+                this.drop_in_scope();
             }
         }
     }
@@ -62,16 +62,16 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
 
     /// Calls the service.
     #[inline]
-    pub(super) fn new<S, Req>(service: &mut S, request: Req, mut open: OpenRpc<T>) -> Self
+    pub(super) fn new<S, Req>(service: &mut S, request: Req, mut guard: OpenRpc<T>) -> Self
     where
         S: Service<Req, Future = F>,
     {
-        if open.is_bare() {
+        if guard.is_bare() {
             return Self::bare(service.call(request));
         }
         let mut inner = None;
-        open.run(|| inner = Some(service.call(request)), |_| {});
-        let inner = TracedFuture { inner, open };
+        guard.run(|| inner = Some(service.call(request)), |_| {});
+        let inner = TracedFuture { inner, guard };
         Self {
             state: State::Traced { inner },
         }
@@ -92,7 +92,7 @@ where
         match self.project().state.project() {
             StateProjection::Bare { inner } => match inner.poll(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::closed()))),
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::untraced()))),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             },
             StateProjection::Traced { inner } => inner.poll_traced(cx),
@@ -101,7 +101,7 @@ where
 }
 
 impl<F, T: Tracer> TracedFuture<F, T> {
-    /// Apart from the poll of a future that nobody looks at.
+    /// Apart from the poll of an untraced future, which must add no overhead.
     #[inline(never)]
     fn poll_traced<R, E>(
         self: Pin<&mut Self>,
@@ -113,21 +113,20 @@ impl<F, T: Tracer> TracedFuture<F, T> {
         E: fmt::Display + 'static,
     {
         let this = self.project();
-        let open = this.open;
+        let guard = this.guard;
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Pending;
         };
         let mut polled = Poll::Pending;
-        open.run(|| polled = inner.poll(cx), |_| {});
+        guard.run(|| polled = inner.poll(cx), |_| {});
         if let Poll::Ready(Ok(response)) = &mut polled {
-            open.tell_caller(response);
+            guard.tell_caller(response);
         }
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(open.take()))),
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(guard.take()))),
             Poll::Ready(Err(error)) => {
-                let failure = Failure::new(&error, open.error_types());
-                open.end(&Cause::Service(failure));
+                guard.finish_with_error(&error, Cause::ServiceError);
                 Poll::Ready(Err(error))
             }
         }
@@ -135,9 +134,9 @@ impl<F, T: Tracer> TracedFuture<F, T> {
 
     /// Dropped before the response was there, or after an error.
     #[cold]
-    fn leave(self: Pin<&mut Self>) {
+    fn drop_in_scope(self: Pin<&mut Self>) {
         let mut this = self.project();
-        this.open.leave(|| this.inner.set(None));
+        this.guard.drop_in_scope(|| this.inner.set(None));
     }
 }
 
@@ -145,7 +144,7 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
     fn rpc(&self) -> Option<&RpcInfo> {
         match &self.state {
             State::Bare { .. } => None,
-            State::Traced { inner } => inner.open.rpc(),
+            State::Traced { inner } => inner.guard.rpc(),
         }
     }
 }

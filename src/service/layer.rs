@@ -4,7 +4,7 @@ use tower_layer::Layer;
 
 use super::{
     TracerService,
-    cause::{AsError, view_as},
+    errors::{AsError, view_as},
 };
 use crate::{
     rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},

@@ -1,15 +1,16 @@
 //! The layer and what it wraps: service, future, bodies, and the guard that makes `finish` happen.
 
-mod body;
-mod cause;
-mod counter;
-mod ending;
+mod errors;
+pub(crate) mod fast_path;
 mod future;
+mod guard;
 mod http;
 mod layer;
-mod mark;
-mod open;
+mod outcome;
+mod request_body;
 mod response;
+mod response_body;
+mod stage;
 
 use std::{
     fmt,
@@ -18,13 +19,13 @@ use std::{
     task::{Context, Poll},
 };
 
-pub use body::ResponseBody;
 pub use future::ResponseFuture;
+pub use guard::OpenRpc;
 use layer::Shared;
 pub use layer::{LevelHandle, TracerLayer};
-pub use mark::{MarkFuture, MarkLayer, MarkService};
-pub use open::OpenRpc;
 pub use response::TracedResponse;
+pub use response_body::ResponseBody;
+pub use stage::{MarkFuture, MarkLayer, MarkService};
 use tower_service::Service;
 
 use crate::{
@@ -58,6 +59,10 @@ impl<S, T> TracerService<S, T> {
     ///
     /// It does what tower's `ServiceExt::oneshot` does, and comes before it, so that a compile error
     /// names the trait that a request, response or error type lacks.
+    ///
+    /// # Errors
+    ///
+    /// Returns the service's own error.
     pub async fn oneshot<Req>(mut self, request: Req) -> OutputOf<Self, Req>
     where
         Self: Service<Req>,

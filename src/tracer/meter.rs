@@ -1,7 +1,12 @@
 use std::cell::Cell;
 
+use bytes::Buf;
+
 use super::{EventSink, Message, WireEventKind};
-use crate::rpc::{Direction, Event, Stats};
+use crate::{
+    protocol::BodyReader,
+    rpc::{Direction, Event, Stats},
+};
 
 /// Counts one direction of an RPC, and tells those who want to hear.
 pub(crate) struct Meter<'a> {
@@ -106,19 +111,31 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Messages can no longer be told from the bytes.
-    pub(crate) fn lose_messages(&self) {
-        self.stats.cell(self.direction).lose_messages();
+    /// Counts the next piece of a body.
+    #[inline]
+    pub(crate) fn read(&self, reader: &mut BodyReader, data: &impl Buf) {
+        self.bytes(data.remaining() as u64);
+        let readable = reader.read(data, |size, compressed| self.message(size, compressed));
+        if !readable {
+            self.stats.cell(self.direction).lose_messages();
+        }
+    }
+
+    /// The body is at its end, or dropped before it.
+    #[inline]
+    pub(crate) fn end(&self, reader: &BodyReader, complete: bool) {
+        let truncated = reader.end(complete, |size, compressed| self.message(size, compressed));
+        if truncated {
+            self.stats.cell(self.direction).truncate();
+        }
+        if complete {
+            self.complete();
+        }
     }
 
     /// The stream failed under the body.
     pub(crate) fn lose(&self) {
         self.stats.cell(self.direction).lose();
-    }
-
-    /// The body ended, or was dropped, inside a message.
-    pub(crate) fn truncate(&self) {
-        self.stats.cell(self.direction).truncate();
     }
 
     /// Something other than a message passed.

@@ -1,4 +1,4 @@
-//! Looks into errors of types the layer does not choose.
+//! What an error and its causes mean.
 
 use std::{
     any::Any,
@@ -12,16 +12,9 @@ use crate::{
     tracer::contain,
 };
 
-/// An error as the layer sees it: what it displays, and its causes where its type is known to have
-/// some.
-pub(super) struct Failure<'a> {
-    text: &'a dyn fmt::Display,
-    error: Option<&'a (dyn Error + 'static)>,
-}
-
-/// What the causes of an error say.
-#[derive(Debug, Default)]
-pub(super) struct Verdict {
+/// What an error and its causes say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ErrorInfo {
     pub(super) code: Option<Code>,
     /// More than that it failed: a reset, a deadline.
     pub(super) ending: Option<Ending>,
@@ -41,61 +34,59 @@ pub(super) fn view_as<E: Error + 'static>(value: &dyn Any) -> Option<&(dyn Error
     Some(error)
 }
 
-impl<'a> Failure<'a> {
-    /// `named` are the types that the layer's user has named.
-    pub(super) fn new<E: fmt::Display + 'static>(error: &'a E, named: &[AsError]) -> Self {
-        let mut views = KNOWN.iter().chain(named);
-        Self {
-            text: error,
-            error: as_boxed(error).or_else(|| views.find_map(|view| view(error))),
-        }
-    }
-
-    /// Walks the causes, outermost first; the first that means a code decides.
-    pub(super) fn verdict(&self) -> Verdict {
-        let mut verdict = Verdict::default();
-        // What an error displays nobody may have asked for before: where it panics, what it has
-        // said until then counts.
-        contain::<dyn fmt::Display, _>("error", || self.ask(&mut verdict));
-        verdict
-    }
-
-    fn ask(&self, verdict: &mut Verdict) {
-        for error in self.chain() {
-            look(error, verdict);
-        }
-        if verdict.text.is_empty() {
-            verdict.text = self.full_text();
-        }
-    }
-
-    /// Whether the stream of a request or its connection failed, as opposed to what was sent on it.
-    pub(super) fn is_of_stream(&self) -> bool {
-        let mut in_hyper = false;
-        self.chain().any(|error| is_of_stream(error, &mut in_hyper))
-    }
-
-    /// The error and its causes, outermost first.
-    fn chain(&self) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-        // Causes come from libraries, but a chain that bites its tail must not hold us up.
-        iter::successors(self.error, |&error| error.source()).take(32)
-    }
-
-    /// What the error and its causes display, the first kilobyte or so.
-    fn full_text(&self) -> String {
-        let mut text = head_of(self.text);
-        for cause in self.chain().skip(1) {
-            if text.len() > LONGEST {
-                break;
+impl ErrorInfo {
+    /// Inspects an error and its causes, outermost first: the first that means a code decides. `named`
+    /// are the types of errors that the layer's user has named.
+    pub(super) fn inspect<E: fmt::Display + 'static>(error: &E, named: &[AsError]) -> Self {
+        let mut info = Self::default();
+        // Displaying an error can panic. What was found until then counts.
+        contain::<dyn fmt::Display, _>("error", || {
+            let outermost = as_error(error, named);
+            for error in chain(outermost) {
+                classify(error, &mut info);
             }
-            let cause_text = head_of(cause);
-            if !text.contains(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
+            if info.text.is_empty() {
+                info.text = full_text(error, outermost);
             }
-        }
-        text
+        });
+        info
     }
+}
+
+/// Whether the stream of a request or its connection failed, as opposed to what was sent on it.
+pub(super) fn is_stream_failure<E: fmt::Display + 'static>(error: &E) -> bool {
+    let mut in_hyper = false;
+    // The layer wraps request bodies of known types only, so it knows their errors too.
+    chain(as_error(error, &[])).any(|error| is_of_stream(error, &mut in_hyper))
+}
+
+fn as_error<'a, E: 'static>(error: &'a E, named: &[AsError]) -> Option<&'a (dyn Error + 'static)> {
+    let mut views = KNOWN.iter().chain(named);
+    as_boxed(error).or_else(|| views.find_map(|view| view(error)))
+}
+
+/// An error and its causes, outermost first.
+fn chain<'a>(
+    outermost: Option<&'a (dyn Error + 'static)>,
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    // A chain of causes that is a circle must not hang.
+    iter::successors(outermost, |&error| error.source()).take(32)
+}
+
+/// What an error and its causes display, the first kilobyte or so.
+fn full_text(shown: &dyn fmt::Display, outermost: Option<&(dyn Error + 'static)>) -> String {
+    let mut text = head_of(shown);
+    for cause in chain(outermost).skip(1) {
+        if text.len() > LONGEST {
+            break;
+        }
+        let cause_text = head_of(cause);
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+    }
+    text
 }
 
 /// No more than the first kilobyte of an error's text is kept.
@@ -122,46 +113,46 @@ impl fmt::Write for Head {
     }
 }
 
-fn look(error: &(dyn Error + 'static), verdict: &mut Verdict) {
+/// Notes what one error of the chain means, unless an outer one has said it.
+fn classify(error: &(dyn Error + 'static), info: &mut ErrorInfo) {
     #[cfg(feature = "tonic")]
     {
         if let Some(status) = error.downcast_ref::<tonic::Status>() {
-            verdict.code.get_or_insert(status.code().into());
-            if verdict.text.is_empty() {
-                verdict.text = status.message().to_owned();
+            info.code.get_or_insert(status.code().into());
+            if info.text.is_empty() {
+                info.text = status.message().to_owned();
             }
         } else if error.is::<tonic::TimeoutExpired>() {
             // As tonic reports it.
-            verdict.code.get_or_insert(Code::Cancelled);
-            verdict.ending.get_or_insert(Ending::Deadline);
+            info.code.get_or_insert(Code::Cancelled);
+            info.ending.get_or_insert(Ending::Deadline);
         } else if error.is::<tonic::ConnectError>() {
-            verdict.code.get_or_insert(Code::Unavailable);
+            info.code.get_or_insert(Code::Unavailable);
         }
     }
     #[cfg(feature = "transport")]
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_timeout() {
             // The peer answers no ping.
-            verdict.code.get_or_insert(Code::Unavailable);
+            info.code.get_or_insert(Code::Unavailable);
         } else if error.is_canceled() {
             // The connection closed while the call waited for its turn on it.
-            verdict.code.get_or_insert(Code::Cancelled);
+            info.code.get_or_insert(Code::Cancelled);
         }
     } else if error.is::<tower::load_shed::error::Overloaded>() {
-        verdict.code.get_or_insert(Code::ResourceExhausted);
+        info.code.get_or_insert(Code::ResourceExhausted);
     }
     #[cfg(feature = "transport")]
     if let Some(h2) = error.downcast_ref::<h2::Error>() {
         if let Some(reason) = h2.reason() {
-            verdict
-                .code
+            info.code
                 .get_or_insert(crate::protocol::grpc::code_of_reset(reason));
         }
         if h2.is_reset() && h2.is_remote() {
-            verdict.ending.get_or_insert(Ending::Reset);
+            info.ending.get_or_insert(Ending::Reset);
         }
     }
-    let _ = (error, verdict);
+    let _ = (error, info);
 }
 
 /// HTTP/2 has an error of its own for it. Over HTTP/1 hyper reads less than was announced, or the

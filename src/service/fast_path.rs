@@ -1,0 +1,95 @@
+//! Shortcuts for the common case: a gRPC call whose tracers ask neither for moments nor for events. They
+//! change no record: without this file, and the calls of it, all goes the long way. The test
+//! `fast_path` compares the two.
+
+use bytes::Buf;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame};
+
+use super::OpenRpc;
+use crate::{
+    protocol::{BodyReader, grpc},
+    rpc::{Direction, Protocol, Role, RpcInfo, TrafficCell},
+    tracer::Tracer,
+};
+
+/// Turned off by a test that compares.
+#[cfg(feature = "testing")]
+pub(crate) static OFF: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+#[inline(always)]
+fn is_off() -> bool {
+    #[cfg(feature = "testing")]
+    return OFF.load(std::sync::atomic::Ordering::Relaxed);
+    #[cfg(not(feature = "testing"))]
+    return false;
+}
+
+/// The reader of a response's body, if messages of gRPC follow its head. Then the head is recorded.
+#[inline(always)]
+pub(super) fn response_reader<B: Body, T: Tracer>(
+    response: &Response<B>,
+    guard: &OpenRpc<T>,
+) -> Option<BodyReader> {
+    let rpc = guard.rpc()?;
+    let is_common = rpc.protocol() == Protocol::Grpc
+        && grpc::begins_messages(response.headers())
+        && !response.body().is_end_stream()
+        && guard.quiet_cell().is_some()
+        && !is_off();
+    if !is_common {
+        return None;
+    }
+    let stats = rpc.stats();
+    stats.set_http_status(response.status().as_u16());
+    stats.cell(Direction::Response).observe(true);
+    Some(BodyReader::framed())
+}
+
+/// Counts a frame that is one whole message. Else it does nothing and returns `false`.
+#[inline(always)]
+pub(super) fn count_message(
+    reader: &BodyReader,
+    cell: Option<&TrafficCell>,
+    frame: &Frame<impl Buf>,
+) -> bool {
+    let (BodyReader::Framed(framing), Some(cell), Some(data)) = (reader, cell, frame.data_ref())
+    else {
+        return false;
+    };
+    let bytes = data.chunk();
+    let Some((flags, content)) = framing.whole(bytes) else {
+        return false;
+    };
+    if bytes.len() != data.remaining() || is_off() {
+        return false;
+    }
+    cell.bytes(bytes.len() as u64);
+    cell.message(content.len() as u64, flags & 1 != 0);
+    true
+}
+
+/// Completes a response that ends between messages, with OK in its trailers. Else it does nothing and
+/// returns `false`.
+#[inline(always)]
+pub(super) fn ends_ok(
+    reader: &BodyReader,
+    cell: Option<&TrafficCell>,
+    rpc: Option<&RpcInfo>,
+    trailers: &HeaderMap,
+) -> bool {
+    let (BodyReader::Framed(framing), Some(cell), Some(rpc)) = (reader, cell, rpc) else {
+        return false;
+    };
+    let has_lost_caller =
+        || rpc.role() == Role::Server && rpc.stats().cell(Direction::Request).is_lost();
+    let is_common = !framing.is_inside()
+        && rpc.protocol().is_grpc()
+        && !has_lost_caller()
+        && grpc::status(trailers).is_some_and(|status| status.as_bytes() == b"0")
+        && !is_off();
+    if is_common {
+        cell.complete();
+    }
+    is_common
+}

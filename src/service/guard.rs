@@ -1,0 +1,418 @@
+use std::{
+    any::Any,
+    fmt,
+    mem::{self, ManuallyDrop},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    TracedResponse,
+    errors::{AsError, ErrorInfo},
+    layer::{Settings, Shared},
+    outcome::{Cause, Facts, decide},
+};
+use crate::{
+    rpc::{Direction, Draw, Protocol, RpcInfo, Slot, Status, TrafficCell, clock},
+    tracer::{EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain},
+};
+
+/// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
+///
+/// It moves from the service to the future to the response's body. A custom
+/// [`TracedResponse`](crate::TracedResponse) gets it and says when the RPC is over. Any exit path that
+/// nobody foresaw is still a drop, which finishes the RPC as cancelled.
+pub struct OpenRpc<T: Tracer>(
+    // An active guard is only dropped by `close`, so that the drop of any other is one comparison.
+    ManuallyDrop<State<T>>,
+);
+
+enum State<T: Tracer> {
+    Active(Active<T>),
+    /// Its tracers have finished. The rest of the RPC's code still runs in their scopes.
+    Finished(Scopes),
+    /// No tracer takes part. If all declined, one of them by a draw, RPCs under it inherit that.
+    Untraced(Option<Draw>),
+}
+
+// In this order, so that moving the guard does not read the slot, which was just written, as half of
+// a wider load: a processor stalls on that.
+#[repr(C)]
+struct Active<T: Tracer> {
+    scopes: Scopes,
+    traced: Traced<T>,
+    slot: Slot,
+}
+
+/// The tracer and its state: in the guard, or shared with both bodies if the tracer wants events.
+enum Traced<T: Tracer> {
+    Here(Option<T::State>, Arc<Shared<T>>),
+    Watched(Arc<Watched<T>>),
+}
+
+/// A state that events are reported to.
+struct Watched<T: Tracer> {
+    state: Mutex<Option<T::State>>,
+    rpc: RpcInfo,
+    shared: Arc<Shared<T>>,
+}
+
+impl<T: Tracer> OpenRpc<T> {
+    /// For an RPC without a tracer.
+    #[inline]
+    pub(super) const fn untraced() -> Self {
+        Self::declined(None)
+    }
+
+    /// For an RPC that all tracers declined, one of them by this draw.
+    #[inline]
+    pub(super) const fn declined(draw: Option<Draw>) -> Self {
+        Self(ManuallyDrop::new(State::Untraced(draw)))
+    }
+
+    /// For an RPC whose tracers have started.
+    #[inline]
+    pub(super) fn new(
+        shared: Arc<Shared<T>>,
+        rpc: RpcInfo,
+        state: Option<T::State>,
+        scopes: Scopes,
+    ) -> Self {
+        Self(ManuallyDrop::new(State::Active(Active {
+            slot: Slot::new(rpc),
+            scopes,
+            traced: Traced::Here(state, shared),
+        })))
+    }
+
+    /// From here on the tracer gets events, through what is returned.
+    #[cold]
+    pub(super) fn watch(&mut self) -> Option<Arc<dyn EventSink>> {
+        let State::Active(active) = &mut *self.0 else {
+            return None;
+        };
+        let Traced::Here(state, shared) = &mut active.traced else {
+            return None;
+        };
+        let watched = Arc::new(Watched {
+            state: Mutex::new(state.take()),
+            rpc: active.slot.rpc()?.clone(),
+            shared: Arc::clone(shared),
+        });
+        active.traced = Traced::Watched(Arc::clone(&watched));
+        Some(watched)
+    }
+
+    /// The record of the RPC; `None` if no tracer takes part.
+    #[must_use]
+    #[inline]
+    pub fn rpc(&self) -> Option<&RpcInfo> {
+        match &*self.0 {
+            State::Active(active) => active.slot.rpc(),
+            State::Finished(_) | State::Untraced(_) => None,
+        }
+    }
+
+    /// Counts a message of the response, of this size as it is on the wire.
+    pub fn message(&mut self, size: u64, compressed: bool) {
+        if let Some(meter) = self.meter() {
+            meter.observe(true);
+            meter.bytes(size);
+            meter.message(size, compressed);
+        }
+    }
+
+    /// Finishes the RPC, with this status, or with none that is known.
+    pub fn finish(mut self, status: impl Into<Option<Status>>) {
+        if let Some(meter) = self.meter() {
+            meter.observe(true);
+            meter.complete();
+        }
+        self.finish_with(Cause::Explicit(status.into()));
+    }
+
+    /// Whether nothing is left to do when the rest of the RPC's code is dropped.
+    #[inline]
+    pub(super) fn is_untraced(&self) -> bool {
+        matches!(*self.0, State::Untraced(_))
+    }
+
+    /// Whether the RPC's code runs as if there were no layer.
+    #[inline]
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(*self.0, State::Untraced(None))
+    }
+
+    /// Inserts the record into the response, if the layer is configured so.
+    #[inline]
+    pub(super) fn tell_caller(&self, response: &mut impl TracedResponse) {
+        if let State::Active(active) = &*self.0
+            && active.traced.shared().settings.tell_caller
+            && let Some(rpc) = active.slot.rpc()
+        {
+            response.carry(rpc);
+        }
+    }
+
+    /// Moves the guard on; the RPC continues.
+    #[inline]
+    pub(super) fn take(&mut self) -> Self {
+        let draw = match &*self.0 {
+            State::Active(_) | State::Finished(_) => None,
+            State::Untraced(draw) => *draw,
+        };
+        mem::replace(self, Self::declined(draw))
+    }
+
+    /// Runs code of the RPC's service, with the record and the tracers' scopes current. If it panics,
+    /// the RPC is over: `last` is called, and the panic goes on. `f` writes its result itself, because
+    /// to return it would move it once more.
+    #[inline]
+    pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&Meter<'_>)) {
+        let caught = match &mut *self.0 {
+            State::Active(active) if active.scopes.is_empty() => {
+                active.slot.swap();
+                let caught = catch_unwind(AssertUnwindSafe(f));
+                active.slot.swap();
+                caught
+            }
+            State::Active(active) => active.run_in_scopes(f),
+            State::Finished(scopes) => return scopes.run_rest(f),
+            State::Untraced(None) => return f(),
+            State::Untraced(Some(draw)) => return draw.enter(f),
+        };
+        if let Err(panic) = caught {
+            self.panicked(panic, last);
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self, panic: Box<dyn Any + Send>, last: impl FnOnce(&Meter<'_>)) -> ! {
+        if let Some(meter) = self.meter() {
+            last(&meter);
+        }
+        self.finish_with(Cause::Panic(text_of(&*panic)));
+        resume_unwind(panic)
+    }
+
+    /// Drops the rest of the service's code, with the tracers' scopes current, and with the record
+    /// current while the RPC is not over.
+    pub(super) fn drop_in_scope(&mut self, drop: impl FnOnce()) {
+        match &mut *self.0 {
+            State::Active(active) => {
+                let scopes = &active.scopes;
+                active.slot.enter(|| scopes.run(drop));
+            }
+            State::Finished(scopes) => scopes.run(drop),
+            State::Untraced(_) => drop(),
+        }
+    }
+
+    /// Finishes the RPC with an error of the service or of the response's body.
+    pub(super) fn finish_with_error<E: fmt::Display + 'static>(
+        &mut self,
+        error: &E,
+        cause: impl FnOnce(ErrorInfo) -> Cause<'static>,
+    ) {
+        if self.rpc().is_some() {
+            let error = ErrorInfo::inspect(error, self.error_types());
+            self.finish_with(cause(error));
+        }
+    }
+
+    /// Decides how the RPC ended, records it, and calls `finish`. Does nothing the second time.
+    #[inline(never)]
+    pub(super) fn finish_with(&mut self, cause: Cause<'_>) {
+        let State::Active(active) = &mut *self.0 else {
+            return;
+        };
+        if let Some(rpc) = active.slot.rpc() {
+            record(rpc, cause);
+        }
+        self.close_active();
+    }
+
+    /// As [`finish_with`](Self::finish_with), for OK in the trailers.
+    #[inline(never)]
+    pub(super) fn finish_ok(&mut self) {
+        let State::Active(active) = &mut *self.0 else {
+            return;
+        };
+        if let Some(rpc) = active.slot.rpc() {
+            rpc.stats().end_ok();
+        }
+        self.close_active();
+    }
+
+    /// Calls `finish` for what is recorded, and releases the record.
+    #[inline(always)]
+    fn close_active(&mut self) {
+        if let State::Active(active) = &mut *self.0 {
+            active.finish();
+            if let Some(rpc) = active.slot.take() {
+                rpc.release();
+            }
+            if active.scopes.is_empty() {
+                *self.0 = State::Untraced(None);
+            } else {
+                self.keep_scopes();
+            }
+        }
+    }
+
+    /// Apart from `close_active`: few RPCs have a scope.
+    #[inline(never)]
+    fn keep_scopes(&mut self) {
+        if let State::Active(active) = &mut *self.0 {
+            *self.0 = State::Finished(mem::take(&mut active.scopes));
+        }
+    }
+
+    #[inline(never)]
+    fn close(&mut self) {
+        self.finish_with(Cause::Dropped { after_ok: false });
+        *self.0 = State::Untraced(None);
+    }
+
+    /// Counts the response.
+    #[inline]
+    pub(super) fn meter(&self) -> Option<Meter<'_>> {
+        let State::Active(active) = &*self.0 else {
+            return None;
+        };
+        let stats = active.slot.rpc()?.stats();
+        let sink: Option<&dyn EventSink> = match &active.traced {
+            Traced::Here(..) => None,
+            Traced::Watched(watched) => Some(&**watched),
+        };
+        Some(Meter::new(stats, Direction::Response, sink))
+    }
+
+    /// Where the response is counted, if the moments of it are not asked for and no tracer wants events.
+    #[inline]
+    pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
+        match &*self.0 {
+            State::Active(Active {
+                slot,
+                traced: Traced::Here(..),
+                ..
+            }) => slot.rpc()?.stats().quiet_cell(Direction::Response),
+            _ => None,
+        }
+    }
+
+    /// The types of errors that the layer's user has named.
+    fn error_types(&self) -> &[AsError] {
+        self.settings()
+            .map_or(&[], |settings| &settings.error_types)
+    }
+
+    #[inline]
+    pub(super) fn settings(&self) -> Option<&Settings> {
+        match &*self.0 {
+            State::Active(active) => Some(&active.traced.shared().settings),
+            State::Finished(_) | State::Untraced(_) => None,
+        }
+    }
+}
+
+/// Records how an RPC ended. Nothing else does.
+#[inline(never)]
+fn record(rpc: &RpcInfo, cause: Cause<'_>) {
+    let (stats, facts) = (rpc.stats(), Facts::of(rpc));
+    let is_explicit = matches!(cause, Cause::Explicit(_));
+    if !is_explicit && facts.http_status.is_none() && facts.protocol != Protocol::Other {
+        // There was no response, so nothing of it passed: that is known.
+        let cell = stats.cell(Direction::Response);
+        cell.observe(facts.protocol.is_rpc());
+    }
+    let deadline_passed = || rpc.deadline().is_some_and(clock::is_past);
+    stats.end(&decide(facts, cause, deadline_passed));
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        text
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text
+    } else {
+        ""
+    }
+}
+
+impl<T: Tracer> Active<T> {
+    /// Apart from `run`: few RPCs have a scope.
+    #[inline(never)]
+    fn run_in_scopes(&mut self, f: impl FnOnce()) -> std::thread::Result<()> {
+        self.slot.swap();
+        let caught = self.scopes.catch(f);
+        self.slot.swap();
+        caught
+    }
+
+    /// Calls `finish`, within the scopes.
+    #[inline(always)]
+    fn finish(&mut self) {
+        let Some(rpc) = self.slot.rpc() else { return };
+        let state = match &mut self.traced {
+            Traced::Here(state, _) => state.take(),
+            Traced::Watched(watched) => watched.take(),
+        };
+        if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
+            let finish = || contain::<T, _>("finish", || tracer.finish(state, rpc));
+            // A drop runs in the scopes already.
+            if self.scopes.is_empty() || self.scopes.are_current() {
+                finish();
+            } else {
+                self.scopes.run_rest(|| {
+                    finish();
+                });
+            }
+        }
+    }
+}
+
+impl<T: Tracer> Traced<T> {
+    #[inline]
+    fn shared(&self) -> &Shared<T> {
+        match self {
+            Self::Here(_, shared) => shared,
+            Self::Watched(watched) => &watched.shared,
+        }
+    }
+}
+
+impl<T: Tracer> Drop for OpenRpc<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_untraced() {
+            self.close();
+        }
+    }
+}
+
+impl<T: Tracer> Watched<T> {
+    fn take(&self) -> Option<T::State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *state)
+    }
+}
+
+impl<T: Tracer> EventSink for Watched<T> {
+    fn emit(&self, kind: WireEventKind<'_>, at: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // There are no events once `finish` has taken the state.
+        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
+            let at = Duration::from_nanos(at);
+            let event = WireEvent { at, kind };
+            contain::<T, _>("event", || tracer.event(state, &self.rpc, &event));
+        }
+    }
+}
+
+impl<T: Tracer> fmt::Debug for OpenRpc<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OpenRpc").field(&self.rpc()).finish()
+    }
+}

@@ -1,0 +1,755 @@
+//! Decides how an RPC ended. It writes nothing: [`RpcGuard`](super::RpcGuard) does.
+
+use std::borrow::Cow;
+
+use super::errors::ErrorInfo;
+use crate::{
+    protocol::{BodyEnd, WireStatus, grpc},
+    rpc::{Code, Direction, Ending, Outcome, Protocol, Role, RpcInfo, Status},
+};
+
+/// What ended an RPC.
+#[derive(Debug)]
+pub(super) enum Cause<'a> {
+    /// A response that ends with its headers, and the status in them.
+    Headers(Option<WireStatus<'a>>),
+    /// The end of the response's body.
+    BodyEnd(BodyEnd<'a>),
+    /// The user's own type of response said so, maybe with a status.
+    Explicit(Option<Status>),
+    /// The inner service's error.
+    ServiceError(ErrorInfo),
+    /// The response body's error.
+    BodyError(ErrorInfo),
+    /// The guard was dropped. `after_ok`: the headers of the response had the status OK.
+    Dropped { after_ok: bool },
+    /// The inner service panicked, with this text.
+    Panic(&'a str),
+}
+
+/// What else decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) protocol: Protocol,
+    pub(super) role: Role,
+    /// `None` if there was no response.
+    pub(super) http_status: Option<u16>,
+    /// The stream failed while a server read the request: what its handler answers reaches nobody.
+    pub(super) lost_caller: bool,
+}
+
+impl Facts {
+    pub(super) fn of(rpc: &RpcInfo) -> Self {
+        let stats = rpc.stats();
+        Self {
+            protocol: rpc.protocol(),
+            role: rpc.role(),
+            http_status: stats.http_status(),
+            lost_caller: rpc.role() == Role::Server && stats.cell(Direction::Request).is_lost(),
+        }
+    }
+}
+
+/// Decides how an RPC ended.
+pub(super) fn decide<'a>(
+    facts: Facts,
+    cause: Cause<'a>,
+    deadline_passed: impl FnOnce() -> bool,
+) -> Outcome<'a> {
+    let outcome = match cause {
+        Cause::Headers(_) | Cause::BodyEnd(_) if facts.lost_caller => outcome_of_drop(facts, false),
+        Cause::Headers(status) => by_status(facts, Ending::HeadersOnly, status),
+        Cause::BodyEnd(end) => match end.has_trailers {
+            true => by_status(facts, Ending::Trailers, end.status),
+            false => by_status(facts, Ending::BodyEnd, end.status),
+        },
+        Cause::Explicit(Some(status)) => on_wire(Ending::Response, Some(status)),
+        Cause::Explicit(None) => without_status(facts, Ending::Response),
+        Cause::ServiceError(error) => of_error(facts, Ending::ServiceError, error),
+        Cause::BodyError(error) => of_error(facts, Ending::BodyError, error),
+        Cause::Dropped { after_ok } => outcome_of_drop(facts, after_ok),
+        // "Server application throws an exception" is UNKNOWN in gRPC's list of statuses.
+        Cause::Panic(text) => Outcome {
+            panic: Some(text),
+            ..infer(facts, Ending::Panic, Code::Unknown)
+        },
+    };
+    apply_deadline(outcome, deadline_passed)
+}
+
+/// The peer sent this status, if it sent one.
+fn by_status<'a>(facts: Facts, ending: Ending, status: Option<WireStatus<'a>>) -> Outcome<'a> {
+    let Some(WireStatus { code, raw, message }) = status else {
+        return without_status(facts, ending);
+    };
+    Outcome {
+        status: Some(code.unwrap_or(Code::Unknown).into()),
+        wire_status: code.map(Status::Grpc),
+        raw_status: code.is_none().then_some(raw),
+        error: message,
+        ..Outcome::new(ending)
+    }
+}
+
+/// The peer sent no status of its own: the HTTP status decides.
+fn without_status(facts: Facts, ending: Ending) -> Outcome<'static> {
+    if facts.protocol == Protocol::Http {
+        return on_wire(ending, facts.http_status.map(Status::Http));
+    }
+    let code = match (facts.protocol, facts.role, facts.http_status) {
+        // A unary call of Connect that succeeds has no status but HTTP's.
+        (Protocol::ConnectUnary, _, Some(200..=299)) => return on_wire(ending, Some(Status::OK)),
+        (Protocol::ConnectUnary, _, Some(http)) | (_, Role::Client, Some(http)) => {
+            grpc::code_of_http(http)
+        }
+        _ => Code::Unknown,
+    };
+    infer(facts, ending, code)
+}
+
+fn of_error(facts: Facts, ending: Ending, error: ErrorInfo) -> Outcome<'static> {
+    let ending = match error.ending {
+        // A failure of a server's own stream drops the handler's response and fails nothing in it. So
+        // this reset came from a service that the handler calls.
+        Some(Ending::Reset) if facts.role == Role::Server && !facts.lost_caller => ending,
+        found => found.unwrap_or(ending),
+    };
+    let mut outcome = infer(facts, ending, error.code.unwrap_or(Code::Unknown));
+    if facts.protocol != Protocol::Http {
+        outcome.wire_status = error.code.map(Status::Grpc);
+    }
+    outcome.error = Some(Cow::Owned(error.text));
+    outcome
+}
+
+/// A task that unwinds drops its future too: the panic was elsewhere in it.
+fn outcome_of_drop(facts: Facts, after_ok: bool) -> Outcome<'static> {
+    let code = match (facts.role, facts.http_status) {
+        // A gRPC client drops the page that comes with an HTTP error.
+        (Role::Client, Some(http)) if http != 200 && !after_ok => grpc::code_of_http(http),
+        _ => Code::Cancelled,
+    };
+    infer(facts, Ending::Cancelled, code)
+}
+
+/// The peer sent this.
+fn on_wire(ending: Ending, status: Option<Status>) -> Outcome<'static> {
+    Outcome {
+        status,
+        wire_status: status,
+        ..Outcome::new(ending)
+    }
+}
+
+/// The peer did not send it: an inferred code, or for plain HTTP the status of the headers, if they came.
+fn infer(facts: Facts, ending: Ending, code: Code) -> Outcome<'static> {
+    Outcome {
+        status: match facts.protocol {
+            Protocol::Http => facts.http_status.map(Status::Http),
+            _ => Some(Status::Grpc(code)),
+        },
+        ..Outcome::new(ending)
+    }
+}
+
+/// A cancellation after the deadline is DEADLINE_EXCEEDED.
+fn apply_deadline(mut outcome: Outcome<'_>, deadline_passed: impl FnOnce() -> bool) -> Outcome<'_> {
+    let has_code = outcome.status == Some(Status::Grpc(Code::Cancelled));
+    let cancelled = has_code || outcome.ending == Ending::Cancelled;
+    if outcome.ending == Ending::Deadline || (cancelled && deadline_passed()) {
+        if has_code {
+            outcome.status = Some(Status::Grpc(Code::DeadlineExceeded));
+        }
+        if matches!(outcome.ending, Ending::Cancelled | Ending::Reset) {
+            outcome.ending = Ending::Deadline;
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(protocol: Protocol, role: Role, http_status: impl Into<Option<u16>>) -> Facts {
+        Facts {
+            protocol,
+            role,
+            http_status: http_status.into(),
+            lost_caller: false,
+        }
+    }
+
+    fn wire(raw: &'static str) -> Option<WireStatus<'static>> {
+        Some(WireStatus {
+            code: Code::from_header(raw.as_bytes()),
+            raw: raw.as_bytes().into(),
+            message: None,
+        })
+    }
+
+    fn trailers(raw: &'static str) -> Cause<'static> {
+        Cause::BodyEnd(BodyEnd {
+            has_trailers: true,
+            status: wire(raw),
+        })
+    }
+
+    fn body_end(status: Option<WireStatus<'static>>) -> Cause<'static> {
+        Cause::BodyEnd(BodyEnd {
+            has_trailers: false,
+            status,
+        })
+    }
+
+    fn error(code: impl Into<Option<Code>>, ending: impl Into<Option<Ending>>) -> ErrorInfo {
+        ErrorInfo {
+            code: code.into(),
+            ending: ending.into(),
+            text: "it failed".to_owned(),
+        }
+    }
+
+    const DROPPED: Cause<'_> = Cause::Dropped { after_ok: false };
+
+    /// Each ending of the table in `guide::endings` that is a matter of status or ending: its number,
+    /// what is known, what ended the RPC, whether its deadline has passed; then its ending, its status
+    /// and the status of the wire.
+    #[test]
+    fn each_ending_has_its_status() {
+        use {
+            Code::{
+                Cancelled, DeadlineExceeded, Internal, NotFound, Ok, ResourceExhausted,
+                Unauthenticated, Unavailable, Unimplemented, Unknown,
+            },
+            Protocol::{ConnectStreaming, ConnectUnary, Grpc, GrpcWeb, Http, Other},
+            Role::{Client, Server},
+        };
+        let client = facts(Grpc, Client, 200);
+        let server = facts(Grpc, Server, 200);
+        let unanswered = facts(Grpc, Client, None);
+        let unserved = facts(Grpc, Server, None);
+        let page = |http| facts(Grpc, Client, http);
+        let lost = |facts| Facts {
+            lost_caller: true,
+            ..facts
+        };
+        let web = facts(GrpcWeb, Server, 200);
+        let unary = |http| facts(ConnectUnary, Server, http);
+        let http = |status| facts(Http, Server, status);
+        let page_of_client = |status| facts(Http, Client, status);
+        let grpc = |code| Some(Status::Grpc(code));
+        let plain = |status| Some(Status::Http(status));
+        let (in_time, late) = (false, true);
+        type Row<'a> = (
+            u32,
+            Facts,
+            Cause<'a>,
+            bool,
+            Ending,
+            Option<Status>,
+            Option<Status>,
+        );
+        let rows: Vec<Row<'_>> = vec![
+            (
+                3,
+                unserved,
+                Cause::Panic("oops"),
+                in_time,
+                Ending::Panic,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                3,
+                http(None),
+                Cause::Panic("oops"),
+                in_time,
+                Ending::Panic,
+                None,
+                None,
+            ),
+            (
+                5,
+                unanswered,
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                6,
+                unserved,
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                6,
+                unserved,
+                DROPPED,
+                late,
+                Ending::Deadline,
+                grpc(DeadlineExceeded),
+                None,
+            ),
+            (
+                6,
+                http(None),
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                None,
+                None,
+            ),
+            (6, http(None), DROPPED, late, Ending::Deadline, None, None),
+            (
+                7,
+                client,
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                7,
+                http(200),
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                plain(200),
+                None,
+            ),
+            (
+                7,
+                page(503),
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                grpc(Unavailable),
+                None,
+            ),
+            (
+                8,
+                client,
+                Cause::Headers(wire("5")),
+                in_time,
+                Ending::HeadersOnly,
+                grpc(NotFound),
+                grpc(NotFound),
+            ),
+            (
+                8,
+                server,
+                Cause::Headers(wire("0")),
+                in_time,
+                Ending::HeadersOnly,
+                grpc(Ok),
+                grpc(Ok),
+            ),
+            (
+                9,
+                client,
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                9,
+                server,
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                9,
+                http(200),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                plain(200),
+                plain(200),
+            ),
+            (
+                10,
+                page(503),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unavailable),
+                None,
+            ),
+            (
+                10,
+                page(404),
+                Cause::Headers(None),
+                in_time,
+                Ending::HeadersOnly,
+                grpc(Unimplemented),
+                None,
+            ),
+            (
+                10,
+                page(401),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unauthenticated),
+                None,
+            ),
+            (
+                10,
+                page(418),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                11,
+                client,
+                trailers("banana"),
+                in_time,
+                Ending::Trailers,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                11,
+                client,
+                trailers("17"),
+                in_time,
+                Ending::Trailers,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                13,
+                client,
+                Cause::Headers(wire("5")),
+                in_time,
+                Ending::HeadersOnly,
+                grpc(NotFound),
+                grpc(NotFound),
+            ),
+            (
+                16,
+                client,
+                Cause::BodyError(error(Internal, Ending::Reset)),
+                in_time,
+                Ending::Reset,
+                grpc(Internal),
+                grpc(Internal),
+            ),
+            (
+                16,
+                client,
+                Cause::BodyError(error(Cancelled, Ending::Reset)),
+                late,
+                Ending::Deadline,
+                grpc(DeadlineExceeded),
+                grpc(Cancelled),
+            ),
+            (
+                16,
+                lost(server),
+                Cause::BodyError(error(Cancelled, Ending::Reset)),
+                in_time,
+                Ending::Reset,
+                grpc(Cancelled),
+                grpc(Cancelled),
+            ),
+            (
+                17,
+                client,
+                Cause::BodyError(error(Unavailable, None)),
+                in_time,
+                Ending::BodyError,
+                grpc(Unavailable),
+                grpc(Unavailable),
+            ),
+            (
+                17,
+                unanswered,
+                Cause::ServiceError(error(None, None)),
+                in_time,
+                Ending::ServiceError,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                17,
+                http(None),
+                Cause::ServiceError(error(Unavailable, None)),
+                in_time,
+                Ending::ServiceError,
+                None,
+                None,
+            ),
+            (
+                23,
+                http(404),
+                Cause::Headers(None),
+                in_time,
+                Ending::HeadersOnly,
+                plain(404),
+                plain(404),
+            ),
+            (
+                36,
+                unanswered,
+                Cause::ServiceError(error(Cancelled, Ending::Deadline)),
+                in_time,
+                Ending::Deadline,
+                grpc(DeadlineExceeded),
+                grpc(Cancelled),
+            ),
+            (
+                36,
+                unanswered,
+                Cause::ServiceError(error(Cancelled, None)),
+                late,
+                Ending::ServiceError,
+                grpc(DeadlineExceeded),
+                grpc(Cancelled),
+            ),
+            (
+                37,
+                lost(server),
+                trailers("0"),
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                37,
+                lost(server),
+                Cause::Headers(wire("0")),
+                late,
+                Ending::Deadline,
+                grpc(DeadlineExceeded),
+                None,
+            ),
+            (
+                37,
+                lost(http(200)),
+                body_end(None),
+                in_time,
+                Ending::Cancelled,
+                plain(200),
+                None,
+            ),
+            (
+                38,
+                client,
+                trailers("9"),
+                in_time,
+                Ending::Trailers,
+                grpc(Code::FailedPrecondition),
+                grpc(Code::FailedPrecondition),
+            ),
+            (
+                41,
+                unanswered,
+                Cause::ServiceError(error(Cancelled, None)),
+                in_time,
+                Ending::ServiceError,
+                grpc(Cancelled),
+                grpc(Cancelled),
+            ),
+            (
+                45,
+                lost(web),
+                trailers("0"),
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                45,
+                lost(unary(200)),
+                body_end(None),
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                46,
+                facts(Grpc, Server, 401),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                50,
+                client,
+                body_end(wire("0")),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Ok),
+                grpc(Ok),
+            ),
+            (
+                50,
+                page(503),
+                Cause::Dropped { after_ok: true },
+                in_time,
+                Ending::Cancelled,
+                grpc(Cancelled),
+                None,
+            ),
+            (
+                53,
+                unanswered,
+                Cause::ServiceError(error(ResourceExhausted, None)),
+                in_time,
+                Ending::ServiceError,
+                grpc(ResourceExhausted),
+                grpc(ResourceExhausted),
+            ),
+            (
+                54,
+                server,
+                Cause::BodyError(error(Unavailable, Ending::Reset)),
+                in_time,
+                Ending::BodyError,
+                grpc(Unavailable),
+                grpc(Unavailable),
+            ),
+            // Connect, a custom response, and a late end that is no cancellation.
+            (
+                0,
+                unary(200),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Ok),
+                grpc(Ok),
+            ),
+            (
+                0,
+                unary(404),
+                body_end(wire("5")),
+                in_time,
+                Ending::BodyEnd,
+                grpc(NotFound),
+                grpc(NotFound),
+            ),
+            (
+                0,
+                unary(503),
+                body_end(None),
+                in_time,
+                Ending::BodyEnd,
+                grpc(Unavailable),
+                None,
+            ),
+            (
+                0,
+                facts(ConnectStreaming, Client, 200),
+                trailers("x"),
+                in_time,
+                Ending::Trailers,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                0,
+                facts(Other, Server, None),
+                Cause::Explicit(grpc(Ok)),
+                in_time,
+                Ending::Response,
+                grpc(Ok),
+                grpc(Ok),
+            ),
+            (
+                0,
+                facts(Other, Server, None),
+                Cause::Explicit(None),
+                in_time,
+                Ending::Response,
+                grpc(Unknown),
+                None,
+            ),
+            (
+                0,
+                http(302),
+                Cause::Explicit(None),
+                in_time,
+                Ending::Response,
+                plain(302),
+                plain(302),
+            ),
+            (
+                0,
+                page_of_client(503),
+                DROPPED,
+                in_time,
+                Ending::Cancelled,
+                plain(503),
+                None,
+            ),
+            (
+                0,
+                client,
+                trailers("0"),
+                late,
+                Ending::Trailers,
+                grpc(Ok),
+                grpc(Ok),
+            ),
+            (
+                0,
+                client,
+                trailers("1"),
+                late,
+                Ending::Trailers,
+                grpc(DeadlineExceeded),
+                grpc(Cancelled),
+            ),
+        ];
+        for (number, facts, cause, late, ending, status, wire_status) in rows {
+            let row = format!("{number}: {cause:?} of {facts:?}");
+            let outcome = decide(facts, cause, || late);
+            assert_eq!(outcome.ending, ending, "{row}");
+            assert_eq!(outcome.status, status, "{row}");
+            assert_eq!(outcome.wire_status, wire_status, "{row}");
+        }
+    }
+
+    #[test]
+    fn texts_come_from_the_cause() {
+        let client = facts(Protocol::Grpc, Role::Client, 200);
+        let in_time = || false;
+        let panic = decide(client, Cause::Panic("oops"), in_time);
+        assert_eq!(panic.panic, Some("oops"));
+        let failed = decide(client, Cause::BodyError(error(None, None)), in_time);
+        assert_eq!(failed.error.as_deref(), Some("it failed"));
+        let garbled = decide(client, trailers("banana"), in_time);
+        assert_eq!(garbled.raw_status.as_deref(), Some(&b"banana"[..]));
+        assert_eq!(decide(client, trailers("5"), in_time).raw_status, None);
+    }
+
+    /// The clock is read only if the deadline matters.
+    #[test]
+    fn a_success_does_not_read_the_clock() {
+        let client = facts(Protocol::Grpc, Role::Client, 200);
+        for cause in [trailers("0"), trailers("5"), Cause::Panic("")] {
+            decide(client, cause, || panic!("the clock was read"));
+        }
+    }
+}
