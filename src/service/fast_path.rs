@@ -1,6 +1,5 @@
-//! Shortcuts for the common case: a gRPC call whose tracers ask neither for moments nor for events. They
-//! change no record: without this file, and the calls of it, all goes the long way. The test
-//! `fast_path` compares the two.
+//! Shortcuts for the common case, a gRPC call that succeeds. They change no record: without this file,
+//! and the calls of it, everything takes the long way. The test `fast_path` compares the two.
 
 use bytes::Buf;
 use http::{HeaderMap, Response};
@@ -9,8 +8,8 @@ use http_body::{Body, Frame};
 use super::OpenRpc;
 use crate::{
     protocol::{BodyReader, grpc},
-    rpc::{Direction, Protocol, Role, RpcInfo, TrafficCell},
-    tracer::Tracer,
+    rpc::{Direction, Event, Protocol, Role, TrafficCell},
+    tracer::{Tracer, WireEventKind},
 };
 
 /// Turned off by a test that compares.
@@ -35,7 +34,6 @@ pub(super) fn response_reader<B: Body, T: Tracer>(
     let is_common = rpc.protocol() == Protocol::Grpc
         && grpc::begins_messages(response.headers())
         && !response.body().is_end_stream()
-        && guard.quiet_cell().is_some()
         && !is_off();
     if !is_common {
         return None;
@@ -43,6 +41,12 @@ pub(super) fn response_reader<B: Body, T: Tracer>(
     let stats = rpc.stats();
     stats.set_http_status(response.status().as_u16());
     stats.cell(Direction::Response).observe(true);
+    if guard.quiet_cell().is_none()
+        && let Some(meter) = guard.meter()
+    {
+        let headers = WireEventKind::ResponseHeaders(response.headers());
+        meter.event(Event::RESPONSE_HEADERS, headers);
+    }
     Some(BodyReader::framed())
 }
 
@@ -69,16 +73,15 @@ pub(super) fn count_message(
     true
 }
 
-/// Completes a response that ends between messages, with OK in its trailers. Else it does nothing and
+/// Records the end of a response between messages, with OK in its trailers. Else it does nothing and
 /// returns `false`.
 #[inline(always)]
-pub(super) fn ends_ok(
+pub(super) fn ends_ok<T: Tracer>(
     reader: &BodyReader,
-    cell: Option<&TrafficCell>,
-    rpc: Option<&RpcInfo>,
+    guard: &OpenRpc<T>,
     trailers: &HeaderMap,
 ) -> bool {
-    let (BodyReader::Framed(framing), Some(cell), Some(rpc)) = (reader, cell, rpc) else {
+    let (BodyReader::Framed(framing), Some(rpc)) = (reader, guard.rpc()) else {
         return false;
     };
     let has_lost_caller =
@@ -88,8 +91,14 @@ pub(super) fn ends_ok(
         && !has_lost_caller()
         && grpc::status(trailers).is_some_and(|status| status.as_bytes() == b"0")
         && !is_off();
-    if is_common {
-        cell.complete();
+    if !is_common {
+        return false;
     }
-    is_common
+    if let Some(cell) = guard.quiet_cell() {
+        cell.complete();
+    } else if let Some(meter) = guard.meter() {
+        meter.complete();
+        meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
+    }
+    true
 }

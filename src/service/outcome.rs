@@ -236,7 +236,7 @@ mod tests {
         };
         let web = facts(GrpcWeb, Server, 200);
         let unary = |http| facts(ConnectUnary, Server, http);
-        let http = |status| facts(Http, Server, status);
+        let http = |status: Option<u16>| facts(Http, Server, status);
         let page_of_client = |status| facts(Http, Client, status);
         let grpc = |code| Some(Status::Grpc(code));
         let plain = |status| Some(Status::Http(status));
@@ -317,7 +317,7 @@ mod tests {
             ),
             (
                 7,
-                http(200),
+                http(Some(200)),
                 DROPPED,
                 in_time,
                 Ending::Cancelled,
@@ -371,7 +371,7 @@ mod tests {
             ),
             (
                 9,
-                http(200),
+                http(Some(200)),
                 body_end(None),
                 in_time,
                 Ending::BodyEnd,
@@ -497,7 +497,7 @@ mod tests {
             ),
             (
                 23,
-                http(404),
+                http(Some(404)),
                 Cause::Headers(None),
                 in_time,
                 Ending::HeadersOnly,
@@ -542,7 +542,7 @@ mod tests {
             ),
             (
                 37,
-                lost(http(200)),
+                lost(http(Some(200))),
                 body_end(None),
                 in_time,
                 Ending::Cancelled,
@@ -687,7 +687,7 @@ mod tests {
             ),
             (
                 0,
-                http(302),
+                http(Some(302)),
                 Cause::Explicit(None),
                 in_time,
                 Ending::Response,

@@ -139,7 +139,7 @@ where
         );
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             if let Some(trailers) = frame.trailers_ref() {
-                if fast_path::ends_ok(reader, guard.quiet_cell(), guard.rpc(), trailers) {
+                if fast_path::ends_ok(reader, guard, trailers) {
                     guard.finish_ok();
                     return polled;
                 }
