@@ -4,9 +4,7 @@
 //! difference is printed with its script. Where the two may differ, [`is_named`] says why, in the words of
 //! the docs.
 
-#[allow(dead_code, unused_imports)]
 mod common;
-#[allow(dead_code, unused_imports)]
 mod raw_peer;
 
 use std::{collections::BTreeMap, env, time::Duration};
