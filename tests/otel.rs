@@ -1529,6 +1529,92 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     assert_eq!(started, [("grpc.method=echo.Echo/UnaryEcho".to_owned(), 1)]);
 }
 
+// Ending 52.
+#[tokio::test]
+async fn the_size_of_a_response_without_a_message_is_recorded_as_0_like_its_duration() {
+    type Answer = Result<http::Response<String>, Status>;
+    async fn sizes(role: Role, answer: impl Fn() -> Option<Answer>, code: &str) -> Option<f64> {
+        let telemetry = Telemetry::new();
+        let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
+        let layer = TracerLayer::new(tracer.grpc_metrics(GrpcMetrics::CallsAndAttempts));
+        let layer = match role {
+            Role::Client => layer.client(),
+            Role::Server => layer.server(),
+        };
+        let answers = ServiceBuilder::new().layer(layer).service_fn(
+            async |_: http::Request<tonic::body::Body>| match answer() {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            },
+        );
+        let mut call = Box::pin(answers.oneshot(request("/a.B/C", &[]).map(|_| {
+            tonic::body::Body::new(http_body_util::Full::<bytes::Bytes>::from(
+                &b"\0\0\0\0\x01a"[..],
+            ))
+        })));
+        if let Poll::Ready(Ok(response)) = futures_util::poll!(&mut call) {
+            let _ = http_body_util::BodyExt::collect(response.into_body()).await;
+        }
+        drop(call);
+        let (started, of_response, of_request) = match role {
+            Role::Client => ("client.attempt", "rcvd", "sent"),
+            Role::Server => ("server.call", "sent", "rcvd"),
+        };
+        let one = |name: String| {
+            let mut points = telemetry.histogram(&name);
+            assert!(points.len() <= 1, "{points:?}");
+            let point = points.pop()?;
+            assert_eq!(point.count, 1);
+            let status = format!("grpc.status={code}");
+            assert_eq!(point.attributes, ["grpc.method=a.B/C", &status], "{name}");
+            Some(point.sum)
+        };
+        assert!(one(format!("grpc.{started}.duration")).is_some());
+        let size = |way| format!("grpc.{started}.{way}_total_compressed_message_size");
+        // The body of the request is not read here, so nothing of it has passed.
+        assert_eq!(one(size(of_request)), Some(0.0), "{role} {code}");
+        one(size(of_response))
+    }
+    let page = |status: u16, content_type: &'static str, body: &'static str| {
+        move || {
+            let mut response = http::Response::builder().status(status);
+            if !content_type.is_empty() {
+                response = response.header("content-type", content_type);
+            }
+            Some(Ok(response.body(body.to_owned()).unwrap()))
+        }
+    };
+    let client = Role::Client;
+    for body in ["", "upstream connect error"] {
+        // The proxy's own answers, with and without a media type, empty and not.
+        assert_eq!(
+            sizes(client, page(503, "", body), "UNAVAILABLE").await,
+            Some(0.0)
+        );
+        let html = page(503, "text/html", body);
+        assert_eq!(sizes(client, html, "UNAVAILABLE").await, Some(0.0));
+        assert_eq!(
+            sizes(client, page(200, "", body), "UNKNOWN").await,
+            Some(0.0)
+        );
+        let server = sizes(Role::Server, page(503, "", body), "UNKNOWN").await;
+        assert_eq!(server, Some(0.0));
+    }
+    for role in [Role::Client, Role::Server] {
+        let nobody = || Some(Err(Status::unavailable("refused")));
+        assert_eq!(sizes(role, nobody, "UNAVAILABLE").await, Some(0.0));
+        assert_eq!(sizes(role, || None, "CANCELLED").await, Some(0.0));
+        let grpc = page(200, "application/grpc", "\0\0\0\0\x01a");
+        assert_eq!(sizes(role, grpc, "UNKNOWN").await, Some(1.0));
+        // What was answered with success and cannot be read is unknown, and unknown is not 0.
+        let unread = || {
+            let response = http::Response::builder().header("grpc-status", "0");
+            Some(Ok(response.body("\0\0\0\0\x01a".to_owned()).unwrap()))
+        };
+        assert_eq!(sizes(role, unread, "OK").await, None);
+    }
+}
+
 /// Answers a plain HTTP request with the status that its body says.
 fn answering(
     layer: TracerLayer<OtelTracer>,

@@ -405,6 +405,11 @@ impl OtelTracer {
     /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
     /// the address of the callee that the layer was told, else that of the request's URI. A call that
     /// starts before its method is known, see [Methods](self#methods), starts as `other`.
+    ///
+    /// Sizes are in bytes (`By`), compressed and without prefixes. The size of the response is recorded
+    /// with each duration, and is 0 if there was no message: also if a proxy answered with a page of
+    /// its own, or nobody answered. The size of a request whose body the layer cannot count is
+    /// unknown, and is not recorded.
     #[must_use]
     pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
         self.grpc_metrics = Some(what);
