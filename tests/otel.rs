@@ -600,6 +600,44 @@ async fn a_traceparent_that_is_none_is_ignored_and_the_request_served() {
 }
 
 #[tokio::test]
+async fn of_a_tracestate_that_is_too_long_what_fits_goes_on() {
+    let telemetry = Telemetry::new();
+    // The service answers with what a client below it has sent.
+    let client = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(telemetry.tracer()).server())
+        .service_fn(move |_: http::Request<String>| client.clone().oneshot(request("/a.B/C", &[])));
+    let traceparent = format!("00-{TRACE}-{SPAN}-01");
+    let big = format!("big={}", "x".repeat(580));
+    let large = format!("large={}", "y".repeat(194));
+    let small = "a=1,b=2";
+    for (values, sent) in [
+        (
+            vec![format!("rojo=1,congo=2,{big}")],
+            "rojo=1,congo=2".to_owned(),
+        ),
+        (vec![format!("{big},rojo=1")], "rojo=1".to_owned()),
+        (
+            vec![small.to_owned(), big.clone(), "c=3".to_owned()],
+            format!("{small},c=3"),
+        ),
+        (vec![format!("{large},{small}")], format!("{large},{small}")),
+        (vec![big], String::new()),
+    ] {
+        let mut headers = vec![("traceparent", &*traceparent)];
+        headers.extend(values.iter().map(|value| ("tracestate", &**value)));
+        let call = service.clone().oneshot(request("/a.B/C", &headers));
+        let response = call.await.unwrap();
+        let span = last(&telemetry);
+        assert_eq!(span.span_context.trace_id().to_string(), TRACE);
+        assert_eq!(span.span_context.trace_state().header(), sent);
+        let injected = response.headers().get("tracestate");
+        let injected = injected.map_or("", |value| value.to_str().unwrap());
+        assert_eq!(injected, sent);
+    }
+}
+
+#[tokio::test]
 async fn baggage_is_bounded() {
     let telemetry = Telemetry::new();
     let service = ServiceBuilder::new()

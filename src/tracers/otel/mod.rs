@@ -74,6 +74,12 @@
 //! A request that passes several layers, or that a server's handler hands on to a client, is in one
 //! trace also where a buffer or a task lies between them: it carries its record.
 //!
+//! What a caller sends is bounded by W3C's limits. A `tracestate` of more than 512 characters is cut
+//! by members, as [Trace Context](https://www.w3.org/TR/trace-context/#tracestate-limits) (3.3.1.5) says:
+//! those of more than 128 characters go first, the longest of them before the others, then those at
+//! the end. One of more than 32 members is ignored, and so is baggage of more than 64 members or 8192
+//! bytes.
+//!
 //! Where telemetry is suppressed, as in an exporter's own calls, this tracer takes no part.
 //!
 //! A span that has started is exported, also where [`finish_if`](crate::Tracer::finish_if),
