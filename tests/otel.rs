@@ -1567,6 +1567,143 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     assert_eq!(started, [("grpc.method=echo.Echo/UnaryEcho".to_owned(), 1)]);
 }
 
+/// Sends each request three times, to what is under this layer.
+async fn thrice<O: tower_tracer::Tracer, I: tower_tracer::Tracer>(
+    outer: TracerLayer<O>,
+    inner: TracerLayer<I>,
+    request: http::Request<String>,
+) {
+    let attempts = in_process(inner);
+    let retrying =
+        ServiceBuilder::new()
+            .layer(outer)
+            .service_fn(async |request: http::Request<String>| {
+                for _ in 0..2 {
+                    attempts.clone().oneshot(request.clone()).await.unwrap();
+                }
+                attempts.clone().oneshot(request).await
+            });
+    retrying.oneshot(request).await.unwrap();
+}
+
+/// The kind of each span, and which attempt it says it is.
+fn kinds_and_numbers(telemetry: &Telemetry, name: &str) -> Vec<(SpanKind, Option<String>)> {
+    let spans = telemetry.spans().into_iter().map(|span| {
+        let number = span.attributes.iter().find(|a| a.key.as_str() == name);
+        let number = number.map(|number| number.value.to_string());
+        (span.span_kind, number)
+    });
+    spans.collect()
+}
+
+#[tokio::test]
+async fn the_spans_of_attempts_have_their_number_and_only_the_calls_is_a_client_span() {
+    let layer = |tracer: OtelTracer| TracerLayer::new(tracer).client();
+    let number = |n: &str| Some(n.to_owned());
+
+    let telemetry = Telemetry::new();
+    let tracer = || telemetry.tracer();
+    thrice(layer(tracer()), layer(tracer()), request("/a.B/C", &[])).await;
+    let expected = [
+        (SpanKind::Internal, number("0")),
+        (SpanKind::Internal, number("1")),
+        (SpanKind::Internal, number("2")),
+        (SpanKind::Client, None),
+    ];
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "previous-rpc-attempts"),
+        expected
+    );
+    let number_of_2nd = &telemetry.spans()[1].attributes;
+    assert!(number_of_2nd.contains(&KeyValue::new("previous-rpc-attempts", 1)));
+    for point in telemetry.histogram("rpc.client.call.duration") {
+        let labels = point.attributes.join(" ");
+        assert!(!labels.contains("attempts"), "no label: {labels}");
+    }
+
+    // Plain HTTP: the first one is not resent.
+    let telemetry = Telemetry::new();
+    let tracer = || telemetry.tracer();
+    thrice(
+        layer(tracer()),
+        layer(tracer()),
+        http("GET", "http://a/b", ""),
+    )
+    .await;
+    let expected = [
+        (SpanKind::Internal, None),
+        (SpanKind::Internal, number("1")),
+        (SpanKind::Internal, number("2")),
+        (SpanKind::Client, None),
+    ];
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "http.request.resend_count"),
+        expected
+    );
+    assert!(!telemetry.spans().iter().any(|span| {
+        let names = attributes(&span.attributes).join(" ");
+        names.contains("previous-rpc-attempts")
+    }));
+    for point in telemetry.histogram("http.client.request.duration") {
+        let labels = point.attributes.join(" ");
+        assert!(!labels.contains("resend"), "no label: {labels}");
+    }
+}
+
+#[tokio::test]
+async fn the_kind_of_an_attempts_span_is_a_setting_and_without_a_calls_span_it_is_client() {
+    let name = "previous-rpc-attempts";
+    let client = |n: &str| (SpanKind::Client, Some(n.to_owned()));
+
+    let telemetry = Telemetry::new();
+    let attempt = telemetry.tracer().attempt_span_kind(SpanKind::Client);
+    let outer = TracerLayer::new(telemetry.tracer()).client();
+    thrice(
+        outer,
+        TracerLayer::new(attempt).client(),
+        request("/a.B/C", &[]),
+    )
+    .await;
+    let call = (SpanKind::Client, None);
+    let expected = [client("0"), client("1"), client("2"), call];
+    assert_eq!(kinds_and_numbers(&telemetry, name), expected);
+
+    let telemetry = Telemetry::new();
+    let (outer, inner) = (TracerLayer::new(()).client(), telemetry.tracer());
+    thrice(
+        outer,
+        TracerLayer::new(inner).client(),
+        request("/a.B/C", &[]),
+    )
+    .await;
+    let expected = [client("0"), client("1"), client("2")];
+    assert_eq!(kinds_and_numbers(&telemetry, name), expected);
+
+    // One layer alone: a call, and no attempt of one.
+    let telemetry = Telemetry::new();
+    let alone = in_process(TracerLayer::new(telemetry.tracer()).client());
+    alone.oneshot(request("/a.B/C", &[])).await.unwrap();
+    assert_eq!(
+        kinds_and_numbers(&telemetry, name),
+        [(SpanKind::Client, None)]
+    );
+}
+
+#[tokio::test]
+async fn of_two_layers_on_a_server_only_the_outer_ones_span_is_a_server_span() {
+    let telemetry = Telemetry::new();
+    let layer = || TracerLayer::new(telemetry.tracer()).server();
+    let previous = [("grpc-previous-rpc-attempts", "2")];
+    let nested = ServiceBuilder::new()
+        .layer(layer())
+        .service(in_process(layer()));
+    nested.oneshot(request("/a.B/C", &previous)).await.unwrap();
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "previous-rpc-attempts"),
+        [(SpanKind::Internal, None), (SpanKind::Server, None)]
+    );
+}
+
 // Ending 52.
 #[tokio::test]
 async fn the_size_of_a_response_without_a_message_is_recorded_as_0_like_its_duration() {

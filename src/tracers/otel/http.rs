@@ -5,7 +5,10 @@ use std::{borrow::Cow, sync::Arc};
 use http::{StatusCode, Uri, header::HOST};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::series::{self, Target, sorted};
+use super::{
+    earlier_attempts,
+    series::{self, Target, sorted},
+};
 use crate::{
     Address, Ending, RequestParts, Role, RpcInfo, Status,
     tracers::{
@@ -71,6 +74,10 @@ impl HttpExchange {
                 in_flight.extend_from_slice(&measured);
                 if let Some(url) = uri.and_then(full_url) {
                     at_start.push(KeyValue::new("url.full", url));
+                }
+                let earlier = earlier_attempts(rpc);
+                if earlier > 0 {
+                    at_start.push(KeyValue::new("http.request.resend_count", earlier));
                 }
             }
         }

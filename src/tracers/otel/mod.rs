@@ -59,6 +59,14 @@
 //! failure, `error.type`: the status, or where there was none how it [ended](crate::Ending), such as
 //! `cancelled` or `service_error`. A query may hold secrets and is left out.
 //!
+//! Under a retry layer, the span of each attempt has its number, counted from 0. A gRPC attempt has
+//! `previous-rpc-attempts`, as gRPC's
+//! [A72](https://github.com/grpc/proposal/blob/master/A72-open-telemetry-tracing.md) defines it, and a
+//! resent HTTP request has `http.request.resend_count`, which the conventions for HTTP define and
+//! which the first one lacks. This takes a layer outside of the retry layer and one inside. The span
+//! of the call is `CLIENT`, the [attempts' spans](OtelTracer::attempt_span_kind) are `INTERNAL`. Of
+//! two layers on one server, the inner one's span is `INTERNAL` too.
+//!
 //! The server's address is that of the [callee](crate::TracerLayer::callee) that the layer was told,
 //! else what the request's URI has on a client. A server's own socket is not what its clients call,
 //! and not told; of plain HTTP its span has the host that the caller named.
@@ -163,6 +171,7 @@ pub fn tracer() -> OtelTracer {
         http_route: None,
         http_methods: HTTP_METHODS.to_vec(),
         grpc_metrics: None,
+        attempt_span_kind: SpanKind::Internal,
         public_endpoint: false,
         message_events: false,
         timeline: false,
@@ -184,6 +193,7 @@ pub struct OtelTracer {
     http_route: Option<Box<RouteOf>>,
     http_methods: Vec<&'static str>,
     grpc_metrics: Option<GrpcMetrics>,
+    attempt_span_kind: SpanKind,
     public_endpoint: bool,
     message_events: bool,
     timeline: bool,
@@ -245,7 +255,8 @@ pub enum GrpcMetrics {
     /// is a layer inside, too, with a tracer of its own for the [attempts](Self::Attempts).
     Calls,
     /// Each RPC is an attempt: for the layer inside of a retry layer. It measures no
-    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's.
+    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's, of the
+    /// kind that [`attempt_span_kind`](OtelTracer::attempt_span_kind) sets.
     Attempts,
 }
 
@@ -422,6 +433,19 @@ impl OtelTracer {
         self
     }
 
+    /// The kind of an attempt's span under the span of its call: `INTERNAL` by default.
+    ///
+    /// The layer outside of a retry layer makes the `CLIENT` span of the call, the layer inside one
+    /// span for each attempt. If those were `CLIENT` too, metrics and service graphs that a backend
+    /// derives from spans would count a call once more for each attempt. Set [`SpanKind::Client`]
+    /// for a backend that pairs each server's span with the `CLIENT` span directly above it. An
+    /// attempt whose call has no span keeps the kind `CLIENT`.
+    #[must_use]
+    pub fn attempt_span_kind(mut self, kind: SpanKind) -> Self {
+        self.attempt_span_kind = kind;
+        self
+    }
+
     /// Measures the durations of RPCs with bound instruments: a series is looked up once for each
     /// method and code, and not at each RPC by all of its attributes.
     ///
@@ -458,8 +482,8 @@ impl OtelTracer {
         |method, key| Series::new(&self.wording, method, key)
     }
 
-    /// The context that a span starts in, and the caller's span to link to.
-    fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Context, Option<Link>) {
+    /// What a span starts in.
+    fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Parent {
         let current = Context::current();
         // An outer layer has read the headers of this request; between the two there may be a buffer or
         // a task, where its span is not current. So it may be where a server's request is passed on.
@@ -472,14 +496,17 @@ impl OtelTracer {
         };
         if let Some(context) = from.and_then(context_of) {
             let is_within = trace_of(&context) == trace_of(&current);
-            return (if is_within { current } else { context }, None);
+            return Parent {
+                is_of_same_rpc: rpc.outer().is_some(),
+                ..Parent::from(if is_within { current } else { context })
+            };
         }
         if rpc.role() == Role::Client {
-            return (current, None);
+            return current.into();
         }
         let extracted = self.propagation.extract(&current, request.headers());
         if !self.public_endpoint {
-            return (extracted, None);
+            return extracted.into();
         }
         let caller = extracted.span().span_context().clone();
         let link = caller.is_valid().then(|| Link::with_context(caller));
@@ -488,7 +515,20 @@ impl OtelTracer {
             true => Context::new(),
             false => current,
         };
-        (root, link)
+        Parent {
+            link,
+            ..Parent::from(root)
+        }
+    }
+
+    /// Of two spans of one RPC on one side, the outer one alone is the RPC's for whoever counts them.
+    fn span_kind(&self, role: Role, parent: &Parent) -> SpanKind {
+        match (role, parent.is_of_same_rpc) {
+            (Role::Client, false) => SpanKind::Client,
+            (Role::Client, true) => self.attempt_span_kind.clone(),
+            (Role::Server, false) => SpanKind::Server,
+            (Role::Server, true) => SpanKind::Internal,
+        }
     }
 
     fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
@@ -500,6 +540,14 @@ impl OtelTracer {
         attributes.extend_from_slice(&series.at_start);
         if series.is_other() {
             attributes.push(original(rpc));
+        }
+        if series.is_grpc()
+            && let (Role::Client, Some(_)) = (rpc.role(), rpc.outer())
+        {
+            attributes.push(KeyValue::new(
+                "previous-rpc-attempts",
+                earlier_attempts(rpc),
+            ));
         }
         Start {
             name: series.span_name.into(),
@@ -524,6 +572,25 @@ impl OtelTracer {
 
 /// Room for the attributes that a span gets after its start.
 const AT_END: usize = 6;
+
+/// What a span starts in.
+struct Parent {
+    context: Context,
+    /// Whether its span is that of an outer layer, which sees the same RPC.
+    is_of_same_rpc: bool,
+    /// To the caller's span.
+    link: Option<Link>,
+}
+
+impl From<Context> for Parent {
+    fn from(context: Context) -> Self {
+        Self {
+            context,
+            is_of_same_rpc: false,
+            link: None,
+        }
+    }
+}
 
 /// What a span starts with.
 struct Start {
@@ -551,18 +618,15 @@ impl Tracer for OtelTracer {
             let values = header.of(headers, protocol, self.wording.conventions);
             start.attributes.extend(values);
         }
-        let (parent, link) = self.parent(rpc, request);
+        let parent = self.parent(rpc, request);
         let builder = SpanBuilder {
-            span_kind: Some(match rpc.role() {
-                Role::Client => SpanKind::Client,
-                Role::Server => SpanKind::Server,
-            }),
+            span_kind: Some(self.span_kind(rpc.role(), &parent)),
             start_time: Some(started),
             attributes: Some(start.attributes),
-            links: link.map(|link| vec![link]),
+            links: parent.link.map(|link| vec![link]),
             ..SpanBuilder::from_name(start.name)
         };
-        let (context, records) = self.live().spans.start(builder, &parent);
+        let (context, records) = self.live().spans.start(builder, &parent.context);
         let running = span::Running {
             context,
             records,
@@ -764,6 +828,11 @@ fn peer_attributes(peer: SocketAddr) -> [KeyValue; 2] {
     ]
 }
 
+/// How many attempts of its call were made before this one.
+fn earlier_attempts(rpc: &RpcInfo) -> i64 {
+    rpc.attempt().saturating_sub(1).into()
+}
+
 /// The method as the caller named it.
 fn original(rpc: &RpcInfo) -> KeyValue {
     KeyValue::new("rpc.method_original", original_method(rpc).to_owned())
@@ -798,6 +867,7 @@ impl fmt::Debug for OtelTracer {
             .field("request_metadata", &self.request_metadata)
             .field("response_metadata", &self.response_metadata)
             .field("grpc_metrics", &self.grpc_metrics)
+            .field("attempt_span_kind", &self.attempt_span_kind)
             .field("public_endpoint", &self.public_endpoint)
             .field("message_events", &self.message_events)
             .field("timeline", &self.timeline)
