@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tokio_stream::StreamExt as _;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint, Server, server::TcpConnectInfo},
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, util::MapRequestLayer};
 use tower_tracer::{
@@ -2036,6 +2036,152 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
         !point.attributes.iter().any(|a| a.starts_with("url.")),
         "{point:?}"
     );
+}
+
+#[tokio::test]
+async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other() {
+    let telemetry = Telemetry::new();
+    let server = |trusted: bool| {
+        let tracer = telemetry.tracer().in_flight();
+        let tracer = match trusted {
+            true => tracer.trust_forwarded(),
+            false => tracer,
+        };
+        TracerLayer::new(tracer).server()
+    };
+    let get = async |layer: TracerLayer<OtelTracer>, headers: &[(&'static str, &str)]| {
+        let mut request = http("GET", "/a", "200");
+        // The address of the connection, as tonic's transport has it.
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: "10.0.0.7:4711".parse().ok(),
+        });
+        for (name, value) in headers {
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.headers_mut().append(*name, value);
+        }
+        answering(layer).oneshot(request).await.unwrap();
+        let told = |a: &String| {
+            let names = ["client.", "server.", "url.scheme"];
+            names.iter().any(|name| a.starts_with(name))
+        };
+        let mut found = attributes(&last(&telemetry).attributes);
+        found.retain(told);
+        found.join(" ")
+    };
+    let standard = (
+        "forwarded",
+        "for=192.0.2.1;proto=https;host=\"shop.example:8443\", for=10.0.0.1;proto=http",
+    );
+    let usual = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "mall.example"),
+        ("x-forwarded-for", "2001:db8::1, 10.0.0.1"),
+    ];
+    let host = ("host", "inner.example:8080");
+    let own = "server.address=inner.example server.port=8080 url.scheme=http";
+    for headers in [
+        vec![host],
+        vec![host, standard],
+        [&[host], &usual[..]].concat(),
+    ] {
+        assert_eq!(get(server(false), &headers).await, own, "not trusted");
+    }
+    let points = telemetry.histogram("http.server.request.duration");
+    let [point] = &points[..] else {
+        panic!("{points:?}")
+    };
+    assert!(point.attributes.contains(&"url.scheme=http".to_owned()));
+
+    let peer = format!("client.address=10.0.0.7 {own}");
+    assert_eq!(get(server(true), &[host]).await, peer);
+    let of_standard =
+        "client.address=192.0.2.1 server.address=shop.example server.port=8443 url.scheme=https";
+    let of_usual =
+        "client.address=2001:db8::1 server.address=mall.example server.port=443 url.scheme=https";
+    assert_eq!(get(server(true), &[host, standard]).await, of_standard);
+    assert_eq!(
+        get(server(true), &[&[host], &usual[..]].concat()).await,
+        of_usual
+    );
+    assert_eq!(
+        get(server(true), &[&[host, standard], &usual[..]].concat()).await,
+        of_standard
+    );
+    let nonsense = [
+        host,
+        ("forwarded", "for=unknown;proto=javascript;host=\"a b\""),
+        ("x-forwarded-proto", "wss"),
+        ("x-forwarded-host", "user:secret@evil.example"),
+        ("x-forwarded-for", "'; drop table clients"),
+    ];
+    assert_eq!(get(server(true), &nonsense).await, peer);
+    let long = "x".repeat(60_000);
+    let long = [
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-for",
+        "forwarded",
+    ]
+    .map(|name| (name, &*long));
+    assert_eq!(
+        get(server(true), &[&[host], &long[..]].concat()).await,
+        peer
+    );
+    // What the layer was told goes first, and on a client there is no proxy in front.
+    let told = server(true).callee(tower_tracer::Endpoint::default().address("told:1"));
+    assert_eq!(
+        get(told, &[host, standard]).await,
+        "client.address=192.0.2.1 server.address=told server.port=1 url.scheme=https"
+    );
+    let client = TracerLayer::new(telemetry.tracer().trust_forwarded()).client();
+    let own = "server.address=inner.example server.port=8080";
+    assert_eq!(get(client, &[host, standard]).await, own);
+
+    // The scheme is a label, the addresses are none.
+    let mut of_metrics = Vec::new();
+    for point in telemetry.histogram("http.server.request.duration") {
+        of_metrics.push(point.attributes.join(" "));
+    }
+    of_metrics.sort();
+    let label = |scheme: &str| {
+        format!("http.request.method=GET http.response.status_code=200 url.scheme={scheme}")
+    };
+    assert_eq!(of_metrics, [label("http"), label("https")]);
+    let mut in_flight = telemetry.sum("http.server.active_requests");
+    in_flight.sort();
+    let label = |scheme: &str| (format!("http.request.method=GET url.scheme={scheme}"), 0);
+    assert_eq!(in_flight, [label("http"), label("https")]);
+}
+
+#[tokio::test]
+async fn the_span_of_an_rpc_has_the_addresses_that_a_trusted_proxy_says() {
+    let telemetry = Telemetry::new();
+    let headers = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "echo.example:50051"),
+        ("x-forwarded-for", "192.0.2.1"),
+    ];
+    for (tracer, expected) in [
+        (telemetry.tracer(), vec![]),
+        (
+            telemetry.tracer().trust_forwarded(),
+            vec![
+                "client.address=192.0.2.1",
+                "server.address=echo.example",
+                "server.port=50051",
+            ],
+        ),
+    ] {
+        let tracer = tracer.methods(KnownMethods::new(["a.B/C"]));
+        let service = in_process(TracerLayer::new(tracer).server());
+        service.oneshot(request("/a.B/C", &headers)).await.unwrap();
+        let mut found = attributes(&last(&telemetry).attributes);
+        found.retain(|a| !a.starts_with("rpc."));
+        assert_eq!(found, expected);
+    }
+    let points = telemetry.histogram("rpc.server.call.duration");
+    assert_eq!(points.len(), 1, "no labels: {points:?}");
 }
 
 #[tokio::test]

@@ -69,7 +69,8 @@
 //!
 //! The server's address is that of the [callee](crate::TracerLayer::callee) that the layer was told,
 //! else what the request's URI has on a client. A server's own socket is not what its clients call,
-//! and not told; of plain HTTP its span has the host that the caller named.
+//! and not told; of plain HTTP its span has the host that the caller named. Behind a reverse proxy,
+//! [`trust_forwarded`](OtelTracer::trust_forwarded) takes scheme, host and client from its headers.
 //!
 //! # Context
 //!
@@ -113,6 +114,7 @@
 //! Attributes are prebuilt for each method and code. Of a span that is not sampled nothing is built
 //! but what the sampler sees.
 
+mod forwarded;
 mod http;
 mod methods;
 mod metrics;
@@ -123,7 +125,7 @@ mod span;
 use std::{
     borrow::Cow,
     env, fmt, iter,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
@@ -136,6 +138,7 @@ use opentelemetry::{
 };
 
 use self::{
+    forwarded::Forwarded,
     http::HttpExchange,
     methods::Methods,
     metrics::{Counted, Instruments},
@@ -173,6 +176,7 @@ pub fn tracer() -> OtelTracer {
         grpc_metrics: None,
         attempt_span_kind: SpanKind::Internal,
         public_endpoint: false,
+        trust_forwarded: false,
         message_events: false,
         timeline: false,
         in_flight: false,
@@ -195,6 +199,7 @@ pub struct OtelTracer {
     grpc_metrics: Option<GrpcMetrics>,
     attempt_span_kind: SpanKind,
     public_endpoint: bool,
+    trust_forwarded: bool,
     message_events: bool,
     timeline: bool,
     in_flight: bool,
@@ -305,6 +310,43 @@ impl OtelTracer {
     #[must_use]
     pub fn public_endpoint(mut self) -> Self {
         self.public_endpoint = true;
+        self
+    }
+
+    /// The server is behind a reverse proxy, and what that says of the request it received is true.
+    ///
+    /// As the [conventions for HTTP](https://opentelemetry.io/docs/specs/semconv/http/http-spans/)
+    /// say, a server's span and metrics then have the `url.scheme` that the client used, and the span
+    /// has the client's own `server.address` and `server.port`, and its `client.address`:
+    ///
+    /// | attribute | first | then | else |
+    /// | --- | --- | --- | --- |
+    /// | `url.scheme` | `Forwarded` (`proto`) | `X-Forwarded-Proto` | the request's scheme |
+    /// | `server.address`, `server.port` | `Forwarded` (`host`) | `X-Forwarded-Host` | the request's authority, then `Host` |
+    /// | `client.address` | `Forwarded` (`for`) | `X-Forwarded-For` | the connection's peer |
+    ///
+    /// The address of a [callee](crate::TracerLayer::callee) that the layer was told still goes first.
+    /// The span of an RPC has the addresses too, but no scheme, and its `server.address` comes from the
+    /// callee or the two headers alone.
+    ///
+    /// Where several proxies have added to a list, the first entry counts: the one of the proxy
+    /// nearest to the client. `Forwarded` is read by
+    /// [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239), up to 64 parameters. A value that is not
+    /// valid counts as missing: a scheme other than `http` and `https`, a host that is not a name of
+    /// up to 255 bytes or an IP address, a client that is not an IP address.
+    ///
+    /// **Only for a server that clients cannot reach past the proxy**, whose outermost proxy removes or
+    /// replaces these headers of its clients: anybody can send them.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, tracers::otel};
+    ///
+    /// let layer = TracerLayer::new(otel::tracer().trust_forwarded()).server();
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn trust_forwarded(mut self) -> Self {
+        self.trust_forwarded = true;
         self
     }
 
@@ -531,7 +573,13 @@ impl OtelTracer {
         }
     }
 
-    fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
+    fn start_rpc(
+        &self,
+        rpc: &RpcInfo,
+        request: &RequestParts<'_>,
+        system: System,
+        forwarded: Option<&Forwarded>,
+    ) -> Start {
         let key = key(rpc, request.uri(), system);
         let generated = || generated_name(rpc, request);
         let make = self.make_series();
@@ -549,6 +597,11 @@ impl OtelTracer {
                 earlier_attempts(rpc),
             ));
         }
+        if let Some(host) = forwarded.and_then(|forwarded| forwarded.host.as_ref())
+            && !matches!(rpc.callee().address(), Some(Address::Named(_)))
+        {
+            attributes.extend(series::server(Target::Authority(host.as_str())));
+        }
         Start {
             name: series.span_name.into(),
             attributes,
@@ -556,12 +609,18 @@ impl OtelTracer {
         }
     }
 
-    fn start_http(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Start {
+    fn start_http(
+        &self,
+        rpc: &RpcInfo,
+        request: &RequestParts<'_>,
+        forwarded: Option<&Forwarded>,
+    ) -> Start {
         let route = match rpc.role() {
             Role::Server => self.http_route.as_ref().and_then(|find| find(request)),
             Role::Client => None,
         };
-        let (exchange, attributes) = HttpExchange::start(rpc, request, route, &self.http_methods);
+        let (exchange, attributes) =
+            HttpExchange::start(rpc, request, route, &self.http_methods, forwarded);
         Start {
             name: exchange.span_name.clone(),
             attributes,
@@ -609,10 +668,18 @@ impl Tracer for OtelTracer {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
         // The record's `start_time` is a moment earlier, and reads the monotonic clock as well.
         let started = SystemTime::now();
+        let forwarded = (self.trust_forwarded && rpc.role() == Role::Server)
+            .then(|| Forwarded::read(request.headers()));
         let mut start = match System::of(rpc.protocol()) {
-            Some(system) => self.start_rpc(rpc, request, system),
-            None => self.start_http(rpc, request),
+            Some(system) => self.start_rpc(rpc, request, system, forwarded.as_ref()),
+            None => self.start_http(rpc, request, forwarded.as_ref()),
         };
+        if let Some(forwarded) = forwarded {
+            let peer = || rpc.peer().socket().map(|peer| peer.ip());
+            let client = forwarded.client.or_else(peer);
+            let address = |client: IpAddr| KeyValue::new("client.address", client.to_string());
+            start.attributes.extend(client.map(address));
+        }
         for header in &self.request_metadata {
             let (headers, protocol) = (request.headers(), rpc.protocol());
             let values = header.of(headers, protocol, self.wording.conventions);
@@ -869,6 +936,7 @@ impl fmt::Debug for OtelTracer {
             .field("grpc_metrics", &self.grpc_metrics)
             .field("attempt_span_kind", &self.attempt_span_kind)
             .field("public_endpoint", &self.public_endpoint)
+            .field("trust_forwarded", &self.trust_forwarded)
             .field("message_events", &self.message_events)
             .field("timeline", &self.timeline)
             .field("in_flight", &self.in_flight)
