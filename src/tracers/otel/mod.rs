@@ -1,15 +1,26 @@
 //! OpenTelemetry's spans, metrics and propagation.
 //!
 //! ```
+//! use opentelemetry::global;
+//! use opentelemetry_sdk::{
+//!     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+//! };
 //! use tower_tracer::{TracerLayer, tracers::otel};
 //!
-//! // On a client and on a server alike:
+//! // First, at the start of the program, each with an exporter:
+//! global::set_tracer_provider(SdkTracerProvider::builder().build());
+//! global::set_meter_provider(SdkMeterProvider::builder().build());
+//! global::set_text_map_propagator(TraceContextPropagator::new());
+//!
+//! // Then on a client and on a server alike:
 //! let layer = TracerLayer::new(otel::tracer());
 //! # let _ = layer;
 //! ```
 //!
-//! That takes the global providers and the global propagator, which a program sets before its first
-//! RPC. They can also be given, and there are settings for the rest:
+//! That takes the global providers and the global propagator. A program sets them before its first
+//! RPC: those that it sets later are used from then on, and RPCs before have neither spans nor metrics.
+//! Once a provider that emits was found, it stays. After 1000 RPCs without a provider, a tracer looks
+//! for one every 100 ms. They can also be given, and there are settings for the rest:
 //!
 //! ```
 //! use opentelemetry_sdk::{
@@ -116,6 +127,7 @@
 
 mod forwarded;
 mod http;
+mod live;
 mod methods;
 mod metrics;
 mod propagation;
@@ -131,7 +143,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, InstrumentationScope, KeyValue, global,
+    Context, InstrumentationScope, KeyValue,
     metrics::{Meter, MeterProvider},
     propagation::TextMapPropagator,
     trace::{self, Link, SpanBuilder, SpanKind, TraceContextExt as _, TraceId, TracerProvider},
@@ -140,6 +152,7 @@ use opentelemetry::{
 use self::{
     forwarded::Forwarded,
     http::HttpExchange,
+    live::Live,
     methods::Methods,
     metrics::{Counted, Instruments},
     propagation::Propagation,
@@ -208,12 +221,6 @@ pub struct OtelTracer {
 }
 
 type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
-
-/// What is made at the first RPC, when the global providers are there.
-struct Live {
-    spans: Arc<dyn Spans>,
-    instruments: Instruments,
-}
 
 /// Which of OpenTelemetry's conventions for RPC are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -504,20 +511,21 @@ impl OtelTracer {
 
     fn live(&self) -> &Live {
         self.live.get_or_init(|| {
-            let meter = self.meter.clone();
-            let meter = meter.unwrap_or_else(|| global::meter_with_scope(scope()));
-            let spans = self.spans.clone();
-            Live {
-                spans: spans.unwrap_or_else(|| Arc::new(global::tracer_with_scope(scope()))),
-                instruments: Instruments::new(
-                    &meter,
-                    self.wording.conventions,
-                    self.in_flight,
-                    self.bound,
-                    self.grpc_metrics,
-                ),
-            }
+            let (spans, meter) = (self.spans.clone(), self.meter.clone());
+            Live::new(spans, meter, self.make_instruments())
         })
+    }
+
+    fn make_instruments(&self) -> impl Fn(&Meter, bool) -> Instruments {
+        |meter, may_be_bound| {
+            Instruments::new(
+                meter,
+                self.wording.conventions,
+                self.in_flight,
+                self.bound && may_be_bound,
+                self.grpc_metrics,
+            )
+        }
     }
 
     fn make_series(&self) -> impl Fn(&'static str, Key<'_>) -> Series {
@@ -693,7 +701,8 @@ impl Tracer for OtelTracer {
             links: parent.link.map(|link| vec![link]),
             ..SpanBuilder::from_name(start.name)
         };
-        let (context, records) = self.live().spans.start(builder, &parent.context);
+        let live = self.live();
+        let (context, records) = live.start_span(builder, &parent.context, started);
         let running = span::Running {
             context,
             records,
@@ -709,7 +718,7 @@ impl Tracer for OtelTracer {
             self.propagation.inject(&running.context, headers);
         }
         // Last: what panics before, such as a sampler, leaves nothing that is counted and never ends.
-        let instruments = &self.live().instruments;
+        let instruments = live.instruments_at_start(started, self.make_instruments());
         let counted = match &running.what {
             What::Rpc(series) => instruments.rpc_started(series, rpc.role()),
             What::Http(exchange) => instruments.http_started(rpc.role(), &exchange.in_flight),
@@ -718,7 +727,7 @@ impl Tracer for OtelTracer {
     }
 
     fn finish(&self, Running(running, _counted): Running, rpc: &RpcInfo) {
-        let instruments = &self.live().instruments;
+        let instruments = self.live().instruments();
         match &running.what {
             What::Rpc(series) => self.finish_rpc(&running, series, rpc),
             What::Http(exchange) => {
@@ -809,7 +818,7 @@ impl OtelTracer {
             }
         };
         end_span(running, rpc, self.timeline, outcome.failed, &outcome.at_end);
-        let instruments = &self.live().instruments;
+        let instruments = self.live().instruments();
         instruments.rpc_finished(started, outcome, rpc);
     }
 
