@@ -101,8 +101,8 @@ fn the_built_in_tracers_hold_no_more_of_it_either() {
             TracerLayer::new(all).client(),
         ]
     };
-    let few = held(&layers, 1_000);
-    let many = held(&layers, 20_000);
+    let few = held(layers, 1_000);
+    let many = held(layers, 20_000);
     assert!(
         many - few < 200_000,
         "{many} bytes after 20,000, {few} after 1,000"

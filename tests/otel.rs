@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tokio_stream::StreamExt as _;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint, Server, server::TcpConnectInfo},
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, util::MapRequestLayer};
 use tower_tracer::{
@@ -596,6 +596,44 @@ async fn a_traceparent_that_is_none_is_ignored_and_the_request_served() {
         assert!(continued(vec![twice.clone(), ("tracestate", state.join(","))]).await);
         let state = last(&telemetry).span_context.trace_state().header();
         assert_eq!(!state.is_empty(), kept, "{members}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_tracestate_that_is_too_long_what_fits_goes_on() {
+    let telemetry = Telemetry::new();
+    // The service answers with what a client below it has sent.
+    let client = in_process(TracerLayer::new(telemetry.tracer()).client());
+    let service = ServiceBuilder::new()
+        .layer(TracerLayer::new(telemetry.tracer()).server())
+        .service_fn(move |_: http::Request<String>| client.clone().oneshot(request("/a.B/C", &[])));
+    let traceparent = format!("00-{TRACE}-{SPAN}-01");
+    let big = format!("big={}", "x".repeat(580));
+    let large = format!("large={}", "y".repeat(194));
+    let small = "a=1,b=2";
+    for (values, sent) in [
+        (
+            vec![format!("rojo=1,congo=2,{big}")],
+            "rojo=1,congo=2".to_owned(),
+        ),
+        (vec![format!("{big},rojo=1")], "rojo=1".to_owned()),
+        (
+            vec![small.to_owned(), big.clone(), "c=3".to_owned()],
+            format!("{small},c=3"),
+        ),
+        (vec![format!("{large},{small}")], format!("{large},{small}")),
+        (vec![big], String::new()),
+    ] {
+        let mut headers = vec![("traceparent", &*traceparent)];
+        headers.extend(values.iter().map(|value| ("tracestate", &**value)));
+        let call = service.clone().oneshot(request("/a.B/C", &headers));
+        let response = call.await.unwrap();
+        let span = last(&telemetry);
+        assert_eq!(span.span_context.trace_id().to_string(), TRACE);
+        assert_eq!(span.span_context.trace_state().header(), sent);
+        let injected = response.headers().get("tracestate");
+        let injected = injected.map_or("", |value| value.to_str().unwrap());
+        assert_eq!(injected, sent);
     }
 }
 
@@ -1529,6 +1567,229 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     assert_eq!(started, [("grpc.method=echo.Echo/UnaryEcho".to_owned(), 1)]);
 }
 
+/// Sends each request three times, to what is under this layer.
+async fn thrice<O: tower_tracer::Tracer, I: tower_tracer::Tracer>(
+    outer: TracerLayer<O>,
+    inner: TracerLayer<I>,
+    request: http::Request<String>,
+) {
+    let attempts = in_process(inner);
+    let retrying =
+        ServiceBuilder::new()
+            .layer(outer)
+            .service_fn(async |request: http::Request<String>| {
+                for _ in 0..2 {
+                    attempts.clone().oneshot(request.clone()).await.unwrap();
+                }
+                attempts.clone().oneshot(request).await
+            });
+    retrying.oneshot(request).await.unwrap();
+}
+
+/// The kind of each span, and which attempt it says it is.
+fn kinds_and_numbers(telemetry: &Telemetry, name: &str) -> Vec<(SpanKind, Option<String>)> {
+    let spans = telemetry.spans().into_iter().map(|span| {
+        let number = span.attributes.iter().find(|a| a.key.as_str() == name);
+        let number = number.map(|number| number.value.to_string());
+        (span.span_kind, number)
+    });
+    spans.collect()
+}
+
+#[tokio::test]
+async fn the_spans_of_attempts_have_their_number_and_only_the_calls_is_a_client_span() {
+    let layer = |tracer: OtelTracer| TracerLayer::new(tracer).client();
+    let number = |n: &str| Some(n.to_owned());
+
+    let telemetry = Telemetry::new();
+    let tracer = || telemetry.tracer();
+    thrice(layer(tracer()), layer(tracer()), request("/a.B/C", &[])).await;
+    let expected = [
+        (SpanKind::Internal, number("0")),
+        (SpanKind::Internal, number("1")),
+        (SpanKind::Internal, number("2")),
+        (SpanKind::Client, None),
+    ];
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "previous-rpc-attempts"),
+        expected
+    );
+    let number_of_2nd = &telemetry.spans()[1].attributes;
+    assert!(number_of_2nd.contains(&KeyValue::new("previous-rpc-attempts", 1)));
+    for point in telemetry.histogram("rpc.client.call.duration") {
+        let labels = point.attributes.join(" ");
+        assert!(!labels.contains("attempts"), "no label: {labels}");
+    }
+
+    // Plain HTTP: the first one is not resent.
+    let telemetry = Telemetry::new();
+    let tracer = || telemetry.tracer();
+    thrice(
+        layer(tracer()),
+        layer(tracer()),
+        http("GET", "http://a/b", ""),
+    )
+    .await;
+    let expected = [
+        (SpanKind::Internal, None),
+        (SpanKind::Internal, number("1")),
+        (SpanKind::Internal, number("2")),
+        (SpanKind::Client, None),
+    ];
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "http.request.resend_count"),
+        expected
+    );
+    assert!(!telemetry.spans().iter().any(|span| {
+        let names = attributes(&span.attributes).join(" ");
+        names.contains("previous-rpc-attempts")
+    }));
+    for point in telemetry.histogram("http.client.request.duration") {
+        let labels = point.attributes.join(" ");
+        assert!(!labels.contains("resend"), "no label: {labels}");
+    }
+}
+
+#[tokio::test]
+async fn the_kind_of_an_attempts_span_is_a_setting_and_without_a_calls_span_it_is_client() {
+    let name = "previous-rpc-attempts";
+    let client = |n: &str| (SpanKind::Client, Some(n.to_owned()));
+
+    let telemetry = Telemetry::new();
+    let attempt = telemetry.tracer().attempt_span_kind(SpanKind::Client);
+    let outer = TracerLayer::new(telemetry.tracer()).client();
+    thrice(
+        outer,
+        TracerLayer::new(attempt).client(),
+        request("/a.B/C", &[]),
+    )
+    .await;
+    let call = (SpanKind::Client, None);
+    let expected = [client("0"), client("1"), client("2"), call];
+    assert_eq!(kinds_and_numbers(&telemetry, name), expected);
+
+    let telemetry = Telemetry::new();
+    let (outer, inner) = (TracerLayer::new(()).client(), telemetry.tracer());
+    thrice(
+        outer,
+        TracerLayer::new(inner).client(),
+        request("/a.B/C", &[]),
+    )
+    .await;
+    let expected = [client("0"), client("1"), client("2")];
+    assert_eq!(kinds_and_numbers(&telemetry, name), expected);
+
+    // One layer alone: a call, and no attempt of one.
+    let telemetry = Telemetry::new();
+    let alone = in_process(TracerLayer::new(telemetry.tracer()).client());
+    alone.oneshot(request("/a.B/C", &[])).await.unwrap();
+    assert_eq!(
+        kinds_and_numbers(&telemetry, name),
+        [(SpanKind::Client, None)]
+    );
+}
+
+#[tokio::test]
+async fn of_two_layers_on_a_server_only_the_outer_ones_span_is_a_server_span() {
+    let telemetry = Telemetry::new();
+    let layer = || TracerLayer::new(telemetry.tracer()).server();
+    let previous = [("grpc-previous-rpc-attempts", "2")];
+    let nested = ServiceBuilder::new()
+        .layer(layer())
+        .service(in_process(layer()));
+    nested.oneshot(request("/a.B/C", &previous)).await.unwrap();
+    assert_eq!(
+        kinds_and_numbers(&telemetry, "previous-rpc-attempts"),
+        [(SpanKind::Internal, None), (SpanKind::Server, None)]
+    );
+}
+
+// Ending 52.
+#[tokio::test]
+async fn the_size_of_a_response_without_a_message_is_recorded_as_0_like_its_duration() {
+    type Answer = Result<http::Response<String>, Status>;
+    async fn sizes(role: Role, answer: impl Fn() -> Option<Answer>, code: &str) -> Option<f64> {
+        let telemetry = Telemetry::new();
+        let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
+        let layer = TracerLayer::new(tracer.grpc_metrics(GrpcMetrics::CallsAndAttempts));
+        let layer = match role {
+            Role::Client => layer.client(),
+            Role::Server => layer.server(),
+        };
+        let answers = ServiceBuilder::new().layer(layer).service_fn(
+            async |_: http::Request<tonic::body::Body>| match answer() {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            },
+        );
+        let mut call = Box::pin(answers.oneshot(request("/a.B/C", &[]).map(|_| {
+            tonic::body::Body::new(http_body_util::Full::<bytes::Bytes>::from(
+                &b"\0\0\0\0\x01a"[..],
+            ))
+        })));
+        if let Poll::Ready(Ok(response)) = futures_util::poll!(&mut call) {
+            let _ = http_body_util::BodyExt::collect(response.into_body()).await;
+        }
+        drop(call);
+        let (started, of_response, of_request) = match role {
+            Role::Client => ("client.attempt", "rcvd", "sent"),
+            Role::Server => ("server.call", "sent", "rcvd"),
+        };
+        let one = |name: String| {
+            let mut points = telemetry.histogram(&name);
+            assert!(points.len() <= 1, "{points:?}");
+            let point = points.pop()?;
+            assert_eq!(point.count, 1);
+            let status = format!("grpc.status={code}");
+            assert_eq!(point.attributes, ["grpc.method=a.B/C", &status], "{name}");
+            Some(point.sum)
+        };
+        assert!(one(format!("grpc.{started}.duration")).is_some());
+        let size = |way| format!("grpc.{started}.{way}_total_compressed_message_size");
+        // The body of the request is not read here, so nothing of it has passed.
+        assert_eq!(one(size(of_request)), Some(0.0), "{role} {code}");
+        one(size(of_response))
+    }
+    let page = |status: u16, content_type: &'static str, body: &'static str| {
+        move || {
+            let mut response = http::Response::builder().status(status);
+            if !content_type.is_empty() {
+                response = response.header("content-type", content_type);
+            }
+            Some(Ok(response.body(body.to_owned()).unwrap()))
+        }
+    };
+    let client = Role::Client;
+    for body in ["", "upstream connect error"] {
+        // The proxy's own answers, with and without a media type, empty and not.
+        assert_eq!(
+            sizes(client, page(503, "", body), "UNAVAILABLE").await,
+            Some(0.0)
+        );
+        let html = page(503, "text/html", body);
+        assert_eq!(sizes(client, html, "UNAVAILABLE").await, Some(0.0));
+        assert_eq!(
+            sizes(client, page(200, "", body), "UNKNOWN").await,
+            Some(0.0)
+        );
+        let server = sizes(Role::Server, page(503, "", body), "UNKNOWN").await;
+        assert_eq!(server, Some(0.0));
+    }
+    for role in [Role::Client, Role::Server] {
+        let nobody = || Some(Err(Status::unavailable("refused")));
+        assert_eq!(sizes(role, nobody, "UNAVAILABLE").await, Some(0.0));
+        assert_eq!(sizes(role, || None, "CANCELLED").await, Some(0.0));
+        let grpc = page(200, "application/grpc", "\0\0\0\0\x01a");
+        assert_eq!(sizes(role, grpc, "UNKNOWN").await, Some(1.0));
+        // What was answered with success and cannot be read is unknown, and unknown is not 0.
+        let unread = || {
+            let response = http::Response::builder().header("grpc-status", "0");
+            Some(Ok(response.body("\0\0\0\0\x01a".to_owned()).unwrap()))
+        };
+        assert_eq!(sizes(role, unread, "OK").await, None);
+    }
+}
+
 /// Answers a plain HTTP request with the status that its body says.
 fn answering(
     layer: TracerLayer<OtelTracer>,
@@ -1775,6 +2036,152 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
         !point.attributes.iter().any(|a| a.starts_with("url.")),
         "{point:?}"
     );
+}
+
+#[tokio::test]
+async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other() {
+    let telemetry = Telemetry::new();
+    let server = |trusted: bool| {
+        let tracer = telemetry.tracer().in_flight();
+        let tracer = match trusted {
+            true => tracer.trust_forwarded(),
+            false => tracer,
+        };
+        TracerLayer::new(tracer).server()
+    };
+    let get = async |layer: TracerLayer<OtelTracer>, headers: &[(&'static str, &str)]| {
+        let mut request = http("GET", "/a", "200");
+        // The address of the connection, as tonic's transport has it.
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: "10.0.0.7:4711".parse().ok(),
+        });
+        for (name, value) in headers {
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.headers_mut().append(*name, value);
+        }
+        answering(layer).oneshot(request).await.unwrap();
+        let told = |a: &String| {
+            let names = ["client.", "server.", "url.scheme"];
+            names.iter().any(|name| a.starts_with(name))
+        };
+        let mut found = attributes(&last(&telemetry).attributes);
+        found.retain(told);
+        found.join(" ")
+    };
+    let standard = (
+        "forwarded",
+        "for=192.0.2.1;proto=https;host=\"shop.example:8443\", for=10.0.0.1;proto=http",
+    );
+    let usual = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "mall.example"),
+        ("x-forwarded-for", "2001:db8::1, 10.0.0.1"),
+    ];
+    let host = ("host", "inner.example:8080");
+    let own = "server.address=inner.example server.port=8080 url.scheme=http";
+    for headers in [
+        vec![host],
+        vec![host, standard],
+        [&[host], &usual[..]].concat(),
+    ] {
+        assert_eq!(get(server(false), &headers).await, own, "not trusted");
+    }
+    let points = telemetry.histogram("http.server.request.duration");
+    let [point] = &points[..] else {
+        panic!("{points:?}")
+    };
+    assert!(point.attributes.contains(&"url.scheme=http".to_owned()));
+
+    let peer = format!("client.address=10.0.0.7 {own}");
+    assert_eq!(get(server(true), &[host]).await, peer);
+    let of_standard =
+        "client.address=192.0.2.1 server.address=shop.example server.port=8443 url.scheme=https";
+    let of_usual =
+        "client.address=2001:db8::1 server.address=mall.example server.port=443 url.scheme=https";
+    assert_eq!(get(server(true), &[host, standard]).await, of_standard);
+    assert_eq!(
+        get(server(true), &[&[host], &usual[..]].concat()).await,
+        of_usual
+    );
+    assert_eq!(
+        get(server(true), &[&[host, standard], &usual[..]].concat()).await,
+        of_standard
+    );
+    let nonsense = [
+        host,
+        ("forwarded", "for=unknown;proto=javascript;host=\"a b\""),
+        ("x-forwarded-proto", "wss"),
+        ("x-forwarded-host", "user:secret@evil.example"),
+        ("x-forwarded-for", "'; drop table clients"),
+    ];
+    assert_eq!(get(server(true), &nonsense).await, peer);
+    let long = "x".repeat(60_000);
+    let long = [
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-for",
+        "forwarded",
+    ]
+    .map(|name| (name, &*long));
+    assert_eq!(
+        get(server(true), &[&[host], &long[..]].concat()).await,
+        peer
+    );
+    // What the layer was told goes first, and on a client there is no proxy in front.
+    let told = server(true).callee(tower_tracer::Endpoint::default().address("told:1"));
+    assert_eq!(
+        get(told, &[host, standard]).await,
+        "client.address=192.0.2.1 server.address=told server.port=1 url.scheme=https"
+    );
+    let client = TracerLayer::new(telemetry.tracer().trust_forwarded()).client();
+    let own = "server.address=inner.example server.port=8080";
+    assert_eq!(get(client, &[host, standard]).await, own);
+
+    // The scheme is a label, the addresses are none.
+    let mut of_metrics = Vec::new();
+    for point in telemetry.histogram("http.server.request.duration") {
+        of_metrics.push(point.attributes.join(" "));
+    }
+    of_metrics.sort();
+    let label = |scheme: &str| {
+        format!("http.request.method=GET http.response.status_code=200 url.scheme={scheme}")
+    };
+    assert_eq!(of_metrics, [label("http"), label("https")]);
+    let mut in_flight = telemetry.sum("http.server.active_requests");
+    in_flight.sort();
+    let label = |scheme: &str| (format!("http.request.method=GET url.scheme={scheme}"), 0);
+    assert_eq!(in_flight, [label("http"), label("https")]);
+}
+
+#[tokio::test]
+async fn the_span_of_an_rpc_has_the_addresses_that_a_trusted_proxy_says() {
+    let telemetry = Telemetry::new();
+    let headers = [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "echo.example:50051"),
+        ("x-forwarded-for", "192.0.2.1"),
+    ];
+    for (tracer, expected) in [
+        (telemetry.tracer(), vec![]),
+        (
+            telemetry.tracer().trust_forwarded(),
+            vec![
+                "client.address=192.0.2.1",
+                "server.address=echo.example",
+                "server.port=50051",
+            ],
+        ),
+    ] {
+        let tracer = tracer.methods(KnownMethods::new(["a.B/C"]));
+        let service = in_process(TracerLayer::new(tracer).server());
+        service.oneshot(request("/a.B/C", &headers)).await.unwrap();
+        let mut found = attributes(&last(&telemetry).attributes);
+        found.retain(|a| !a.starts_with("rpc."));
+        assert_eq!(found, expected);
+    }
+    let points = telemetry.histogram("rpc.server.call.duration");
+    assert_eq!(points.len(), 1, "no labels: {points:?}");
 }
 
 #[tokio::test]

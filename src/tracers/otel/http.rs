@@ -2,10 +2,14 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{StatusCode, Uri, header::HOST};
+use http::{StatusCode, header::HOST};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::series::{self, Target, sorted};
+use super::{
+    earlier_attempts,
+    forwarded::Forwarded,
+    series::{self, Target, sorted},
+};
 use crate::{
     Address, Ending, RequestParts, Role, RpcInfo, Status,
     tracers::{
@@ -40,13 +44,15 @@ impl HttpExchange {
         request: &RequestParts<'_>,
         route: Option<String>,
         known_methods: &[&'static str],
+        forwarded: Option<&Forwarded>,
     ) -> (Self, Vec<KeyValue>) {
         let role = rpc.role();
         let method = rpc.http_method();
         let known = method.and_then(|method| known_http_method(method, known_methods));
         let label = known.unwrap_or(OTHER);
         let uri = request.uri();
-        let scheme = scheme(uri);
+        let forwarded_scheme = forwarded.and_then(|forwarded| forwarded.scheme);
+        let scheme = forwarded_scheme.unwrap_or_else(|| scheme(uri));
         let route = route.map(Arc::<str>::from);
         let name = known.unwrap_or("HTTP");
         let span_name = match &route {
@@ -56,7 +62,7 @@ impl HttpExchange {
         let mut measured = Vec::with_capacity(7);
         measured.push(KeyValue::new("http.request.method", label));
         let mut in_flight = Vec::new();
-        let server = server(rpc, request, scheme);
+        let server = server(rpc, request, forwarded, scheme);
         let mut at_start = Vec::with_capacity(12);
         match role {
             Role::Server => {
@@ -71,6 +77,10 @@ impl HttpExchange {
                 in_flight.extend_from_slice(&measured);
                 if let Some(url) = uri.and_then(full_url) {
                     at_start.push(KeyValue::new("url.full", url));
+                }
+                let earlier = earlier_attempts(rpc);
+                if earlier > 0 {
+                    at_start.push(KeyValue::new("http.request.resend_count", earlier));
                 }
             }
         }
@@ -134,13 +144,20 @@ fn known_status(status: u16) -> u16 {
     }
 }
 
-/// The server's address and port: as the layer was told, else as the request has it, which without a
-/// host in its URI has a header. On a server that is the caller's word, and stands in the span alone.
-fn server(rpc: &RpcInfo, request: &RequestParts<'_>, scheme: &str) -> Vec<KeyValue> {
+/// The server's address and port: as the layer was told, else as a proxy that is trusted says, else as
+/// the request has it, which without a host in its URI has a header. On a server that is the
+/// caller's word, and stands in the span alone.
+fn server(
+    rpc: &RpcInfo,
+    request: &RequestParts<'_>,
+    forwarded: Option<&Forwarded>,
+    scheme: &str,
+) -> Vec<KeyValue> {
     if let Some(Address::Named(told)) = rpc.callee().address() {
         return series::server(Target::Told(told));
     }
-    let named = request.uri().and_then(Uri::authority).cloned();
+    let forwarded = forwarded.and_then(|forwarded| forwarded.host.as_ref());
+    let named = forwarded.or_else(|| request.uri()?.authority()).cloned();
     let header = || request.headers().get(HOST)?.as_bytes().try_into().ok();
     let Some(authority) = named.or_else(header) else {
         return Vec::new();
@@ -162,4 +179,4 @@ fn server(rpc: &RpcInfo, request: &RequestParts<'_>, scheme: &str) -> Vec<KeyVal
 }
 
 /// How much of a host's name a span keeps, which is as much as DNS allows.
-const HOST_NAME: usize = 255;
+pub(super) const HOST_NAME: usize = 255;

@@ -14,7 +14,7 @@ use super::{
     Conventions, GrpcMetrics,
     series::{Outcome, Series},
 };
-use crate::{Role, RpcInfo};
+use crate::{Role, RpcInfo, Stats, Status};
 
 /// Of the conventions, in seconds.
 const SECONDS: [f64; 14] = [
@@ -380,10 +380,10 @@ impl Grpc {
                 histogram.record(bytes, attributes);
             }
         };
-        let (sent, received) = match rpc.role() {
+        let (request, response) = match rpc.role() {
             Role::Server => {
                 self.server_duration.record(seconds, attributes);
-                (&self.server_sent, &self.server_received)
+                (&self.server_received, &self.server_sent)
             }
             Role::Client => {
                 if self.what.calls() {
@@ -400,7 +400,20 @@ impl Grpc {
                 (&self.attempt_sent, &self.attempt_received)
             }
         };
-        size(sent, stats.sent().message_bytes());
-        size(received, stats.received().message_bytes());
+        size(request, stats.request().message_bytes());
+        size(response, response_bytes(stats));
     }
+}
+
+/// The bytes of a response's messages, for A66's sizes, which are recorded with each duration.
+///
+/// The layer always sees the response. One that is missing, or is not gRPC's, had no message. Only a
+/// successful response whose bytes the layer cannot read as messages leaves the size unknown.
+fn response_bytes(stats: &Stats) -> Option<u64> {
+    let response = stats.response();
+    let unread = response.wire_bytes().is_some_and(|bytes| bytes > 0);
+    let answered = stats.status() == Some(Status::OK);
+    response
+        .message_bytes()
+        .or_else(|| (!(unread && answered)).then_some(0))
 }

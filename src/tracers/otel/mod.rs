@@ -1,15 +1,26 @@
 //! OpenTelemetry's spans, metrics and propagation.
 //!
 //! ```
+//! use opentelemetry::global;
+//! use opentelemetry_sdk::{
+//!     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+//! };
 //! use tower_tracer::{TracerLayer, tracers::otel};
 //!
-//! // On a client and on a server alike:
+//! // First, at the start of the program, each with an exporter:
+//! global::set_tracer_provider(SdkTracerProvider::builder().build());
+//! global::set_meter_provider(SdkMeterProvider::builder().build());
+//! global::set_text_map_propagator(TraceContextPropagator::new());
+//!
+//! // Then on a client and on a server alike:
 //! let layer = TracerLayer::new(otel::tracer());
 //! # let _ = layer;
 //! ```
 //!
-//! That takes the global providers and the global propagator, which a program sets before its first
-//! RPC. They can also be given, and there are settings for the rest:
+//! That takes the global providers and the global propagator. A program sets them before its first
+//! RPC: those that it sets later are used from then on, and RPCs before have neither spans nor metrics.
+//! Once a provider that emits was found, it stays. After 1000 RPCs without a provider, a tracer looks
+//! for one every 100 ms. They can also be given, and there are settings for the rest:
 //!
 //! ```
 //! use opentelemetry_sdk::{
@@ -59,9 +70,18 @@
 //! failure, `error.type`: the status, or where there was none how it [ended](crate::Ending), such as
 //! `cancelled` or `service_error`. A query may hold secrets and is left out.
 //!
+//! Under a retry layer, the span of each attempt has its number, counted from 0. A gRPC attempt has
+//! `previous-rpc-attempts`, as gRPC's
+//! [A72](https://github.com/grpc/proposal/blob/master/A72-open-telemetry-tracing.md) defines it, and a
+//! resent HTTP request has `http.request.resend_count`, which the conventions for HTTP define and
+//! which the first one lacks. This takes a layer outside of the retry layer and one inside. The span
+//! of the call is `CLIENT`, the [attempts' spans](OtelTracer::attempt_span_kind) are `INTERNAL`. Of
+//! two layers on one server, the inner one's span is `INTERNAL` too.
+//!
 //! The server's address is that of the [callee](crate::TracerLayer::callee) that the layer was told,
 //! else what the request's URI has on a client. A server's own socket is not what its clients call,
-//! and not told; of plain HTTP its span has the host that the caller named.
+//! and not told; of plain HTTP its span has the host that the caller named. Behind a reverse proxy,
+//! [`trust_forwarded`](OtelTracer::trust_forwarded) takes scheme, host and client from its headers.
 //!
 //! # Context
 //!
@@ -73,6 +93,12 @@
 //!
 //! A request that passes several layers, or that a server's handler hands on to a client, is in one
 //! trace also where a buffer or a task lies between them: it carries its record.
+//!
+//! What a caller sends is bounded by W3C's limits. A `tracestate` of more than 512 characters is cut
+//! by members, as [Trace Context](https://www.w3.org/TR/trace-context/#tracestate-limits) (3.3.1.5) says:
+//! those of more than 128 characters go first, the longest of them before the others, then those at
+//! the end. One of more than 32 members is ignored, and so is baggage of more than 64 members or 8192
+//! bytes.
 //!
 //! Where telemetry is suppressed, as in an exporter's own calls, this tracer takes no part.
 //!
@@ -99,7 +125,9 @@
 //! Attributes are prebuilt for each method and code. Of a span that is not sampled nothing is built
 //! but what the sampler sees.
 
+mod forwarded;
 mod http;
+mod live;
 mod methods;
 mod metrics;
 mod propagation;
@@ -109,20 +137,22 @@ mod span;
 use std::{
     borrow::Cow,
     env, fmt, iter,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 use opentelemetry::{
-    Context, InstrumentationScope, KeyValue, global,
+    Context, InstrumentationScope, KeyValue,
     metrics::{Meter, MeterProvider},
     propagation::TextMapPropagator,
     trace::{self, Link, SpanBuilder, SpanKind, TraceContextExt as _, TraceId, TracerProvider},
 };
 
 use self::{
+    forwarded::Forwarded,
     http::HttpExchange,
+    live::Live,
     methods::Methods,
     metrics::{Counted, Instruments},
     propagation::Propagation,
@@ -157,7 +187,9 @@ pub fn tracer() -> OtelTracer {
         http_route: None,
         http_methods: HTTP_METHODS.to_vec(),
         grpc_metrics: None,
+        attempt_span_kind: SpanKind::Internal,
         public_endpoint: false,
+        trust_forwarded: false,
         message_events: false,
         timeline: false,
         in_flight: false,
@@ -178,7 +210,9 @@ pub struct OtelTracer {
     http_route: Option<Box<RouteOf>>,
     http_methods: Vec<&'static str>,
     grpc_metrics: Option<GrpcMetrics>,
+    attempt_span_kind: SpanKind,
     public_endpoint: bool,
+    trust_forwarded: bool,
     message_events: bool,
     timeline: bool,
     in_flight: bool,
@@ -187,12 +221,6 @@ pub struct OtelTracer {
 }
 
 type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
-
-/// What is made at the first RPC, when the global providers are there.
-struct Live {
-    spans: Arc<dyn Spans>,
-    instruments: Instruments,
-}
 
 /// Which of OpenTelemetry's conventions for RPC are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -239,7 +267,8 @@ pub enum GrpcMetrics {
     /// is a layer inside, too, with a tracer of its own for the [attempts](Self::Attempts).
     Calls,
     /// Each RPC is an attempt: for the layer inside of a retry layer. It measures no
-    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's.
+    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's, of the
+    /// kind that [`attempt_span_kind`](OtelTracer::attempt_span_kind) sets.
     Attempts,
 }
 
@@ -288,6 +317,43 @@ impl OtelTracer {
     #[must_use]
     pub fn public_endpoint(mut self) -> Self {
         self.public_endpoint = true;
+        self
+    }
+
+    /// The server is behind a reverse proxy, and what that says of the request it received is true.
+    ///
+    /// As the [conventions for HTTP](https://opentelemetry.io/docs/specs/semconv/http/http-spans/)
+    /// say, a server's span and metrics then have the `url.scheme` that the client used, and the span
+    /// has the client's own `server.address` and `server.port`, and its `client.address`:
+    ///
+    /// | attribute | first | then | else |
+    /// | --- | --- | --- | --- |
+    /// | `url.scheme` | `Forwarded` (`proto`) | `X-Forwarded-Proto` | the request's scheme |
+    /// | `server.address`, `server.port` | `Forwarded` (`host`) | `X-Forwarded-Host` | the request's authority, then `Host` |
+    /// | `client.address` | `Forwarded` (`for`) | `X-Forwarded-For` | the connection's peer |
+    ///
+    /// The address of a [callee](crate::TracerLayer::callee) that the layer was told still goes first.
+    /// The span of an RPC has the addresses too, but no scheme, and its `server.address` comes from the
+    /// callee or the two headers alone.
+    ///
+    /// Where several proxies have added to a list, the first entry counts: the one of the proxy
+    /// nearest to the client. `Forwarded` is read by
+    /// [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239), up to 64 parameters. A value that is not
+    /// valid counts as missing: a scheme other than `http` and `https`, a host that is not a name of
+    /// up to 255 bytes or an IP address, a client that is not an IP address.
+    ///
+    /// **Only for a server that clients cannot reach past the proxy**, whose outermost proxy removes or
+    /// replaces these headers of its clients: anybody can send them.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, tracers::otel};
+    ///
+    /// let layer = TracerLayer::new(otel::tracer().trust_forwarded()).server();
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn trust_forwarded(mut self) -> Self {
+        self.trust_forwarded = true;
         self
     }
 
@@ -405,9 +471,27 @@ impl OtelTracer {
     /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
     /// the address of the callee that the layer was told, else that of the request's URI. A call that
     /// starts before its method is known, see [Methods](self#methods), starts as `other`.
+    ///
+    /// Sizes are in bytes (`By`), compressed and without prefixes. The size of the response is recorded
+    /// with each duration, and is 0 if there was no message: also if a proxy answered with a page of
+    /// its own, or nobody answered. The size of a request whose body the layer cannot count is
+    /// unknown, and is not recorded.
     #[must_use]
     pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
         self.grpc_metrics = Some(what);
+        self
+    }
+
+    /// The kind of an attempt's span under the span of its call: `INTERNAL` by default.
+    ///
+    /// The layer outside of a retry layer makes the `CLIENT` span of the call, the layer inside one
+    /// span for each attempt. If those were `CLIENT` too, metrics and service graphs that a backend
+    /// derives from spans would count a call once more for each attempt. Set [`SpanKind::Client`]
+    /// for a backend that pairs each server's span with the `CLIENT` span directly above it. An
+    /// attempt whose call has no span keeps the kind `CLIENT`.
+    #[must_use]
+    pub fn attempt_span_kind(mut self, kind: SpanKind) -> Self {
+        self.attempt_span_kind = kind;
         self
     }
 
@@ -427,28 +511,29 @@ impl OtelTracer {
 
     fn live(&self) -> &Live {
         self.live.get_or_init(|| {
-            let meter = self.meter.clone();
-            let meter = meter.unwrap_or_else(|| global::meter_with_scope(scope()));
-            let spans = self.spans.clone();
-            Live {
-                spans: spans.unwrap_or_else(|| Arc::new(global::tracer_with_scope(scope()))),
-                instruments: Instruments::new(
-                    &meter,
-                    self.wording.conventions,
-                    self.in_flight,
-                    self.bound,
-                    self.grpc_metrics,
-                ),
-            }
+            let (spans, meter) = (self.spans.clone(), self.meter.clone());
+            Live::new(spans, meter, self.make_instruments())
         })
+    }
+
+    fn make_instruments(&self) -> impl Fn(&Meter, bool) -> Instruments {
+        |meter, may_be_bound| {
+            Instruments::new(
+                meter,
+                self.wording.conventions,
+                self.in_flight,
+                self.bound && may_be_bound,
+                self.grpc_metrics,
+            )
+        }
     }
 
     fn make_series(&self) -> impl Fn(&'static str, Key<'_>) -> Series {
         |method, key| Series::new(&self.wording, method, key)
     }
 
-    /// The context that a span starts in, and the caller's span to link to.
-    fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> (Context, Option<Link>) {
+    /// What a span starts in.
+    fn parent(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Parent {
         let current = Context::current();
         // An outer layer has read the headers of this request; between the two there may be a buffer or
         // a task, where its span is not current. So it may be where a server's request is passed on.
@@ -461,14 +546,17 @@ impl OtelTracer {
         };
         if let Some(context) = from.and_then(context_of) {
             let is_within = trace_of(&context) == trace_of(&current);
-            return (if is_within { current } else { context }, None);
+            return Parent {
+                is_of_same_rpc: rpc.outer().is_some(),
+                ..Parent::from(if is_within { current } else { context })
+            };
         }
         if rpc.role() == Role::Client {
-            return (current, None);
+            return current.into();
         }
         let extracted = self.propagation.extract(&current, request.headers());
         if !self.public_endpoint {
-            return (extracted, None);
+            return extracted.into();
         }
         let caller = extracted.span().span_context().clone();
         let link = caller.is_valid().then(|| Link::with_context(caller));
@@ -477,10 +565,29 @@ impl OtelTracer {
             true => Context::new(),
             false => current,
         };
-        (root, link)
+        Parent {
+            link,
+            ..Parent::from(root)
+        }
     }
 
-    fn start_rpc(&self, rpc: &RpcInfo, request: &RequestParts<'_>, system: System) -> Start {
+    /// Of two spans of one RPC on one side, the outer one alone is the RPC's for whoever counts them.
+    fn span_kind(&self, role: Role, parent: &Parent) -> SpanKind {
+        match (role, parent.is_of_same_rpc) {
+            (Role::Client, false) => SpanKind::Client,
+            (Role::Client, true) => self.attempt_span_kind.clone(),
+            (Role::Server, false) => SpanKind::Server,
+            (Role::Server, true) => SpanKind::Internal,
+        }
+    }
+
+    fn start_rpc(
+        &self,
+        rpc: &RpcInfo,
+        request: &RequestParts<'_>,
+        system: System,
+        forwarded: Option<&Forwarded>,
+    ) -> Start {
         let key = key(rpc, request.uri(), system);
         let generated = || generated_name(rpc, request);
         let make = self.make_series();
@@ -490,6 +597,19 @@ impl OtelTracer {
         if series.is_other() {
             attributes.push(original(rpc));
         }
+        if series.is_grpc()
+            && let (Role::Client, Some(_)) = (rpc.role(), rpc.outer())
+        {
+            attributes.push(KeyValue::new(
+                "previous-rpc-attempts",
+                earlier_attempts(rpc),
+            ));
+        }
+        if let Some(host) = forwarded.and_then(|forwarded| forwarded.host.as_ref())
+            && !matches!(rpc.callee().address(), Some(Address::Named(_)))
+        {
+            attributes.extend(series::server(Target::Authority(host.as_str())));
+        }
         Start {
             name: series.span_name.into(),
             attributes,
@@ -497,12 +617,18 @@ impl OtelTracer {
         }
     }
 
-    fn start_http(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Start {
+    fn start_http(
+        &self,
+        rpc: &RpcInfo,
+        request: &RequestParts<'_>,
+        forwarded: Option<&Forwarded>,
+    ) -> Start {
         let route = match rpc.role() {
             Role::Server => self.http_route.as_ref().and_then(|find| find(request)),
             Role::Client => None,
         };
-        let (exchange, attributes) = HttpExchange::start(rpc, request, route, &self.http_methods);
+        let (exchange, attributes) =
+            HttpExchange::start(rpc, request, route, &self.http_methods, forwarded);
         Start {
             name: exchange.span_name.clone(),
             attributes,
@@ -513,6 +639,25 @@ impl OtelTracer {
 
 /// Room for the attributes that a span gets after its start.
 const AT_END: usize = 6;
+
+/// What a span starts in.
+struct Parent {
+    context: Context,
+    /// Whether its span is that of an outer layer, which sees the same RPC.
+    is_of_same_rpc: bool,
+    /// To the caller's span.
+    link: Option<Link>,
+}
+
+impl From<Context> for Parent {
+    fn from(context: Context) -> Self {
+        Self {
+            context,
+            is_of_same_rpc: false,
+            link: None,
+        }
+    }
+}
 
 /// What a span starts with.
 struct Start {
@@ -531,27 +676,33 @@ impl Tracer for OtelTracer {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
         // The record's `start_time` is a moment earlier, and reads the monotonic clock as well.
         let started = SystemTime::now();
+        let forwarded = (self.trust_forwarded && rpc.role() == Role::Server)
+            .then(|| Forwarded::read(request.headers()));
         let mut start = match System::of(rpc.protocol()) {
-            Some(system) => self.start_rpc(rpc, request, system),
-            None => self.start_http(rpc, request),
+            Some(system) => self.start_rpc(rpc, request, system, forwarded.as_ref()),
+            None => self.start_http(rpc, request, forwarded.as_ref()),
         };
+        if let Some(forwarded) = forwarded {
+            let peer = || rpc.peer().socket().map(|peer| peer.ip());
+            let client = forwarded.client.or_else(peer);
+            let address = |client: IpAddr| KeyValue::new("client.address", client.to_string());
+            start.attributes.extend(client.map(address));
+        }
         for header in &self.request_metadata {
             let (headers, protocol) = (request.headers(), rpc.protocol());
             let values = header.of(headers, protocol, self.wording.conventions);
             start.attributes.extend(values);
         }
-        let (parent, link) = self.parent(rpc, request);
+        let parent = self.parent(rpc, request);
         let builder = SpanBuilder {
-            span_kind: Some(match rpc.role() {
-                Role::Client => SpanKind::Client,
-                Role::Server => SpanKind::Server,
-            }),
+            span_kind: Some(self.span_kind(rpc.role(), &parent)),
             start_time: Some(started),
             attributes: Some(start.attributes),
-            links: link.map(|link| vec![link]),
+            links: parent.link.map(|link| vec![link]),
             ..SpanBuilder::from_name(start.name)
         };
-        let (context, records) = self.live().spans.start(builder, &parent);
+        let live = self.live();
+        let (context, records) = live.start_span(builder, &parent.context, started);
         let running = span::Running {
             context,
             records,
@@ -567,7 +718,7 @@ impl Tracer for OtelTracer {
             self.propagation.inject(&running.context, headers);
         }
         // Last: what panics before, such as a sampler, leaves nothing that is counted and never ends.
-        let instruments = &self.live().instruments;
+        let instruments = live.instruments_at_start(started, self.make_instruments());
         let counted = match &running.what {
             What::Rpc(series) => instruments.rpc_started(series, rpc.role()),
             What::Http(exchange) => instruments.http_started(rpc.role(), &exchange.in_flight),
@@ -576,7 +727,7 @@ impl Tracer for OtelTracer {
     }
 
     fn finish(&self, Running(running, _counted): Running, rpc: &RpcInfo) {
-        let instruments = &self.live().instruments;
+        let instruments = self.live().instruments();
         match &running.what {
             What::Rpc(series) => self.finish_rpc(&running, series, rpc),
             What::Http(exchange) => {
@@ -667,7 +818,7 @@ impl OtelTracer {
             }
         };
         end_span(running, rpc, self.timeline, outcome.failed, &outcome.at_end);
-        let instruments = &self.live().instruments;
+        let instruments = self.live().instruments();
         instruments.rpc_finished(started, outcome, rpc);
     }
 
@@ -753,6 +904,11 @@ fn peer_attributes(peer: SocketAddr) -> [KeyValue; 2] {
     ]
 }
 
+/// How many attempts of its call were made before this one.
+fn earlier_attempts(rpc: &RpcInfo) -> i64 {
+    rpc.attempt().saturating_sub(1).into()
+}
+
 /// The method as the caller named it.
 fn original(rpc: &RpcInfo) -> KeyValue {
     KeyValue::new("rpc.method_original", original_method(rpc).to_owned())
@@ -787,7 +943,9 @@ impl fmt::Debug for OtelTracer {
             .field("request_metadata", &self.request_metadata)
             .field("response_metadata", &self.response_metadata)
             .field("grpc_metrics", &self.grpc_metrics)
+            .field("attempt_span_kind", &self.attempt_span_kind)
             .field("public_endpoint", &self.public_endpoint)
+            .field("trust_forwarded", &self.trust_forwarded)
             .field("message_events", &self.message_events)
             .field("timeline", &self.timeline)
             .field("in_flight", &self.in_flight)

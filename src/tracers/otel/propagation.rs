@@ -76,6 +76,8 @@ const BAGGAGE_BYTES: usize = 8192;
 const BAGGAGE_MEMBERS: usize = 64;
 const TRACESTATE_BYTES: usize = 512;
 const TRACESTATE_MEMBERS: usize = 32;
+/// Members that are longer are the first to go.
+const TRACESTATE_MEMBER_BYTES: usize = 128;
 
 /// A request's headers; what a peer sent beyond what is allowed is not there.
 struct Extracted<'a> {
@@ -93,25 +95,73 @@ impl Extracted<'_> {
         values.next().is_none().then_some(value)
     }
 
-    fn list<'s>(
-        &'s self,
-        name: &HeaderName,
-        joined: &'s OnceCell<Option<String>>,
-        bytes: usize,
-        members: usize,
-    ) -> Option<&'s str> {
-        let mut values = self.headers.get_all(name).iter();
+    fn tracestate(&self) -> Option<&str> {
+        let mut values = self.headers.get_all(&TRACESTATE).iter();
+        let first = values.next()?;
+        if values.next().is_none() && first.len() <= TRACESTATE_BYTES {
+            let list = first.to_str().ok()?;
+            return has_at_most(TRACESTATE_MEMBERS, list).then_some(list);
+        }
+        self.tracestate
+            .get_or_init(|| cut_tracestate(self.headers.get_all(&TRACESTATE).iter()))
+            .as_deref()
+    }
+
+    fn baggage(&self) -> Option<&str> {
+        let mut values = self.headers.get_all(&BAGGAGE).iter();
         let first = values.next()?;
         let list = if values.next().is_none() {
             first.to_str().ok()?
         } else {
-            joined
-                .get_or_init(|| join(self.headers.get_all(name).iter(), bytes))
+            self.baggage
+                .get_or_init(|| join(self.headers.get_all(&BAGGAGE).iter(), BAGGAGE_BYTES))
                 .as_deref()?
         };
-        let fits = list.len() <= bytes && list.split(',').take(members + 1).count() <= members;
+        let fits = list.len() <= BAGGAGE_BYTES && has_at_most(BAGGAGE_MEMBERS, list);
         fits.then_some(list)
     }
+}
+
+fn has_at_most(members: usize, list: &str) -> bool {
+    list.split(',').take(members + 1).count() <= members
+}
+
+/// The members of all `tracestate` headers, cut as W3C's
+/// [Trace Context](https://www.w3.org/TR/trace-context/#tracestate-limits) (3.3.1.5) says: no member is
+/// split, members of more than 128 characters go first, the longest before the others, then those
+/// at the end.
+///
+/// `None` if a value is not text, if nothing is left, and if there are more than 32 members: such a
+/// list is not valid.
+fn cut_tracestate<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Option<String> {
+    let mut members = Vec::new();
+    for value in values {
+        for member in value.to_str().ok()?.split(',') {
+            if members.len() == TRACESTATE_MEMBERS {
+                return None;
+            }
+            members.push(member.trim_matches([' ', '\t']));
+        }
+    }
+    // Members can be empty.
+    members.retain(|member| !member.is_empty());
+    let length = |members: &[&str]| {
+        let with_comma = members.iter().map(|member| member.len() + 1);
+        with_comma.sum::<usize>().saturating_sub(1)
+    };
+    while length(&members) > TRACESTATE_BYTES {
+        // Of two that are equally long, the one nearer to the end.
+        let longest = members
+            .iter_mut()
+            .filter(|member| member.len() > TRACESTATE_MEMBER_BYTES)
+            .max_by_key(|member| member.len());
+        match longest {
+            Some(longest) => *longest = "",
+            None => _ = members.pop(),
+        }
+        members.retain(|member| !member.is_empty());
+    }
+    (!members.is_empty()).then(|| members.join(","))
 }
 
 /// Joins the values of a list; `None` where one is no text, or they are too long.
@@ -133,13 +183,8 @@ impl Extractor for Extracted<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         match key {
             "traceparent" => self.only(&TRACEPARENT).filter(|v| is_traceparent(v)),
-            "tracestate" => self.list(
-                &TRACESTATE,
-                &self.tracestate,
-                TRACESTATE_BYTES,
-                TRACESTATE_MEMBERS,
-            ),
-            "baggage" => self.list(&BAGGAGE, &self.baggage, BAGGAGE_BYTES, BAGGAGE_MEMBERS),
+            "tracestate" => self.tracestate(),
+            "baggage" => self.baggage(),
             key => self.only(&*name(key)?),
         }
     }
@@ -204,7 +249,76 @@ impl Injector for Injected<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_traceparent;
+    use http::HeaderValue;
+
+    use super::{cut_tracestate, is_traceparent};
+
+    fn cut<const N: usize>(values: [&str; N]) -> Option<String> {
+        let values = values.map(|value| HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        cut_tracestate(values.iter())
+    }
+
+    /// A member of this length.
+    fn member(name: &str, length: usize) -> String {
+        format!("{name}={}", "v".repeat(length - name.len() - 1))
+    }
+
+    #[test]
+    fn a_tracestate_is_cut_by_members_the_longest_first_then_from_the_end() {
+        let of = |lengths: &[(&str, usize)]| {
+            let members = lengths.iter().map(|(name, length)| member(name, *length));
+            members.collect::<Vec<_>>().join(",")
+        };
+        let whole = of(&[("a", 128), ("b", 128), ("c", 128), ("d", 125)]);
+        assert_eq!(whole.len(), 512);
+        assert_eq!(cut([&whole]), Some(whole.clone()));
+        for (given, kept) in [
+            // One character too many, and none is long: the last one goes.
+            (
+                vec![("a", 128), ("b", 128), ("c", 128), ("d", 126)],
+                vec![("a", 128), ("b", 128), ("c", 128)],
+            ),
+            // One of more than 128 goes before the last.
+            (
+                vec![("a", 128), ("b", 129), ("c", 128), ("d", 128)],
+                vec![("a", 128), ("c", 128), ("d", 128)],
+            ),
+            // The longest goes first, and the next one only if it still does not fit.
+            (
+                vec![("a", 140), ("b", 400), ("c", 130)],
+                vec![("a", 140), ("c", 130)],
+            ),
+            (
+                vec![("a", 300), ("b", 400), ("c", 100), ("d", 128)],
+                vec![("c", 100), ("d", 128)],
+            ),
+            // Of equals the one nearer to the end.
+            (vec![("a", 300), ("b", 300)], vec![("a", 300)]),
+        ] {
+            assert_eq!(cut([&of(&given)]), Some(of(&kept)), "{given:?}");
+        }
+        let many: Vec<_> = (10..42).map(|n| (format!("k{n}"), 20)).collect();
+        let many: Vec<_> = many.iter().map(|(name, n)| (&**name, *n)).collect();
+        assert_eq!(cut([&of(&many)]), Some(of(&many[..24])));
+        assert_eq!(cut([&of(&[("a", 513)])]), None, "nothing is left");
+    }
+
+    #[test]
+    fn a_tracestate_of_several_headers_is_one_list() {
+        assert_eq!(cut(["a=1", "b=2"]).as_deref(), Some("a=1,b=2"));
+        assert_eq!(
+            cut(["a=1 , b=2,", "", ",\tc=3"]).as_deref(),
+            Some("a=1,b=2,c=3")
+        );
+        let long = member("b", 600);
+        assert_eq!(cut(["a=1", &long, "c=3"]).as_deref(), Some("a=1,c=3"));
+        assert_eq!(cut(["a=1", "é"]), None);
+        assert_eq!(cut(["", ""]), None);
+        // No more members are looked at than are allowed.
+        assert_eq!(cut([&",".repeat(100_000)]), None);
+        assert_eq!(cut(["a=1"; 32]).map(|list| list.len()), Some(32 * 4 - 1));
+        assert_eq!(cut(["a=1"; 33]), None);
+    }
 
     #[test]
     fn only_what_w3c_allows_is_a_traceparent() {
