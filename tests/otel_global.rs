@@ -10,7 +10,7 @@ use opentelemetry::{global, trace::SpanKind};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use telemetry::Telemetry;
 use tokio::sync::Notify;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, service_fn};
 use tower_tracer::{
     TracerLayer,
     tracers::{
