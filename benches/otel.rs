@@ -42,7 +42,7 @@ use tower::{
 };
 use tower_tracer::{
     Role, TracerLayer,
-    tracers::otel::{self, OtelTracer},
+    otel::{self, OtelTracer},
 };
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -148,7 +148,7 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
     let Sdk { meter, metrics, .. } = sdk;
     let traceparent = &setting.traceparent;
     let ours = |provider: &SdkTracerProvider| {
-        let tracer = otel::tracer().tracer_provider(provider);
+        let tracer = otel::OtelTracer::new().tracer_provider(provider);
         tracer.meter_provider(metrics)
     };
     let traced = |tracer: OtelTracer| {

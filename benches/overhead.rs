@@ -41,9 +41,9 @@ impl Tracer for Figures {
         black_box((
             rpc.full_method(),
             stats.status(),
-            stats.cost(),
-            stats.sent().wire_bytes(),
-            stats.received().wire_bytes(),
+            stats.duration(),
+            stats.sent().body_bytes(),
+            stats.received().body_bytes(),
         ));
     }
 }
@@ -155,7 +155,7 @@ fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
         ("carry", Box::new(tracer(Carry))),
         ("carry_boxed", Box::new(tracer(Carry.boxed()))),
         ("carry_in_vec", Box::new(tracer(vec![Carry.boxed()]))),
-        ("carry_reload", Box::new(tracer(Carry.reload()))),
+        ("carry_reload", Box::new(tracer(Carry.reloadable()))),
     ];
     let runners = layers.into_iter();
     runners

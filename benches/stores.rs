@@ -24,10 +24,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tower::{Layer, Service, layer::util::Identity};
 use tower_tracer::{
     TracerLayer,
-    tracers::{
-        KnownMethods,
-        metrics::{DURATION_BUCKETS, MetricsTracer},
-    },
+    methods::KnownMethods,
+    metrics::{DURATION_BUCKETS, MetricsTracer},
 };
 
 type Runner = Box<dyn FnMut(u32)>;

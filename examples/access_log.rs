@@ -14,10 +14,8 @@ use std::error::Error;
 
 use tower_tracer::{
     TracerLayer,
-    tracers::{
-        KnownMethods,
-        tracing::{TracingTracer, level_of},
-    },
+    methods::KnownMethods,
+    tracing::{TracingTracer, level_of},
 };
 use tracing_subscriber::EnvFilter;
 

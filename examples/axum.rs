@@ -52,8 +52,8 @@ impl Tracer for Log {
                 .status()
                 .map_or("?".into(), |status| status.to_string()),
             stats.ending().map_or("?", |ending| ending.as_str()),
-            bytes(stats.received().wire_bytes()),
-            bytes(stats.sent().wire_bytes()),
+            bytes(stats.received().body_bytes()),
+            bytes(stats.sent().body_bytes()),
         );
     }
 }

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use tower_tracer::{BoxTracer, RpcInfo, Tracer, TracerLayer, on_finish};
+use tower_tracer::{RpcInfo, Tracer, TracerLayer, on_finish, tracer::BoxTracer};
 
 /// What takes over while a stream is running.
 pub const NEXT: &str = r#"
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Serves under one stack, starts a stream, swaps the stack, makes a call, ends the stream.
 pub async fn run(first: &str, next: &str, print: Print) -> Result<(), Box<dyn Error>> {
-    let tracer = stack(first, &print)?.reload();
+    let tracer = stack(first, &print)?.reloadable();
     let (incoming, uri) = listen().await?;
     let server = Server::builder()
         .layer(TracerLayer::new(tracer.clone()).server())
@@ -128,7 +128,7 @@ fn tracer(entry: Entry, print: Print) -> Result<BoxTracer, String> {
     if entry.failed || slow.is_some() {
         let wanted = move |rpc: &RpcInfo| {
             let stats = rpc.stats();
-            entry.failed && stats.failed() || slow.is_some_and(|slow| stats.age() >= slow)
+            entry.failed && stats.failed() || slow.is_some_and(|slow| stats.elapsed() >= slow)
         };
         tracer = tracer.finish_if(wanted).boxed();
     }

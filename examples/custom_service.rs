@@ -18,8 +18,9 @@ use std::{
 
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 use tower_tracer::{
-    Code, Event, Level, MethodPath, OpenRpc, RequestObserver, RequestParts, RpcInfo, Status,
-    TracedRequest, TracedResponse, Tracer, TracerLayer,
+    Code, Event, Level, RequestParts, RpcInfo, Status, Tracer, TracerLayer,
+    rpc::MethodPath,
+    service::{RequestObserver, RpcGuard, TracedRequest, TracedResponse},
 };
 
 /// What is asked of the store.
@@ -68,15 +69,15 @@ impl TracedRequest for StoreRequest {
     }
 
     // This and all below could be left out. Here: a name that need not be copied.
-    fn to_path(&self) -> MethodPath {
+    fn method_path(&self) -> MethodPath {
         self.method().into()
     }
 
-    fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+    fn set_rpc(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
         self.rpc.replace(rpc)
     }
 
-    fn carried(&self) -> Option<&RpcInfo> {
+    fn rpc(&self) -> Option<&RpcInfo> {
         self.rpc.as_ref()
     }
 
@@ -92,10 +93,10 @@ impl TracedRequest for StoreRequest {
 
 impl TracedResponse for StoreResponse {
     // The answer is all there, so the RPC ends with it. An answer that is a stream would be given
-    // the `OpenRpc` to hold here, and finish it at its end.
+    // the `RpcGuard` to hold here, and finish it at its end.
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, mut open: RpcGuard<T>) -> Self {
         match &self.0 {
             Some(value) => {
                 open.message(value.len() as u64, false);

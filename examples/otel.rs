@@ -28,8 +28,9 @@ use tonic::{
 };
 use tower::ServiceBuilder;
 use tower_tracer::{
-    TracerLayer, TracerService,
-    tracers::otel::{self, OtelTracer},
+    TracerLayer,
+    otel::{self, OtelTracer},
+    service::TracerService,
 };
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -68,7 +69,7 @@ async fn all_in_one() -> Result<(), Failure> {
 
 async fn serve(service: impl Echo, incoming: TcpIncoming) {
     let server = Server::builder()
-        .layer(TracerLayer::new(otel::tracer()))
+        .layer(TracerLayer::new(otel::OtelTracer::new()))
         .add_service(EchoServer::new(service))
         .serve_with_incoming(incoming);
     if let Err(error) = server.await {
@@ -78,8 +79,8 @@ async fn serve(service: impl Echo, incoming: TcpIncoming) {
 
 fn client(uri: &str) -> Result<Client, Failure> {
     let channel = Endpoint::from_shared(uri.to_owned())?.connect_lazy();
-    let callee = tower_tracer::Endpoint::new("echo").address(uri);
-    let layer = TracerLayer::new(otel::tracer()).callee(callee);
+    let callee = tower_tracer::rpc::Endpoint::new("echo").address(uri);
+    let layer = TracerLayer::new(otel::OtelTracer::new()).callee(callee);
     let traced = ServiceBuilder::new().layer(layer).service(channel);
     Ok(EchoClient::new(traced))
 }

@@ -21,7 +21,7 @@ use tonic::{
 };
 use tower::{Layer as _, ServiceBuilder};
 use tower_tracer::{
-    Event, EventStatus, Level, MarkLayer, RequestParts, RpcInfo, Tracer, TracerLayer,
+    Event, Level, RequestParts, RpcInfo, Tracer, TracerLayer, rpc::Severity, service::StageLayer,
 };
 
 /// The metrics tracer: when an RPC is over, all there is to know stands in its record. This one
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The server. Its layer keeps the time of every event; unless told so, of start and finish only.
     let (incoming, uri) = listen().await?;
-    let handler = MarkLayer::server_handle().layer(EchoServer::new(EchoService));
+    let handler = StageLayer::server_handle().layer(EchoServer::new(EchoService));
     let server = Server::builder()
         .layer(TracerLayer::new(Metrics(sender.clone())).level(Level::Detailed))
         .add_service(InterceptedService::new(handler, let_in))
@@ -113,7 +113,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Runs on the server before the handler, and finds the RPC it belongs to in the request.
 fn let_in(request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(rpc) = request.extensions().get::<RpcInfo>() {
-        rpc.record_with(LET_IN, EventStatus::Info, "nobody is asked for a password");
+        rpc.record_with(LET_IN, Severity::Info, "nobody is asked for a password");
     }
     Ok(request)
 }

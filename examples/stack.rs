@@ -19,7 +19,9 @@ use tonic::{
     transport::{Channel, Server},
 };
 use tower::ServiceBuilder;
-use tower_tracer::{Endpoint, RequestParts, RpcInfo, Tracer, TracerLayer, TracerService};
+use tower_tracer::{
+    RequestParts, RpcInfo, Tracer, TracerLayer, rpc::Endpoint, service::TracerService,
+};
 
 /// Prints its start and its finish, and under which RPCs this one stands.
 struct Say {
@@ -89,7 +91,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let channel = Channel::from_shared(uri)?.connect().await?;
     let mut front = EchoClient::new(
         ServiceBuilder::new()
-            .layer(outer().tell_caller())
+            .layer(outer().insert_into_response())
             .layer(inner())
             .service(channel),
     );

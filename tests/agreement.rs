@@ -27,7 +27,7 @@ use tokio::{
 };
 use tonic::transport::{Endpoint, Server};
 use tower::{BoxError, Layer as _, ServiceBuilder, service_fn};
-use tower_tracer::{Code, Ending, RpcInfo, Status, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Code, Ending, RpcInfo, Status, TracerLayer, testing::RecordingTracer};
 
 fn hyper_client() -> Client<HttpConnector, tonic::body::Body> {
     Client::builder(TokioExecutor::new())
@@ -69,7 +69,7 @@ async fn resetting(reason: Reason, after_headers: bool) -> SocketAddr {
 
 /// Calls through a layer on hyper-util's client: what the caller gets, and the record.
 async fn call_over_hyper_util(origin: String) -> (tonic::Status, RpcInfo) {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone()).client();
     let service = ServiceBuilder::new().layer(layer).service(hyper_client());
     let mut client = EchoClient::with_origin(service, origin.parse().unwrap());
@@ -109,7 +109,7 @@ async fn calls_that_wait_for_a_stream_when_the_connection_closes_are_cancelled()
     let call = || {
         let channel = channel.clone();
         tokio::spawn(async move {
-            let recorder = Recorder::new();
+            let recorder = RecordingTracer::new();
             let layer = TracerLayer::new(recorder.clone());
             let service = ServiceBuilder::new().layer(layer).service(channel);
             let error = EchoClient::new(service).unary_echo(say("x")).await;
@@ -193,10 +193,10 @@ fn request() -> Request<String> {
 
 /// The record of a call whose service fails with this.
 async fn failed_with<E: fmt::Display + 'static>(
-    layer: impl FnOnce(TracerLayer<Recorder>) -> TracerLayer<Recorder>,
+    layer: impl FnOnce(TracerLayer<RecordingTracer>) -> TracerLayer<RecordingTracer>,
     error: E,
 ) -> RpcInfo {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = layer(TracerLayer::new(recorder.clone()).client());
     let mut error = Some(error);
     let service = service_fn(move |_: Request<String>| {
@@ -268,7 +268,7 @@ async fn an_error_in_any_box_has_the_code_of_its_cause() {
 // Ending 53.
 #[tokio::test]
 async fn a_call_that_is_shed_inside_the_layer_is_resource_exhausted() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).client())
         .load_shed()
@@ -285,7 +285,7 @@ async fn a_call_that_is_shed_inside_the_layer_is_resource_exhausted() {
 // Ending 44.
 #[tokio::test]
 async fn grpc_in_any_letter_case_is_grpc() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .layer(TracerLayer::new(recorder.clone()))
@@ -326,7 +326,7 @@ async fn a_caller_that_leaves_within_its_request_over_http1_has_cancelled() {
         ("application/grpc-web+proto", length),
         ("application/grpc-web+proto", chunked),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let (incoming, uri) = listen().await.unwrap();
         let layers = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()))
@@ -356,7 +356,7 @@ async fn a_caller_that_leaves_within_its_request_over_http1_has_cancelled() {
 #[tokio::test]
 async fn a_reset_of_the_handlers_upstream_is_an_error_of_the_servers_body() {
     for role in [TracerLayer::client, TracerLayer::server] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let address = resetting(Reason::ENHANCE_YOUR_CALM, true).await;
         let proxy = service_fn(move |_: Request<String>| {
             let request = Request::post(format!("http://{address}/echo.Echo/UnaryEcho"))
@@ -381,7 +381,7 @@ async fn a_reset_of_the_handlers_upstream_is_an_error_of_the_servers_body() {
 /// A body's error is one of the service's as well.
 #[tokio::test]
 async fn a_body_that_fails_has_the_code_of_its_cause() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone()).server();
     let service = layer.layer(service_fn(async |_: Request<String>| {
         let body = Scripted::new([Step::Fail(std::sync::Arc::new(tonic::Status::aborted("a")))]);
@@ -397,7 +397,7 @@ async fn a_body_that_fails_has_the_code_of_its_cause() {
 // Ending 47.
 #[tokio::test]
 async fn a_call_that_tonics_handle_cancels_is_cancelled() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .add_service(EchoServer::new(EchoService))
@@ -439,7 +439,7 @@ async fn a_deadline_passes_by_tokios_clock() {
     let late = async |_: Request<String>| -> Result<Response<tonic::body::Body>, BoxError> {
         std::future::pending().await
     };
-    let (recorder, minute) = (Recorder::new(), Duration::from_secs(60));
+    let (recorder, minute) = (RecordingTracer::new(), Duration::from_secs(60));
     for layer in [
         TracerLayer::new(recorder.clone()).server(),
         TracerLayer::new(recorder.clone()).client(),

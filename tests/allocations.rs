@@ -14,7 +14,7 @@ use allocation_counter::measure;
 use call::Side;
 use tower::{Layer, Service, layer::util::Identity};
 use tower_tracer::{
-    Level, RequestParts, RpcInfo, Tracer, TracerLayer, on_finish, tracers::testing::Recorder,
+    Level, RequestParts, RpcInfo, Tracer, TracerLayer, on_finish, testing::RecordingTracer,
 };
 
 /// Allocations of one call of `messages` messages each way, once all is warm.
@@ -63,7 +63,7 @@ impl Tracer for Listener {
         true
     }
 
-    fn event(&self, seen: &mut u64, _: &RpcInfo, _: &tower_tracer::WireEvent<'_>) {
+    fn on_event(&self, seen: &mut u64, _: &RpcInfo, _: &tower_tracer::tracer::StreamEvent<'_>) {
         *seen += 1;
     }
 }
@@ -109,10 +109,16 @@ fn a_request_that_nobody_traces_costs_none() {
         above_none(&TracerLayer::new(()).level(Level::Disabled), 1),
         0
     );
-    assert_eq!(above_none(&TracerLayer::new(None::<Recorder>), 1), 0);
+    assert_eq!(above_none(&TracerLayer::new(None::<RecordingTracer>), 1), 0);
     assert_eq!(
-        above_none(&TracerLayer::new((None::<Recorder>, None::<Listener>)), 1),
+        above_none(
+            &TracerLayer::new((None::<RecordingTracer>, None::<Listener>)),
+            1
+        ),
         0
     );
-    assert_eq!(above_none(&TracerLayer::new(Vec::<Recorder>::new()), 1), 0);
+    assert_eq!(
+        above_none(&TracerLayer::new(Vec::<RecordingTracer>::new()), 1),
+        0
+    );
 }

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use tokio_stream::Stream;
 use tower::ServiceBuilder;
 use tower_http::{classify::GrpcFailureClass, trace::TraceLayer};
-use tower_tracer::{TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{TracerLayer, testing::RecordingTracer};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -22,7 +22,7 @@ where
     F: FnOnce(http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, Infallible>) -> U,
     U: Future<Output = ()>,
 {
-    let (log, recorder) = (Log::default(), Recorder::new());
+    let (log, recorder) = (Log::default(), RecordingTracer::new());
     let hook = |name: &'static str| {
         let log = Arc::clone(&log);
         move || log.lock().unwrap().push(name.to_owned())

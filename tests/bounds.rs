@@ -27,10 +27,14 @@ use tower::{
     util::{BoxCloneService, BoxCloneSyncService},
 };
 use tower_tracer::{
-    Address, Candidate, Code, Ending, Endpoint, EndpointRef, Event, EventStatus, Level, MarkFuture,
-    MarkLayer, MarkService, Message, MethodPath, OpenRpc, Protocol, Recorded, RequestObserver,
-    RequestParts, ResponseBody, ResponseFuture, Role, RpcInfo, Stats, Status, Tracer, TracerLayer,
-    TracerService, Traffic, WireEvent, WireEventKind, tracers::testing::Recorder,
+    Code, Ending, Event, Level, RequestParts, Role, RpcInfo, Stats, Status, Tracer, TracerLayer,
+    rpc::{Address, Endpoint, EndpointRef, MethodPath, Protocol, RecordedEvent, Severity, Traffic},
+    service::{
+        RequestObserver, ResponseBody, ResponseFuture, RpcGuard, Stage, StageFuture, StageLayer,
+        TracerService,
+    },
+    testing::RecordingTracer,
+    tracer::{Candidate, Message, StreamEvent, StreamEventKind},
 };
 
 /// A tracer that is not `Clone`, nor `Debug`, with a state that is `Send` and nothing else.
@@ -80,8 +84,8 @@ fn types_are_send_sync_clone_and_debug_whatever_the_tracer_is() {
     send::<ResponseBody<Scripted, Bare>>();
     unpin::<ResponseBody<Scripted, Bare>>();
     debug::<ResponseBody<Scripted, Bare>>();
-    send::<OpenRpc<Bare>>();
-    debug::<OpenRpc<Bare>>();
+    send::<RpcGuard<Bare>>();
+    debug::<RpcGuard<Bare>>();
     send::<RequestObserver>();
     sync::<RequestObserver>();
     debug::<RequestObserver>();
@@ -95,11 +99,11 @@ fn types_are_send_sync_clone_and_debug_whatever_the_tracer_is() {
     send::<Stats>();
     sync::<Stats>();
     debug::<Stats>();
-    send::<MarkService<Handler>>();
-    sync::<MarkService<Handler>>();
-    clone::<MarkService<Handler>>();
-    debug::<MarkService<Handler>>();
-    debug::<MarkFuture<Nothing>>();
+    send::<Stage<Handler>>();
+    sync::<Stage<Handler>>();
+    clone::<Stage<Handler>>();
+    debug::<Stage<Handler>>();
+    debug::<StageFuture<Nothing>>();
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn values_are_cheap_to_copy_to_compare_and_to_print() {
     all::<Code>();
     all::<Ending>();
     all::<Event>();
-    all::<EventStatus>();
+    all::<Severity>();
     all::<Level>();
     all::<Message>();
     all::<Protocol>();
@@ -119,12 +123,12 @@ fn values_are_cheap_to_copy_to_compare_and_to_print() {
     fn owned<T: Clone + Debug + Send + Sync + Eq>() {}
     owned::<Endpoint>();
     owned::<MethodPath>();
-    owned::<Recorded>();
+    owned::<RecordedEvent>();
     fn seen<T: Copy + Debug + Send + Sync>() {}
     seen::<EndpointRef<'_>>();
-    seen::<WireEvent<'_>>();
-    seen::<WireEventKind<'_>>();
-    seen::<MarkLayer>();
+    seen::<StreamEvent<'_>>();
+    seen::<StreamEventKind<'_>>();
+    seen::<StageLayer>();
 }
 
 /// The log of a unary call that went well.
@@ -146,7 +150,11 @@ async fn connect(uri: &str) -> Channel {
 
 #[tokio::test]
 async fn a_client_with_an_interceptor_takes_it() {
-    let (inside, outside, server) = (Recorder::new(), Recorder::new(), Recorder::new());
+    let (inside, outside, server) = (
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+    );
     let uri = serve(TracerLayer::new(server.clone())).await;
     let traced = ServiceBuilder::new()
         .layer(TracerLayer::new(inside.clone()))
@@ -191,11 +199,11 @@ async fn a_client_with_an_interceptor_takes_it() {
 
 #[tokio::test]
 async fn one_service_of_a_server_takes_it_by_named_layer() {
-    let (recorder, marked) = (Recorder::new(), Recorder::new());
+    let (recorder, marked) = (RecordingTracer::new(), RecordingTracer::new());
     let layers = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
         .layer(TracerLayer::new(marked.clone()))
-        .layer(MarkLayer::server_handle());
+        .layer(StageLayer::server_handle());
     let service = layers
         .into_inner()
         .named_layer(EchoServer::new(EchoService));
@@ -217,7 +225,7 @@ async fn one_service_of_a_server_takes_it_by_named_layer() {
 #[tokio::test]
 async fn an_axum_router_takes_it_and_counts_what_its_handler_reads() {
     use axum::{Router, body::Body, routing::post};
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let router = Router::new()
         .route("/up", post(async |body: String| body.to_uppercase()))
         .layer(TracerLayer::new(recorder.clone()).server());
@@ -232,8 +240,8 @@ async fn an_axum_router_takes_it_and_counts_what_its_handler_reads() {
     let rpc = recorder.only_finished();
     assert_eq!(rpc.protocol(), Protocol::Http);
     assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
-    assert_eq!(rpc.stats().request().wire_bytes(), Some(5));
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(5));
+    assert_eq!(rpc.stats().request().body_bytes(), Some(5));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(5));
     assert_eq!(rpc.stats().request().messages(), None);
 
     recorder.clear();
@@ -246,7 +254,7 @@ async fn an_axum_router_takes_it_and_counts_what_its_handler_reads() {
 
 #[tokio::test]
 async fn a_stack_whose_error_is_a_box_error_takes_it_on_both_sides() {
-    let (client, server) = (Recorder::new(), Recorder::new());
+    let (client, server) = (RecordingTracer::new(), RecordingTracer::new());
     let layer = ServiceBuilder::new()
         .timeout(Duration::from_secs(60))
         .layer(TracerLayer::new(server.clone()))
@@ -278,7 +286,7 @@ async fn a_stack_whose_error_is_a_box_error_takes_it_on_both_sides() {
 
 #[test]
 fn a_box_clone_service_takes_it_in_and_goes_into_it() {
-    let (outer, inner) = (Recorder::new(), Recorder::new());
+    let (outer, inner) = (RecordingTracer::new(), RecordingTracer::new());
     let boxed: BoxCloneService<_, _, _> = ServiceBuilder::new()
         .layer(TracerLayer::new(inner.clone()))
         .service(Handler(Course::Trailers))
@@ -293,7 +301,7 @@ fn a_box_clone_service_takes_it_in_and_goes_into_it() {
     assert_eq!(outer.finished().len(), 2);
     assert_eq!(inner.finished().len(), 2);
     for (outer, inner) in outer.finished().iter().zip(inner.finished()) {
-        assert!(inner.parent().unwrap().same(outer));
+        assert!(inner.parent().unwrap().ptr_eq(outer));
     }
     // `Sync` as well, with a tracer whose state is not.
     let service = TracerLayer::new(Bare).layer(Handler(Course::Trailers));
@@ -303,7 +311,7 @@ fn a_box_clone_service_takes_it_in_and_goes_into_it() {
 // Ending 34.
 #[tokio::test]
 async fn two_layers_on_each_side_have_complete_records_and_parents_on_their_own_side() {
-    let [a, b, c, d] = std::array::from_fn(|_| Recorder::new());
+    let [a, b, c, d] = std::array::from_fn(|_| RecordingTracer::new());
     let (incoming, uri) = listen().await.unwrap();
     tokio::spawn(
         Server::builder()
@@ -324,7 +332,7 @@ async fn two_layers_on_each_side_have_complete_records_and_parents_on_their_own_
         assert_eq!(inner.log(), UNARY, "{role}");
         let (outer, inner) = (outer.only_finished(), inner.only_finished());
         assert_eq!((outer.role(), inner.role()), (role, role));
-        assert!(inner.parent().unwrap().same(&outer), "{role}");
+        assert!(inner.parent().unwrap().ptr_eq(&outer), "{role}");
         assert!(outer.parent().is_none(), "{role}");
         assert_eq!(outer.full_method(), inner.full_method());
     }
@@ -359,7 +367,7 @@ impl Service<Request<()>> for Lone {
 
 #[test]
 fn a_service_that_is_neither_clone_nor_sync_is_traced_and_given_back() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(Lone(Cell::new(0)));
     assert!(run(service.call(Request::new(()))).is_ok());
     assert_eq!(service.get_ref().0.get(), 1);

@@ -14,8 +14,7 @@ use opentelemetry_sdk::{metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use tonic::body::Body;
 use tower::{Layer as _, Service as _, service_fn};
 use tower_tracer::{
-    RpcInfo, Tracer, TracerLayer, on_finish,
-    tracers::{metrics::MetricsTracer, otel, tracing::TracingTracer},
+    RpcInfo, Tracer, TracerLayer, metrics::MetricsTracer, on_finish, otel, tracing::TracingTracer,
 };
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -90,7 +89,7 @@ fn the_built_in_tracers_hold_no_more_of_it_either() {
     let meters = SdkMeterProvider::builder().build();
     let layers = || {
         let all = Arc::new((
-            otel::tracer()
+            otel::OtelTracer::new()
                 .tracer_provider(&spans)
                 .meter_provider(&meters),
             TracingTracer::new(),
@@ -118,7 +117,7 @@ fn a_chain_goes_on_with_the_same_draw_where_it_begins_anew() {
     let drawn = Arc::clone(&draws);
     let layer = TracerLayer::new(
         on_finish(move |rpc: &RpcInfo| {
-            let outer = rpc.outer().is_some();
+            let outer = rpc.same_request_parent().is_some();
             seen.lock()
                 .unwrap()
                 .push((rpc.parent().is_some(), outer, rpc.attempt()));

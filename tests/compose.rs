@@ -24,8 +24,9 @@ use http_body_util::{BodyExt as _, Full};
 use proptest::prelude::*;
 use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 use tower_tracer::{
-    BoxTracer, Candidate, RequestParts, Role, RpcInfo, Scope, Tracer, TracerLayer, WireEvent,
-    combine::Either, on_finish, tracers::testing::Recorder,
+    RequestParts, Role, RpcInfo, Tracer, TracerLayer, on_finish,
+    testing::RecordingTracer,
+    tracer::{BoxTracer, Candidate, Either, Scope, StreamEvent},
 };
 
 // --- Order ---
@@ -56,7 +57,7 @@ impl Tracer for Numbered {
         true
     }
 
-    fn event(&self, (): &mut (), _: &RpcInfo, _: &WireEvent<'_>) {
+    fn on_event(&self, (): &mut (), _: &RpcInfo, _: &StreamEvent<'_>) {
         self.write("event");
     }
 
@@ -221,7 +222,7 @@ impl Wrap {
             Self::Right => Either::<(), _>::Right(inner).boxed(),
             Self::Vec => vec![inner].boxed(),
             Self::Tuple => (inner,).boxed(),
-            Self::Reload => inner.reload().boxed(),
+            Self::Reload => inner.reloadable().boxed(),
             Self::Filter(wanted) => inner.filter(move |_| wanted).boxed(),
             Self::Sample(wanted) => inner.sample(f64::from(u8::from(wanted))).unwrap().boxed(),
             Self::FinishIf(wanted) => inner.finish_if(move |_| wanted).boxed(),
@@ -231,9 +232,9 @@ impl Wrap {
                 } else {
                     Duration::MAX
                 };
-                inner.slow(threshold).boxed()
+                inner.slower_than(threshold).boxed()
             }
-            Self::Failed => inner.failed().boxed(),
+            Self::Failed => inner.only_failed().boxed(),
         }
     }
 
@@ -282,8 +283,8 @@ fn an_exchange() -> impl Strategy<Value = Exchange> {
         .prop_map(|(messages, ends)| Exchange { messages, ends })
 }
 
-fn build(part: &Part) -> (Recorder, BoxTracer) {
-    let recorder = Recorder::new();
+fn build(part: &Part) -> (RecordingTracer, BoxTracer) {
+    let recorder = RecordingTracer::new();
     let wrap = |inner, wrap: &Wrap| wrap.around(inner);
     let tracer = part.iter().fold(recorder.clone().boxed(), wrap);
     (recorder, tracer)
@@ -297,7 +298,7 @@ fn run_stack<T: Tracer>(
 ) -> (Vec<String>, Vec<Vec<String>>) {
     let (recorders, tracers): (Vec<_>, Vec<_>) = parts.iter().map(build).unzip();
     let saw = exchange.run(stack(tracers));
-    (saw, recorders.iter().map(Recorder::log).collect())
+    (saw, recorders.iter().map(RecordingTracer::log).collect())
 }
 
 proptest! {
@@ -306,7 +307,7 @@ proptest! {
         exchange in an_exchange(),
         parts in prop::collection::vec(a_part(), 3),
     ) {
-        let untraced = exchange.run(None::<Recorder>);
+        let untraced = exchange.run(None::<RecordingTracer>);
         let alone: Vec<_> = parts.iter().map(|part| {
             let (saw, mut logs) = run_stack(&exchange, std::slice::from_ref(part), |mut stack| {
                 stack.remove(0)
@@ -331,7 +332,7 @@ proptest! {
 
     #[test]
     fn a_part_sees_what_its_wraps_let_through(exchange in an_exchange(), part in a_part()) {
-        let bare = Recorder::new();
+        let bare = RecordingTracer::new();
         let saw = exchange.run(bare.clone());
         let mut expected = bare.log();
         if !part.iter().all(|wrap| wrap.takes_part()) {
@@ -346,11 +347,11 @@ proptest! {
 
     #[test]
     fn none_is_as_the_empty_tracer(exchange in an_exchange()) {
-        let logs = |run: &dyn Fn(Recorder) -> Vec<String>| {
-            let recorder = Recorder::new();
+        let logs = |run: &dyn Fn(RecordingTracer) -> Vec<String>| {
+            let recorder = RecordingTracer::new();
             (run(recorder.clone()), recorder.log())
         };
-        let with_none = logs(&|recorder| exchange.run((recorder, None::<Recorder>)));
+        let with_none = logs(&|recorder| exchange.run((recorder, None::<RecordingTracer>)));
         prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run((recorder, ()))));
         prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run((None::<()>, recorder))));
         prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run(recorder)));
@@ -358,7 +359,7 @@ proptest! {
 
     #[test]
     fn filter_always_is_as_nothing(exchange in an_exchange()) {
-        let (bare, filtered) = (Recorder::new(), Recorder::new());
+        let (bare, filtered) = (RecordingTracer::new(), RecordingTracer::new());
         let saw = exchange.run(bare.clone());
         prop_assert_eq!(exchange.run(filtered.clone().filter(|_| true)), saw);
         prop_assert_eq!(filtered.log(), bare.log());
@@ -406,17 +407,20 @@ fn allocations(tracer: impl Tracer) -> (u64, usize) {
 
 #[test]
 fn a_declined_rpc_allocates_nothing_and_has_no_record() {
-    let declines = || Recorder::new().filter(|_| false);
+    let declines = || RecordingTracer::new().filter(|_| false);
     assert_eq!(allocations(declines()), (0, 0));
-    assert_eq!(allocations(Recorder::new().sample(0.0).unwrap()), (0, 0));
-    assert_eq!(allocations(None::<Recorder>), (0, 0));
+    assert_eq!(
+        allocations(RecordingTracer::new().sample(0.0).unwrap()),
+        (0, 0)
+    );
+    assert_eq!(allocations(None::<RecordingTracer>), (0, 0));
     assert_eq!(allocations((declines(), None::<()>, declines())), (0, 0));
     assert_eq!(
         allocations(vec![declines().boxed(), declines().boxed()]),
         (0, 0)
     );
     assert_eq!(allocations(Either::<_, ()>::Left(declines())), (0, 0));
-    assert_eq!(allocations(declines().failed().reload()), (0, 0));
+    assert_eq!(allocations(declines().only_failed().reloadable()), (0, 0));
     assert_eq!(allocations(Vec::<BoxTracer>::new()), (0, 0));
 
     // The same count does see a record, and a wrapped body, where one takes part.
@@ -479,18 +483,18 @@ fn a_combined_tracer_can_be_cloned_for_another_layer() {
             drop(now(stack(tracer).service(Bare::default()).call(request())));
         }
     }
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     twice(recorder.clone().sample(1.0).unwrap());
-    twice(recorder.clone().slow(Duration::ZERO));
+    twice(recorder.clone().slower_than(Duration::ZERO));
     // Without a status an RPC has failed.
-    twice(recorder.clone().failed());
+    twice(recorder.clone().only_failed());
     assert_eq!(recorder.finished().len(), 6);
 }
 
 #[test]
 fn the_share_of_the_sampled_is_the_ratio() {
     for ratio in [0.0, 0.3, 1.0] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let sampled = recorder.clone().sample(ratio).unwrap();
         let mut service = TracerLayer::new(sampled).layer(Bare::default());
         for _ in 0..4000 {
@@ -504,7 +508,7 @@ fn the_share_of_the_sampled_is_the_ratio() {
 
 #[test]
 fn what_a_small_ratio_chooses_a_larger_one_chooses_too() {
-    let (few, many) = (Recorder::new(), Recorder::new());
+    let (few, many) = (RecordingTracer::new(), RecordingTracer::new());
     let stack = (
         few.clone().sample(0.2).unwrap(),
         many.clone().sample(0.6).unwrap(),
@@ -708,14 +712,14 @@ fn the_state_of_an_rpc_that_is_not_wanted_is_dropped_at_its_end() {
         (Ends::Trailers(13), &["finish", "dropped"][..]),
     ] {
         let log = Log::default();
-        Exchange::new([], ends).run(Stateful(Arc::clone(&log)).failed());
+        Exchange::new([], ends).run(Stateful(Arc::clone(&log)).only_failed());
         assert_eq!(*log.lock().unwrap(), expected);
     }
 }
 
 #[test]
 fn the_whole_record_is_there_to_decide_by() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let long_answers = recorder
         .clone()
         .finish_if(|rpc| rpc.stats().response().messages() > Some(2));
@@ -730,8 +734,8 @@ fn the_whole_record_is_there_to_decide_by() {
 
 #[test]
 fn an_rpc_in_flight_keeps_the_tracer_it_started_with() {
-    let (old, new) = (Recorder::new(), Recorder::new());
-    let tracer = Arc::new(old.clone()).reload();
+    let (old, new) = (RecordingTracer::new(), RecordingTracer::new());
+    let tracer = Arc::new(old.clone()).reloadable();
     let first = Arc::downgrade(&tracer.get());
     let mut service = TracerLayer::new(tracer.clone())
         .server()
@@ -757,10 +761,10 @@ fn an_rpc_in_flight_keeps_the_tracer_it_started_with() {
 
 #[test]
 fn the_tracer_an_rpc_started_with_decides_about_its_events() {
-    let (old, new) = (Recorder::new(), Recorder::new());
-    let tracer = Some(old.clone()).boxed().reload();
+    let (old, new) = (RecordingTracer::new(), RecordingTracer::new());
+    let tracer = Some(old.clone()).boxed().reloadable();
     // Within a tuple, whose other part wants events anyway.
-    let mut service = TracerLayer::new((tracer.clone(), Recorder::new()))
+    let mut service = TracerLayer::new((tracer.clone(), RecordingTracer::new()))
         .server()
         .layer(Exchange::new([1], Ends::Trailers(0)));
     let response = now(service.call(request())).unwrap();
@@ -786,7 +790,7 @@ fn a_tracer_is_replaced_under_load_and_none_is_lost() {
         let counter = Arc::clone(&finished[index]);
         on_finish(move |_| _ = counter.fetch_add(1, Relaxed)).boxed()
     };
-    let tracer = counting(0).reload();
+    let tracer = counting(0).reloadable();
     let layer = TracerLayer::new(tracer.clone()).server();
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -810,7 +814,7 @@ fn a_tracer_is_replaced_under_load_and_none_is_lost() {
 
 #[test]
 fn the_recorder_tells_which_line_is_missing_in_the_order() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     Exchange::new([], Ends::Trailers(0)).run(recorder.clone());
     recorder.assert_in_order(["start", "trailers", "finish"]);
     for wrong in [
@@ -869,9 +873,9 @@ fn ready_made_filters_know_health_checks_and_reflection_by_their_services() {
 
 #[test]
 fn a_boxed_tracer_leaves_the_state_of_another_one_alone() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let boxed = recorder.clone().boxed();
-    let other = Recorder::new();
+    let other = RecordingTracer::new();
     Exchange::new([], Ends::Trailers(0)).run(other.clone());
     let rpc = other.only_finished();
     boxed.finish(Box::new("a state of another type"), &rpc);
@@ -882,10 +886,10 @@ fn a_boxed_tracer_leaves_the_state_of_another_one_alone() {
 
 #[test]
 fn a_boxed_tracer_tells_what_it_holds() {
-    let name = format!("{:?}", Recorder::new().boxed().boxed());
+    let name = format!("{:?}", RecordingTracer::new().boxed().boxed());
     assert_eq!(
         name,
-        r#"BoxTracer("tower_tracer::tracers::testing::Recorder")"#
+        r#"BoxTracer("tower_tracer::testing::RecordingTracer")"#
     );
 }
 
@@ -947,7 +951,7 @@ fn a_scope_is_entered_once_for_a_requests_body_within_its_response_also_when_the
     for content_type in ["application/grpc", "text/plain"] {
         for at_response in [false, true] {
             let seen = Arc::new(Mutex::new(Vec::new()));
-            let mut layer = TracerLayer::new((Deep, Recorder::new())).server();
+            let mut layer = TracerLayer::new((Deep, RecordingTracer::new())).server();
             if at_response {
                 layer = layer.finish_at_response();
             }

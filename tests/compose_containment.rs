@@ -16,8 +16,9 @@ use std::{
 
 use exchange::{Ends, Exchange, scripted_panic};
 use tower_tracer::{
-    BoxTracer, Candidate, Level, RequestParts, RpcInfo, Scope, Tracer, WireEvent, combine::Either,
-    contained_panics, on_finish, tracers::testing::Recorder,
+    Level, RequestParts, RpcInfo, Tracer, on_finish,
+    testing::RecordingTracer,
+    tracer::{BoxTracer, Candidate, Either, Scope, StreamEvent, contained_panics},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Tracer for Panicky {
         true
     }
 
-    fn event(&self, _: &mut State, _: &RpcInfo, _: &WireEvent<'_>) {
+    fn on_event(&self, _: &mut State, _: &RpcInfo, _: &StreamEvent<'_>) {
         self.at(Hook::Event);
     }
 
@@ -163,13 +164,13 @@ fn alone() -> MutexGuard<'static, ()> {
 fn assert_contained<T: Tracer>(count: usize, stack: impl Fn(Vec<BoxTracer>) -> T) {
     for ends in Ends::ALL {
         let exchange = Exchange::new([1, 2], ends);
-        let bare = Recorder::new();
+        let bare = RecordingTracer::new();
         let saw = exchange.run(bare.clone());
         for hook in HOOKS {
             for place in 0..count {
                 let case = format!("{hook:?} at {place} of {count}, {ends:?}");
                 let panicky = Panicky::new(hook);
-                let recorders: Vec<_> = (1..count).map(|_| Recorder::new()).collect();
+                let recorders: Vec<_> = (1..count).map(|_| RecordingTracer::new()).collect();
                 let mut parts: Vec<_> = recorders.iter().map(|r| r.clone().boxed()).collect();
                 parts.insert(place, panicky.boxed_whole());
 
@@ -228,7 +229,7 @@ fn a_panic_of_one_is_contained_in_nested_stacks() {
         let [a, b, c]: [_; 3] = parts.try_into().unwrap();
         (
             Some(vec![a]),
-            Either::<_, ()>::Left((Arc::new(b), c.reload())),
+            Either::<_, ()>::Left((Arc::new(b), c.reloadable())),
         )
     });
 }
@@ -255,8 +256,8 @@ impl<T: Tracer> Tracer for Plain<T> {
         self.0.wants_events()
     }
 
-    fn event(&self, state: &mut T::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
-        self.0.event(state, rpc, event);
+    fn on_event(&self, state: &mut T::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
+        self.0.on_event(state, rpc, event);
     }
 
     fn scope(&self, state: &T::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
@@ -269,11 +270,11 @@ fn a_stack_that_starts_as_one_contains_its_parts_too() {
     let _alone = alone();
     for ends in Ends::ALL {
         let exchange = Exchange::new([1, 2], ends);
-        let bare = Recorder::new();
+        let bare = RecordingTracer::new();
         let saw = exchange.run(bare.clone());
         for hook in HOOKS {
             let panicky = || Panicky::new(hook).boxed_whole();
-            let recorders: [Recorder; 2] = Default::default();
+            let recorders: [RecordingTracer; 2] = Default::default();
             let [first, last] = recorders.clone();
             let before = contained_panics();
             let stack = Plain((panicky(), first, vec![panicky(), last.boxed()]));
@@ -298,7 +299,7 @@ fn well_behaved_tracers_count_nothing() {
     let before = contained_panics();
     for ends in Ends::ALL {
         let panicky = Panicky::new(Hook::None);
-        Exchange::new([1], ends).run((panicky.clone(), Recorder::new()));
+        Exchange::new([1], ends).run((panicky.clone(), RecordingTracer::new()));
         assert_eq!(panicky.finished.load(Relaxed), 1);
     }
     assert_eq!(contained_panics(), before);
@@ -358,7 +359,7 @@ fn states_that_are_not_finished_are_dropped_each_by_itself() {
     assert_dropped(Arc::new(Box::new(two())));
     assert_dropped(Some(two()));
     assert_dropped(Either::<_, ()>::Left(two()));
-    assert_dropped(two().reload());
+    assert_dropped(two().reloadable());
     assert_dropped(two().filter(|_| true));
     assert_dropped(two().finish_if(|_| true));
 }
@@ -398,7 +399,7 @@ fn the_drop_of_a_tracer_that_an_rpc_holds_last_is_contained() {
             assert_eq!(contained_panics() - before, 1 + u64::from(in_finish));
 
             // Replaced while its RPC runs, as soon as that has begun.
-            let mortal = Some(Mortal { in_finish }).reload();
+            let mortal = Some(Mortal { in_finish }).reloadable();
             let handle = mortal.clone();
             let replacing = on_start(move || handle.set(None));
             let before = contained_panics();
@@ -440,7 +441,7 @@ fn a_panic_where_one_is_discarded_is_contained() {
         let exchange = Exchange::new([1], Ends::Trailers(0));
         let saw = exchange.run(());
         let before = contained_panics();
-        assert_eq!(exchange.run(stack.failed()), saw);
+        assert_eq!(exchange.run(stack.only_failed()), saw);
         assert_eq!(discarded.load(Relaxed), 3);
         assert_eq!(contained_panics() - before, 1);
     }
@@ -448,7 +449,7 @@ fn a_panic_where_one_is_discarded_is_contained() {
     assert_all_discarded(<(_, _, _)>::from);
     assert_all_discarded(Vec::from);
     assert_all_discarded(|all| Vec::from(all.map(Tracer::boxed)));
-    assert_all_discarded(|[a, b, c]| (a.reload(), b.reload(), Some(c)));
+    assert_all_discarded(|[a, b, c]| (a.reloadable(), b.reloadable(), Some(c)));
 }
 
 /// Makes its state by itself, so that there may be no record.

@@ -12,7 +12,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use scripted::Step;
 use tower::ServiceBuilder;
 use tower_tracer::{
-    Code, Ending, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
+    Code, Ending, Role, RpcInfo, Status, TracerLayer, rpc::Protocol, testing::RecordingTracer,
 };
 use two_sides::{Exchange, frame, pieces};
 
@@ -81,7 +81,7 @@ fn a_unary_call_has_one_message_each_way_however_its_bodies_are_split() {
             for (traffic, size) in [(stats.request(), 20), (stats.response(), 30)] {
                 assert_eq!(traffic.messages(), Some(1));
                 assert_eq!(traffic.message_bytes(), Some(size));
-                assert_eq!(traffic.wire_bytes(), Some(size));
+                assert_eq!(traffic.body_bytes(), Some(size));
                 assert_eq!(traffic.compressed_messages(), Some(0));
                 assert!(traffic.is_complete() && !traffic.truncated());
             }
@@ -104,7 +104,7 @@ fn the_log_of_a_unary_call_has_its_messages() {
             "response_message #0 3B",
             "finish body_end OK",
         ];
-        assert_eq!(exchange.log(role, &Recorder::new()), expected);
+        assert_eq!(exchange.log(role, &RecordingTracer::new()), expected);
     }
 }
 
@@ -112,7 +112,7 @@ fn the_log_of_a_unary_call_has_its_messages() {
 #[tokio::test]
 async fn an_empty_body_is_a_message_of_no_bytes() {
     for role in [Role::Client, Role::Server] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let layer = match role {
             Role::Client => layer.client(),
@@ -153,7 +153,7 @@ fn each_code_of_a_unary_error_is_read_from_its_body() {
             assert_eq!(stats.ending(), Some(Ending::BodyEnd));
             assert_eq!(stats.error(), Some("no \"x\" \u{263a}"));
             assert_eq!(stats.response().messages(), Some(0), "an error is none");
-            assert_eq!(stats.response().wire_bytes(), Some(body.len() as u64));
+            assert_eq!(stats.response().body_bytes(), Some(body.len() as u64));
         }
     }
 }
@@ -310,7 +310,7 @@ fn a_compressed_unary_error_is_read_too() {
                 assert_eq!((stats.status(), stats.wire_status()), (status, status));
                 assert_eq!(stats.error(), Some("back off"));
                 assert_eq!(stats.response().messages(), Some(0));
-                assert_eq!(stats.response().wire_bytes(), Some(body.len() as u64));
+                assert_eq!(stats.response().body_bytes(), Some(body.len() as u64));
             }
         }
     }
@@ -460,7 +460,7 @@ fn a_page_instead_of_a_stream_is_not_read_as_one() {
     let [client, server] = exchange.both();
     for rpc in [&client, &server] {
         assert_eq!(rpc.stats().response().messages(), None);
-        assert_eq!(rpc.stats().response().wire_bytes(), Some(12));
+        assert_eq!(rpc.stats().response().body_bytes(), Some(12));
         assert!(!rpc.stats().response().truncated());
     }
     assert_eq!(
@@ -501,7 +501,7 @@ fn a_get_is_a_unary_call_whose_message_is_in_the_query() {
         assert_eq!(stats.request().messages(), Some(1));
         assert_eq!(stats.request().message_bytes(), Some(4));
         assert_eq!(stats.request().compressed_messages(), Some(0));
-        assert_eq!(stats.request().wire_bytes(), Some(0), "the body's");
+        assert_eq!(stats.request().body_bytes(), Some(0), "the body's");
         assert!(stats.request().is_complete() && !stats.request().truncated());
         assert_eq!(stats.response().messages(), Some(1));
         assert_eq!(stats.response().message_bytes(), Some(30));
@@ -523,7 +523,7 @@ fn the_log_of_a_get_is_that_of_any_unary_call() {
         let exchange = get("connect=v1&compression=gzip&base64=1&encoding=proto&message=YQ%3D%3D");
         let log = exchange
             .response(pieces(&[2; 3], 1))
-            .log(role, &Recorder::new());
+            .log(role, &RecordingTracer::new());
         assert_eq!(log, expected);
     }
 }
@@ -549,7 +549,7 @@ fn a_get_whose_message_cannot_be_decoded_has_unknown_messages() {
         for rpc in get(query).both() {
             assert_eq!(rpc.protocol(), Protocol::ConnectUnary);
             assert_eq!(rpc.stats().request().messages(), None);
-            assert_eq!(rpc.stats().request().wire_bytes(), Some(0));
+            assert_eq!(rpc.stats().request().body_bytes(), Some(0));
         }
     }
 }
@@ -560,7 +560,7 @@ fn content_that_comes_with_a_get_is_no_message() {
     for rpc in exchange.both() {
         assert_eq!(rpc.stats().request().messages(), Some(1));
         assert_eq!(rpc.stats().request().message_bytes(), Some(3));
-        assert_eq!(rpc.stats().request().wire_bytes(), Some(9));
+        assert_eq!(rpc.stats().request().body_bytes(), Some(9));
     }
 }
 
@@ -578,7 +578,7 @@ fn a_get_that_does_not_say_connect_is_plain_http() {
 // A cache's answer: an HTTP/1 server drops the body unread, even if there is one.
 #[tokio::test]
 async fn an_unmodified_answer_to_a_get_is_over_with_its_headers() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
         .service_fn(async |_: Request| {
@@ -605,7 +605,7 @@ async fn an_unmodified_answer_to_a_get_is_over_with_its_headers() {
 #[tokio::test]
 async fn a_filter_sees_what_a_get_speaks() {
     use tower_tracer::Tracer as _;
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let tracer = recorder
         .clone()
         .filter(|rpc| rpc.protocol() == Protocol::ConnectUnary);
@@ -665,7 +665,7 @@ fn router() -> Router {
 
 /// A POST to the method in `uri` with this body, or a GET where that has a query.
 async fn call(uri: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2] {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/echo.Echo/{uri}", listener.local_addr().unwrap());
     let router = router().layer(TracerLayer::new(server_side.clone()).server());
@@ -723,7 +723,7 @@ async fn over_http_both_sides_record_the_same() {
             let stats = rpc.stats();
             assert_eq!(stats.status(), Some(Status::Grpc(code)), "{rpc:?}");
             assert_eq!(stats.request().messages(), Some(asked));
-            assert_eq!(stats.request().wire_bytes(), Some(body.len() as u64));
+            assert_eq!(stats.request().body_bytes(), Some(body.len() as u64));
             assert_eq!(stats.response().messages(), Some(answered));
             assert_eq!(rpc.method(), method.split('?').next());
         }

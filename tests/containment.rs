@@ -21,7 +21,8 @@ use scripted::{
 };
 use tower::{BoxError, Layer, Service, ServiceBuilder};
 use tower_tracer::{
-    Level, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent, contained_panics,
+    Level, RequestParts, RpcInfo, Tracer, TracerLayer,
+    tracer::{Scope, StreamEvent, contained_panics},
 };
 
 /// Where a tracer panics.
@@ -161,7 +162,7 @@ impl Tracer for Member {
         true
     }
 
-    fn event(&self, _: &mut Guarded, _: &RpcInfo, event: &WireEvent<'_>) {
+    fn on_event(&self, _: &mut Guarded, _: &RpcInfo, event: &StreamEvent<'_>) {
         self.at(Hook::Event);
         self.write(format!("{:?}", event.kind));
     }
@@ -211,8 +212,8 @@ impl<T: Tracer> Tracer for Whole<T> {
         self.0.wants_events()
     }
 
-    fn event(&self, state: &mut T::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
-        self.0.event(state, rpc, event);
+    fn on_event(&self, state: &mut T::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
+        self.0.on_event(state, rpc, event);
     }
 
     fn scope(&self, state: &T::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {

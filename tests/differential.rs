@@ -16,7 +16,7 @@ use http::HeaderMap;
 use raw_peer::{End, Got, Kind, RawServer, Step, ask, encoded, framed, map};
 use tonic::transport::Endpoint;
 use tower::Layer as _;
-use tower_tracer::{Code, RpcInfo, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Code, RpcInfo, TracerLayer, testing::RecordingTracer};
 
 /// A small generator of numbers (xorshift64*), so that a case is its number.
 struct Numbers(u64);
@@ -218,7 +218,7 @@ async fn run(seed: u64, cases: std::ops::Range<u64>) -> Vec<(u64, Case)> {
     let channel = endpoint.connect_lazy();
     let mut done = Vec::new();
     for case in cases {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let client = EchoClient::new(layer.layer(channel.clone()));
         let (kind, script) = script(&mut Numbers::of(seed, case));

@@ -24,8 +24,8 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{body::Body, transport::Server};
 use tower::{BoxError, ServiceBuilder, retry::Policy};
 use tower_tracer::{
-    Code, Ending, Event, EventStatus, Level, MarkLayer, RequestParts, Role, RpcInfo, Status,
-    Tracer, TracerLayer, tracers::testing::Recorder,
+    Code, Ending, Event, Level, RequestParts, Role, RpcInfo, Status, Tracer, TracerLayer,
+    rpc::Severity, service::StageLayer, testing::RecordingTracer,
 };
 
 static BASE: Event = Event::new("base", Level::Base);
@@ -51,8 +51,8 @@ async fn rpc<T: Tracer>(
     during: impl FnOnce(&RpcInfo) + Clone + Send + 'static,
 ) -> RpcInfo {
     let service = ServiceBuilder::new()
-        .layer(layer.tell_caller())
-        .layer(MarkLayer::server_handle())
+        .layer(layer.insert_into_response())
+        .layer(StageLayer::server_handle())
         .service_fn(move |request| handle(request, during.clone()));
     let answer = service.oneshot(request(Scripted::new([data(3)]))).await;
     let (parts, body) = answer.unwrap().into_parts();
@@ -83,7 +83,7 @@ async fn at_level_base_start_finish_and_counts_are_recorded() {
     assert_eq!(stats.ending(), Some(Ending::Trailers));
     assert_eq!(stats.request().messages(), Some(1));
     assert_eq!(stats.response().message_bytes(), Some(3));
-    assert_eq!(stats.response().last_message(), Some(2));
+    assert_eq!(stats.response().last_message_bytes(), Some(2));
     assert_eq!(stats.response().first_message_at(), None);
     assert_eq!(stats.at(DETAILED), None);
     assert_eq!(stats.events_left_out(), 0, "it was not asked for");
@@ -117,7 +117,7 @@ async fn at_level_detailed_every_event_is_recorded_in_its_order() {
     let times: Vec<_> = order.map(|event| stats.at(event).unwrap()).into();
     assert!(times.is_sorted(), "{times:?}");
     assert_eq!(names(&rpc).len(), Event::PREDEFINED.len() + 2);
-    assert_eq!(stats.cost(), Some(times[13]));
+    assert_eq!(stats.duration(), Some(times[13]));
     let (first, last) = (
         stats.response().first_message_at().unwrap(),
         stats.response().last_message_at().unwrap(),
@@ -130,28 +130,28 @@ async fn at_level_detailed_every_event_is_recorded_in_its_order() {
 async fn the_first_record_of_an_event_counts() {
     let layer = TracerLayer::new(()).level(Level::Detailed);
     let rpc = rpc(layer, |rpc| {
-        rpc.record_with(BASE, EventStatus::Warn, "first");
-        rpc.record_with(BASE, EventStatus::Error, "second");
+        rpc.record_with(BASE, Severity::Warn, "first");
+        rpc.record_with(BASE, Severity::Error, "second");
         // The same name is the same event.
         rpc.record(Event::new("base", Level::Detailed));
         let before = rpc.stats().at(Event::SERVER_HANDLE_START).unwrap();
-        rpc.record_with(Event::SERVER_HANDLE_START, EventStatus::Error, "too late");
+        rpc.record_with(Event::SERVER_HANDLE_START, Severity::Error, "too late");
         assert_eq!(rpc.stats().at(Event::SERVER_HANDLE_START), Some(before));
         // These are the layer's to say.
         rpc.record(Event::RPC_START);
         rpc.record(Event::RPC_FINISH);
-        assert_eq!(rpc.stats().cost(), None);
+        assert_eq!(rpc.stats().duration(), None);
     })
     .await;
     let recorded = rpc.stats().event(BASE).unwrap();
-    assert_eq!(recorded.status, EventStatus::Warn);
+    assert_eq!(recorded.status, Severity::Warn);
     assert_eq!(recorded.info.as_deref(), Some("first"));
     assert_eq!(
         names(&rpc).iter().filter(|name| **name == "base").count(),
         1
     );
     let start = rpc.stats().event(Event::SERVER_HANDLE_START).unwrap();
-    assert_eq!((start.status, start.info), (EventStatus::Info, None));
+    assert_eq!((start.status, start.info), (Severity::Info, None));
     assert_eq!(rpc.stats().events_left_out(), 0);
 }
 
@@ -178,7 +178,7 @@ async fn events_after_the_end_are_counted_and_not_kept() {
     let rpc = rpc(TracerLayer::new(()).level(Level::Detailed), |_| ()).await;
     let before = rpc.stats().events();
     rpc.record(BASE);
-    rpc.record_with(Event::SERVER_HANDLE_START, EventStatus::Warn, "late");
+    rpc.record_with(Event::SERVER_HANDLE_START, Severity::Warn, "late");
     assert_eq!(rpc.stats().events_left_out(), 2);
     assert_eq!(rpc.stats().events(), before);
 }
@@ -262,7 +262,9 @@ async fn a_handle_changes_the_level_while_a_service_runs_and_a_call_keeps_its_ow
 
 #[tokio::test]
 async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
-    let layer = TracerLayer::new(()).level(Level::Detailed).tell_caller();
+    let layer = TracerLayer::new(())
+        .level(Level::Detailed)
+        .insert_into_response();
     let service = ServiceBuilder::new()
         .layer(layer)
         .service_fn(async |request: Request<Body>| {
@@ -277,7 +279,7 @@ async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
     let stats = parts.extensions.get::<RpcInfo>().unwrap().stats();
     assert_eq!(stats.at(Event::RESPONSE_FIRST_BYTE), None);
     assert_eq!(stats.at(Event::RESPONSE_LAST_BYTE), None);
-    assert_eq!(stats.response().wire_bytes(), Some(0));
+    assert_eq!(stats.response().body_bytes(), Some(0));
     let [first, last] = [Event::REQUEST_FIRST_BYTE, Event::REQUEST_LAST_BYTE];
     assert!(stats.at(first).is_some());
     assert_eq!(stats.at(first), stats.at(last));
@@ -289,7 +291,7 @@ async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
 async fn what_is_said_of_an_event_that_moves_on_has_its_time() {
     let layer = TracerLayer::new(()).level(Level::Detailed);
     let rpc = rpc(layer, |rpc| {
-        rpc.record_with(Event::RESPONSE_LAST_BYTE, EventStatus::Warn, "early");
+        rpc.record_with(Event::RESPONSE_LAST_BYTE, Severity::Warn, "early");
     })
     .await;
     let event = rpc.stats().event(Event::RESPONSE_LAST_BYTE).unwrap();
@@ -300,7 +302,7 @@ async fn what_is_said_of_an_event_that_moves_on_has_its_time() {
 
 #[tokio::test]
 async fn calls_that_carry_on_a_servers_record_are_no_attempts_of_it() {
-    let (incoming, outgoing) = (Recorder::new(), Recorder::new());
+    let (incoming, outgoing) = (RecordingTracer::new(), RecordingTracer::new());
     let client = ServiceBuilder::new()
         .layer(TracerLayer::new(outgoing.clone()).client())
         .service_fn(|request: Request<Body>| handle(request, |_| ()));
@@ -323,21 +325,21 @@ async fn calls_that_carry_on_a_servers_record_are_no_attempts_of_it() {
     let server = incoming.only_finished();
     assert_eq!(server.stats().attempts(), 0);
     for call in outgoing.finished() {
-        assert!(call.parent().unwrap().same(&server));
+        assert!(call.parent().unwrap().ptr_eq(&server));
         assert_eq!(call.attempt(), 1);
     }
 }
 
 #[tokio::test]
 async fn at_level_disabled_nothing_is_there_and_no_tracer_is_asked() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(
             TracerLayer::new(recorder.clone())
                 .level(Level::Disabled)
-                .tell_caller(),
+                .insert_into_response(),
         )
-        .layer(MarkLayer::server_handle())
+        .layer(StageLayer::server_handle())
         .service_fn(|request: Request<Body>| {
             assert!(request.extensions().is_empty());
             assert!(RpcInfo::current().is_none());
@@ -411,7 +413,7 @@ impl Policy<Request<Full<Bytes>>, Response<Full<Bytes>>, tonic::Status> for Unti
 
 #[tokio::test]
 async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own() {
-    let (call, attempts) = (Recorder::new(), Recorder::new());
+    let (call, attempts) = (RecordingTracer::new(), RecordingTracer::new());
     let below = attempts.clone();
     let tries = Arc::new(Mutex::new(0));
     // The body of a request is counted where it is tonic's.
@@ -433,7 +435,7 @@ async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own(
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(call.clone()).client())
         .retry(UntilOk)
-        .layer(MarkLayer::new(START, FINISH))
+        .layer(StageLayer::new(START, FINISH))
         .map_request(|request: Request<Full<Bytes>>| request.map(Body::new))
         .map_response(|response: Response<_>| response.map(|_| Full::default()))
         .service(server);
@@ -452,7 +454,7 @@ async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own(
     assert_eq!(attempts.len(), 3);
     for (number, attempt) in (1..).zip(&attempts) {
         assert_eq!(attempt.attempt(), number);
-        assert!(attempt.parent().unwrap().same(&call));
+        assert!(attempt.parent().unwrap().ptr_eq(&call));
         let code = if number < 3 {
             Code::Unavailable
         } else {
@@ -464,12 +466,12 @@ async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own(
     }
     let stats = call.stats();
     assert!(stats.at(START) <= stats.at(FINISH));
-    assert!(stats.at(FINISH) <= stats.cost());
+    assert!(stats.at(FINISH) <= stats.duration());
 }
 
 #[tokio::test]
 async fn a_mark_below_a_buffer_tells_how_long_a_request_waited() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let (hold, held) = tokio::sync::oneshot::channel::<()>();
     let held = Arc::new(Mutex::new(Some(held)));
     let service = ServiceBuilder::new()
@@ -477,7 +479,7 @@ async fn a_mark_below_a_buffer_tells_how_long_a_request_waited() {
         .map_err(|error: BoxError| error.to_string())
         .buffer(4)
         .concurrency_limit(1)
-        .layer(MarkLayer::new(START, FINISH))
+        .layer(StageLayer::new(START, FINISH))
         .service_fn(move |_: Request<Body>| {
             let held = held.lock().unwrap().take();
             async move {
@@ -495,15 +497,15 @@ async fn a_mark_below_a_buffer_tells_how_long_a_request_waited() {
     while recorder.started().len() < 2 {
         tokio::task::yield_now().await;
     }
-    let released_after = recorder.started()[1].stats().age();
+    let released_after = recorder.started()[1].stats().elapsed();
     hold.send(()).unwrap();
     soon(first).await.unwrap().unwrap();
     soon(second).await.unwrap().unwrap();
     let [first, second] = [0, 1].map(|number| recorder.started().remove(number));
     assert!(first.stats().at(FINISH).is_some());
-    let waited = second.stats().duration(Event::RPC_START, START).unwrap();
+    let waited = second.stats().between(Event::RPC_START, START).unwrap();
     assert!(waited >= released_after, "{waited:?}");
-    assert!(second.stats().duration(START, FINISH).is_some());
+    assert!(second.stats().between(START, FINISH).is_some());
 }
 
 #[tokio::test]
@@ -518,7 +520,7 @@ async fn a_live_record_shows_what_has_moved_so_far() {
     let mut stream = stream.unwrap().into_inner();
     let (client, server) = (pair.client_side.started(), pair.server_side.started());
     let live = [&client[0], &server[0]];
-    let mut ages = live.map(|rpc| rpc.stats().age());
+    let mut ages = live.map(|rpc| rpc.stats().elapsed());
     for count in 1..5 {
         soon(stream.next()).await.unwrap().unwrap();
         for (rpc, age) in live.iter().zip(&mut ages) {
@@ -526,13 +528,13 @@ async fn a_live_record_shows_what_has_moved_so_far() {
             for traffic in [stats.request(), stats.response()] {
                 assert_eq!(traffic.messages(), Some(count));
                 assert_eq!(traffic.message_bytes(), Some(3 * count));
-                assert_eq!(traffic.last_message(), Some(3));
+                assert_eq!(traffic.last_message_bytes(), Some(3));
                 assert!(!traffic.is_complete());
             }
-            assert!(stats.age() > *age);
-            *age = stats.age();
+            assert!(stats.elapsed() > *age);
+            *age = stats.elapsed();
             assert_eq!(
-                (stats.cost(), stats.status(), stats.ending()),
+                (stats.duration(), stats.status(), stats.ending()),
                 (None, None, None)
             );
             assert!(!stats.failed());
@@ -544,7 +546,7 @@ async fn a_live_record_shows_what_has_moved_so_far() {
     soon(pair.server_side.wait_finished(1)).await;
     for rpc in live {
         assert_eq!(rpc.stats().status(), Some(Status::OK));
-        assert_eq!(rpc.stats().age(), rpc.stats().cost().unwrap());
+        assert_eq!(rpc.stats().elapsed(), rpc.stats().duration().unwrap());
     }
 }
 
@@ -567,8 +569,12 @@ async fn a_server_learns_the_attempt_from_the_request() {
 
 #[tokio::test]
 async fn a_client_inside_a_handler_has_the_servers_record_as_its_parent() {
-    let back = common::serve(TracerLayer::new(Recorder::new())).await;
-    let (outgoing, spawned, server_side) = (Recorder::new(), Recorder::new(), Recorder::new());
+    let back = common::serve(TracerLayer::new(RecordingTracer::new())).await;
+    let (outgoing, spawned, server_side) = (
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+    );
     let inner = connect(&back, TracerLayer::new(outgoing.clone())).await;
     let in_a_task = connect(&back, TracerLayer::new(spawned.clone())).await;
     let handler = Unary(move |request: tonic::Request<_>| {
@@ -576,7 +582,7 @@ async fn a_client_inside_a_handler_has_the_servers_record_as_its_parent() {
         async move {
             let here = request.extensions().get::<RpcInfo>().unwrap().clone();
             inner.unary_echo(say("first")).await?;
-            assert!(RpcInfo::current().unwrap().same(&here));
+            assert!(RpcInfo::current().unwrap().ptr_eq(&here));
             let task = tokio::spawn(async move {
                 assert!(RpcInfo::current().is_none(), "a task has none");
                 in_a_task.unary_echo(say("second")).await
@@ -590,13 +596,13 @@ async fn a_client_inside_a_handler_has_the_servers_record_as_its_parent() {
         .add_service(EchoServer::new(handler))
         .serve_with_incoming(incoming);
     tokio::spawn(server);
-    let mut client = connect(&uri, TracerLayer::new(Recorder::new())).await;
+    let mut client = connect(&uri, TracerLayer::new(RecordingTracer::new())).await;
     client.unary_echo(say("hello")).await.unwrap();
     assert!(RpcInfo::current().is_none(), "the thread is left clean");
 
     let server = soon(server_side.wait_finished(1)).await.remove(0);
     let outgoing = outgoing.only_finished();
-    assert!(outgoing.parent().unwrap().same(&server));
+    assert!(outgoing.parent().unwrap().ptr_eq(&server));
     assert_eq!(outgoing.role(), Role::Client);
     assert_eq!((outgoing.attempt(), server.attempt()), (1, 1));
     assert!(server.parent().is_none());

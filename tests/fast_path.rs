@@ -8,7 +8,7 @@ use http::Response;
 use scripted::{Course, Handler, Scripted, Step, drive, grpc_status, message, quiet, response};
 use tower::{BoxError, Layer, service_fn};
 use tower_tracer::{
-    Level, RequestParts, RpcInfo, Tracer, TracerLayer, WireEvent, tracers::testing::set_fast_path,
+    Level, RequestParts, RpcInfo, Tracer, TracerLayer, testing::set_fast_path, tracer::StreamEvent,
 };
 
 /// Keeps finished records without their times, and events if it wants them.
@@ -31,7 +31,7 @@ impl Tracer for Keep {
         self.wants_events
     }
 
-    fn event(&self, (): &mut (), _: &RpcInfo, event: &WireEvent<'_>) {
+    fn on_event(&self, (): &mut (), _: &RpcInfo, event: &StreamEvent<'_>) {
         self.seen.lock().unwrap().push(format!("{:?}", event.kind));
     }
 }
@@ -43,9 +43,9 @@ fn untimed(rpc: &RpcInfo) -> String {
     let status = (stats.status(), stats.wire_status(), stats.http_status());
     let moved = [stats.request(), stats.response()].map(|traffic| {
         let counted = (traffic.messages(), traffic.compressed_messages());
-        let bytes = (traffic.message_bytes(), traffic.wire_bytes());
+        let bytes = (traffic.message_bytes(), traffic.body_bytes());
         let ended = (traffic.is_complete(), traffic.truncated());
-        (counted, bytes, traffic.last_message(), ended)
+        (counted, bytes, traffic.last_message_bytes(), ended)
     });
     format!(
         "{:?} {status:?} {texts:?} {events:?} {moved:?}",

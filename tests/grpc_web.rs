@@ -24,8 +24,9 @@ use tonic::{Code as TonicCode, transport::Server};
 use tonic_web::{GrpcWebClientLayer, GrpcWebLayer};
 use tower::ServiceBuilder;
 use tower_tracer::{
-    Code, Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, Traffic,
-    tracers::testing::Recorder,
+    Code, Ending, Event, Role, RpcInfo, Status, TracerLayer,
+    rpc::{Protocol, Traffic},
+    testing::RecordingTracer,
 };
 use two_sides::{Exchange, frame, pieces};
 
@@ -58,23 +59,23 @@ fn stream() -> Vec<u8> {
 }
 
 #[track_caller]
-fn assert_stream(rpc: &RpcInfo, wire_bytes: usize) {
+fn assert_stream(rpc: &RpcInfo, body_bytes: usize) {
     let stats = rpc.stats();
     assert_eq!(stats.status(), Some(Status::Grpc(Code::NotFound)));
     assert_eq!(stats.wire_status(), stats.status());
     assert_eq!(stats.ending(), Some(Ending::Trailers));
     assert_eq!(stats.error(), Some("no such"));
     assert!(stats.at(Event::TRAILERS).is_some());
-    assert_messages(stats.response(), 2, 35, wire_bytes);
+    assert_messages(stats.response(), 2, 35, body_bytes);
     assert_eq!(stats.response().compressed_messages(), Some(1));
-    assert_eq!(stats.response().last_message(), Some(5));
+    assert_eq!(stats.response().last_message_bytes(), Some(5));
 }
 
 #[track_caller]
-fn assert_messages(traffic: Traffic, messages: u64, bytes: u64, wire_bytes: usize) {
+fn assert_messages(traffic: Traffic, messages: u64, bytes: u64, body_bytes: usize) {
     assert_eq!(traffic.messages(), Some(messages));
     assert_eq!(traffic.message_bytes(), Some(bytes));
-    assert_eq!(traffic.wire_bytes(), Some(wire_bytes as u64));
+    assert_eq!(traffic.body_bytes(), Some(body_bytes as u64));
     assert!(traffic.is_complete() && !traffic.truncated());
 }
 
@@ -123,7 +124,7 @@ fn each_frame_may_be_padded_by_itself() {
 
 #[test]
 fn the_log_is_that_of_plain_grpc() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let body = [frame(0, &[7; 3]), trailers("grpc-status: 0\r\n")].concat();
     let exchange = Exchange::new(BINARY)
         .request(pieces(&frame(0, &[1; 2]), 100))
@@ -208,7 +209,7 @@ fn of_text_that_is_no_base64_no_messages_are_claimed() {
                 (stats.response(), body.len()),
             ] {
                 assert_eq!(traffic.messages(), None, "{garbage:?}");
-                assert_eq!(traffic.wire_bytes(), Some(length as u64), "{garbage:?}");
+                assert_eq!(traffic.body_bytes(), Some(length as u64), "{garbage:?}");
             }
         }
     }
@@ -318,12 +319,12 @@ fn a_page_instead_of_grpc_web_is_not_read_as_messages() {
     );
     assert_eq!(server.stats().status(), Some(Status::Grpc(Code::Unknown)));
     assert_eq!(client.stats().response().messages(), None);
-    assert_eq!(client.stats().response().wire_bytes(), Some(12));
+    assert_eq!(client.stats().response().body_bytes(), Some(12));
 }
 
 /// A server with a recorder outside and one inside of tonic-web.
-async fn serve() -> (String, Recorder, Recorder) {
-    let (outside, inside) = (Recorder::new(), Recorder::new());
+async fn serve() -> (String, RecordingTracer, RecordingTracer) {
+    let (outside, inside) = (RecordingTracer::new(), RecordingTracer::new());
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .accept_http1(true)
@@ -376,7 +377,7 @@ async fn a_browsers_call_is_seen_the_same_outside_and_inside_of_tonic_web() {
         let inner = soon(inside.wait_finished(1)).await.remove(0);
         assert_eq!(outer.protocol(), protocol);
         assert_eq!(inner.protocol(), Protocol::Grpc);
-        assert!(inner.parent().unwrap().same(&outer));
+        assert!(inner.parent().unwrap().ptr_eq(&outer));
         assert_messages(outer.stats().request(), 1, size, length);
         assert_messages(inner.stats().request(), 1, size, request.len());
         assert_messages(outer.stats().response(), 3, 21, body.len());
@@ -404,7 +405,7 @@ async fn a_browsers_call_that_fails_at_once_has_its_status() {
 
 async fn call(http2: bool, ask: EchoRequest) -> [RpcInfo; 3] {
     let (uri, server, _) = serve().await;
-    let (outside, inside) = (Recorder::new(), Recorder::new());
+    let (outside, inside) = (RecordingTracer::new(), RecordingTracer::new());
     let http = Client::builder(TokioExecutor::new())
         .http2_only(http2)
         .build(HttpConnector::new());
@@ -452,7 +453,7 @@ async fn a_tonic_client_over_grpc_web_is_seen_the_same_outside_and_inside() {
             // Inside, the request's body is of a type of tonic-web's, which cannot be observed.
             assert_eq!(all[0].stats().request().messages(), Some(1));
             assert_eq!(all[1].stats().request().messages(), None);
-            assert_eq!(all[1].stats().request().wire_bytes(), None);
+            assert_eq!(all[1].stats().request().body_bytes(), None);
         }
     }
 }
@@ -461,7 +462,7 @@ async fn a_tonic_client_over_grpc_web_is_seen_the_same_outside_and_inside() {
 #[tokio::test]
 async fn trailers_that_came_with_the_last_message_are_waited_for() {
     for (status, code) in [("0", TonicCode::Ok), ("10", TonicCode::Aborted)] {
-        let (outside, inside) = (Recorder::new(), Recorder::new());
+        let (outside, inside) = (RecordingTracer::new(), RecordingTracer::new());
         let trailers = trailers(&format!("grpc-status: {status}\r\n"));
         let all = [frame(0, &say("hello").encode_to_vec()), trailers].concat();
         let service = ServiceBuilder::new()

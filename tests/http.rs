@@ -28,7 +28,8 @@ use hyper_util::{
 use tokio::sync::Notify;
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
-    Code, Ending, Event, Protocol, Role, RpcInfo, Status, TracerLayer, tracers::testing::Recorder,
+    Code, Ending, Event, Role, RpcInfo, Status, TracerLayer, rpc::Protocol,
+    testing::RecordingTracer,
 };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -39,7 +40,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 /// One exchange through a server's layer, its body read to the end, in process.
 async fn exchange(request: Request, response: Response) -> (RpcInfo, Vec<String>) {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut response = Some(response);
     let service = TracerLayer::new(recorder.clone()).layer(service_fn(move |request: Request| {
         let response = response.take().unwrap();
@@ -91,8 +92,8 @@ async fn the_status_is_that_of_the_headers_and_bytes_are_counted() {
         assert_eq!(stats.status(), Some(Status::Http(status)));
         assert_eq!(stats.http_status(), Some(status));
         assert_eq!(stats.failed(), failed);
-        assert_eq!(stats.request().wire_bytes(), Some(5));
-        assert_eq!(stats.response().wire_bytes(), Some(6));
+        assert_eq!(stats.request().body_bytes(), Some(5));
+        assert_eq!(stats.response().body_bytes(), Some(6));
         let end = format!("finish body_end {status}");
         let expected = [
             "start",
@@ -112,7 +113,7 @@ async fn what_http_does_not_have_is_unknown() {
         assert_eq!(traffic.messages(), None);
         assert_eq!(traffic.compressed_messages(), None);
         assert_eq!(traffic.message_bytes(), None);
-        assert_eq!(traffic.last_message(), None);
+        assert_eq!(traffic.last_message_bytes(), None);
         assert_eq!(traffic.first_message_at(), None);
         assert!(traffic.is_complete() && !traffic.truncated());
     }
@@ -123,7 +124,7 @@ async fn what_http_does_not_have_is_unknown() {
 
 #[tokio::test]
 async fn a_request_that_cannot_be_observed_has_no_figures() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service_fn(async |request: http::Request<Full<Bytes>>| {
@@ -134,24 +135,24 @@ async fn a_request_that_cannot_be_observed_has_no_figures() {
     service.oneshot(request).await.unwrap();
     let stats = recorder.only_finished();
     let request = stats.stats().request();
-    assert_eq!(request.wire_bytes(), None, "unknown is not zero");
+    assert_eq!(request.body_bytes(), None, "unknown is not zero");
     assert!(!request.is_complete());
     assert_eq!(stats.stats().at(Event::HALF_CLOSE), None);
-    assert_eq!(stats.stats().response().wire_bytes(), Some(0));
+    assert_eq!(stats.stats().response().body_bytes(), Some(0));
 }
 
 #[tokio::test]
 async fn an_empty_request_is_known_to_be_empty() {
     let (rpc, log) = exchange(post(Body::empty()), answer(200, Body::empty())).await;
-    assert_eq!(rpc.stats().request().wire_bytes(), Some(0));
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
+    assert_eq!(rpc.stats().request().body_bytes(), Some(0));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(0));
     assert_eq!(log.last().unwrap(), "finish headers_only 200");
 }
 
 // A server stops polling once it has sent so much as the header says.
 #[tokio::test]
 async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service_fn(async |_: Request| {
@@ -164,7 +165,7 @@ async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
     body.frame().await.unwrap().unwrap();
     let rpc = recorder.only_finished();
     assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(11));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(11));
     assert!(rpc.stats().response().is_complete());
     drop(body);
     assert_eq!(recorder.finished().len(), 1);
@@ -173,7 +174,7 @@ async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
 #[tokio::test]
 async fn a_header_that_is_no_length_does_not_end_a_body() {
     for length in ["banana", "-1", "", "99999999999999999999", "100"] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()))
             .service_fn(async |request: Request| {
@@ -189,13 +190,13 @@ async fn a_header_that_is_no_length_does_not_end_a_body() {
         response.into_body().collect().await.unwrap();
         let rpc = recorder.only_finished();
         assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
-        assert_eq!(rpc.stats().response().wire_bytes(), Some(11));
+        assert_eq!(rpc.stats().response().body_bytes(), Some(11));
     }
 }
 
 #[tokio::test]
 async fn a_body_dropped_early_is_cancelled_and_keeps_the_status() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service_fn(async |_: Request| {
@@ -208,13 +209,13 @@ async fn a_body_dropped_early_is_cancelled_and_keeps_the_status() {
     assert_eq!(rpc.stats().ending(), Some(Ending::Cancelled));
     assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
     assert_eq!(rpc.stats().wire_status(), None);
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(6));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(6));
     assert!(!rpc.stats().response().is_complete());
 }
 
 #[tokio::test]
 async fn an_exchange_without_a_response_has_no_status() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service_fn(async |_: Request| Err::<Response, _>(std::io::Error::other("gone")));
@@ -225,12 +226,12 @@ async fn an_exchange_without_a_response_has_no_status() {
     assert_eq!(rpc.stats().ending(), Some(Ending::ServiceError));
     assert_eq!(rpc.stats().error(), Some("gone"));
     assert!(rpc.stats().failed());
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(0));
 }
 
 #[tokio::test]
 async fn a_body_that_fails_behind_a_good_status_is_a_failure() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = TracerLayer::new(recorder.clone()).layer(service_fn(async |_: Request| {
         let pieces = [Ok("a"), Err(std::io::Error::other("disk"))];
         let body = Body::from_stream(tokio_stream::iter(pieces));
@@ -246,7 +247,7 @@ async fn a_body_that_fails_behind_a_good_status_is_a_failure() {
 
 #[tokio::test]
 async fn a_response_without_a_body_is_whole_where_a_client_finishes_at_the_response() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(
             TracerLayer::new(recorder.clone())
@@ -258,13 +259,13 @@ async fn a_response_without_a_body_is_whole_where_a_client_finishes_at_the_respo
     let rpc = recorder.only_finished();
     assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
     assert!(rpc.stats().response().is_complete());
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(0));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(0));
 }
 
 #[tokio::test]
 async fn a_client_can_finish_at_the_response() {
     for (content_type, at_once) in [("text/plain", true), ("application/grpc", false)] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
             .layer(
                 TracerLayer::new(recorder.clone())
@@ -285,7 +286,7 @@ async fn a_client_can_finish_at_the_response() {
         if at_once {
             assert_eq!(rpc.stats().ending(), Some(Ending::Response));
             assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
-            assert_eq!(rpc.stats().response().wire_bytes(), None, "not looked at");
+            assert_eq!(rpc.stats().response().body_bytes(), None, "not looked at");
         } else {
             assert_eq!(rpc.stats().ending(), Some(Ending::BodyEnd));
         }
@@ -371,7 +372,7 @@ async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
         // Here trailers have to follow.
         ("application/grpc", vec!["\0\0\0\0\x01", "a"], 2, Cancelled),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let size = pieces.iter().take(polls).map(|p| p.len() as u64).sum();
         let (mut asked, mut answered) = (None, Some(Told(pieces.clone())));
         let service = ServiceBuilder::new()
@@ -398,7 +399,7 @@ async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
         assert_eq!(stats.ending(), Some(ending), "{content_type} {polls}");
         for traffic in [stats.request(), stats.response()] {
             assert_eq!(traffic.is_complete(), ending != Cancelled);
-            assert_eq!(traffic.wire_bytes(), Some(size));
+            assert_eq!(traffic.body_bytes(), Some(size));
         }
     }
 }
@@ -407,7 +408,7 @@ async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
 #[tokio::test]
 async fn a_request_dropped_after_as_much_as_its_header_says_is_whole() {
     for (length, whole) in [("11", true), ("12", false)] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()).client())
             .service_fn(async |request: Request| {
@@ -428,7 +429,7 @@ async fn a_request_dropped_after_as_much_as_its_header_says_is_whole() {
 
 #[tokio::test]
 async fn over_http_1_a_body_that_tells_its_size_alone_is_whole() {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let traced = ServiceBuilder::new()
         .layer(TracerLayer::new(server_side.clone()).server())
         .service_fn(async |request: http::Request<Incoming>| {
@@ -459,18 +460,18 @@ async fn over_http_1_a_body_that_tells_its_size_alone_is_whole() {
         assert!(rpc.stats().response().is_complete());
     }
     assert!(client.stats().request().is_complete());
-    assert_eq!(client.stats().request().wire_bytes(), Some(11));
+    assert_eq!(client.stats().request().body_bytes(), Some(11));
 }
 
 /// A server, and a client of it, a recorder on each.
 struct Pair {
     uri: String,
-    server: Recorder,
+    server: RecordingTracer,
     release: Arc<Notify>,
 }
 
 async fn serve() -> Pair {
-    let server = Recorder::new();
+    let server = RecordingTracer::new();
     let release = Arc::new(Notify::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
@@ -492,10 +493,10 @@ impl Pair {
         path: &str,
         http2: bool,
     ) -> (
-        Recorder,
+        RecordingTracer,
         http::Response<impl HttpBody<Data = Bytes, Error: std::fmt::Debug> + use<>>,
     ) {
-        let client_side = Recorder::new();
+        let client_side = RecordingTracer::new();
         let http = Client::builder(TokioExecutor::new())
             .http2_only(http2)
             .build_http::<Body>();
@@ -562,11 +563,11 @@ async fn over_http_each_exchange_ends_well_on_both_sides() {
                 assert_eq!(stats.status(), Some(Status::Http(status)), "{case}");
                 assert_eq!(stats.ending(), Some(ending), "{case}");
             }
-            assert_eq!(client.stats().response().wire_bytes(), Some(bytes));
-            assert_eq!(server.stats().response().wire_bytes(), Some(server_bytes));
+            assert_eq!(client.stats().response().body_bytes(), Some(bytes));
+            assert_eq!(server.stats().response().body_bytes(), Some(server_bytes));
             let sent = if method == Method::POST { 5 } else { 0 };
-            assert_eq!(client.stats().request().wire_bytes(), Some(sent));
-            assert_eq!(server.stats().request().wire_bytes(), Some(sent));
+            assert_eq!(client.stats().request().body_bytes(), Some(sent));
+            assert_eq!(server.stats().request().body_bytes(), Some(sent));
         }
     }
 }
@@ -580,7 +581,7 @@ async fn a_body_that_nobody_may_send_ends_with_the_headers() {
         (Method::GET, 204),
         (Method::GET, 304),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()))
             .service_fn(move |_: Request| async move {
@@ -597,7 +598,7 @@ async fn a_body_that_nobody_may_send_ends_with_the_headers() {
 
 #[tokio::test]
 async fn an_empty_body_by_its_header_is_over_with_the_headers() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
         .service_fn(async |_: Request| {
@@ -620,7 +621,7 @@ async fn a_stream_is_counted_while_it_runs_and_a_caller_that_leaves_cancels() {
         let mut body = Box::pin(response.into_body());
         soon(body.frame()).await.unwrap().unwrap();
         let rpc = pair.server.started().remove(0);
-        assert_eq!(rpc.stats().response().wire_bytes(), Some(6));
+        assert_eq!(rpc.stats().response().body_bytes(), Some(6));
         assert_eq!(rpc.stats().ending(), None);
         assert_eq!(rpc.stats().status(), None);
         assert_eq!(rpc.stats().http_status(), Some(200));
@@ -640,7 +641,7 @@ async fn a_stream_is_counted_while_it_runs_and_a_caller_that_leaves_cancels() {
         for rpc in [&client_side.only_finished(), &server] {
             assert_eq!(rpc.stats().ending(), Some(ending));
             assert_eq!(rpc.stats().status(), Some(Status::Http(200)));
-            assert_eq!(rpc.stats().response().wire_bytes(), Some(bytes));
+            assert_eq!(rpc.stats().response().body_bytes(), Some(bytes));
         }
     }
 }
@@ -663,7 +664,7 @@ impl std::error::Error for Circle {
 
 #[tokio::test]
 async fn an_error_that_is_its_own_cause_does_not_hold_the_call_up() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service_fn(async |_: Request| Err::<Response, tower::BoxError>(Circle.into()));
@@ -682,8 +683,8 @@ fn a_level_is_of_the_layer_that_it_was_set_on() {
 }
 
 /// Serves a router behind a layer that records.
-async fn serve_recorded(router: Router) -> (std::net::SocketAddr, Recorder) {
-    let recorder = Recorder::new();
+async fn serve_recorded(router: Router) -> (std::net::SocketAddr, RecordingTracer) {
+    let recorder = RecordingTracer::new();
     let router = router.layer(TracerLayer::new(recorder.clone()).server());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -710,7 +711,7 @@ async fn axums_connect_info_gives_the_peer() {
 
 #[tokio::test]
 async fn within_a_nested_router_the_path_is_the_one_that_was_received() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone()).server();
     let grpc = routing::post(async || [("content-type", "application/grpc")]);
     let inner = Router::new()

@@ -19,7 +19,9 @@ use influxdb_line_protocol::parse_lines;
 use tokio::sync::Semaphore;
 use tower::{Layer as _, service_fn};
 use tower_tracer::{
-    OpenRpc, Status, TracedRequest, TracedResponse, Tracer, TracerLayer, tracers::KnownMethods,
+    Status, Tracer, TracerLayer,
+    methods::KnownMethods,
+    service::{RpcGuard, TracedRequest, TracedResponse},
 };
 use tracer::{InfluxTracer, InfluxWriter, Settings};
 
@@ -91,7 +93,7 @@ impl TracedRequest for Call {
 impl TracedResponse for Done {
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
         open.finish(Status::OK);
         self
     }

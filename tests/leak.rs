@@ -18,8 +18,8 @@ use http_body_util::BodyExt as _;
 use scripted::{Course, Handler, Scripted, Step, data, drive, quiet, run, trailers};
 use tower::{BoxError, Layer as _, Service, ServiceBuilder, service_fn};
 use tower_tracer::{
-    Ending, Event, Level, RequestParts, RpcInfo, Scope, Tracer, TracerLayer, WireEvent,
-    WireEventKind,
+    Ending, Event, Level, RequestParts, RpcInfo, Tracer, TracerLayer,
+    tracer::{Scope, StreamEvent, StreamEventKind},
 };
 
 /// Counts starts and finishes, and uses all that a tracer can use.
@@ -73,9 +73,9 @@ impl Tracer for Count {
         true
     }
 
-    fn event(&self, state: &mut Vec<u64>, _: &RpcInfo, event: &WireEvent<'_>) {
-        if let WireEventKind::RequestMessage(message) | WireEventKind::ResponseMessage(message) =
-            event.kind
+    fn on_event(&self, state: &mut Vec<u64>, _: &RpcInfo, event: &StreamEvent<'_>) {
+        if let StreamEventKind::RequestMessage(message)
+        | StreamEventKind::ResponseMessage(message) = event.kind
         {
             state.push(message.size);
             self.0.messages.fetch_add(1, Relaxed);

@@ -1,17 +1,19 @@
-//! `MarkLayer`: the time of one part of an RPC.
+//! `StageLayer`: the time of one part of an RPC.
 
 use std::task::{Context, Waker};
 
 use http::{Request, Response};
 use tower::{Layer as _, ServiceBuilder, service_fn};
-use tower_tracer::{Ending, Event, Level, MarkLayer, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{
+    Ending, Event, Level, TracerLayer, service::StageLayer, testing::RecordingTracer,
+};
 
 static START: Event = Event::new("start", Level::Base);
 static FINISH: Event = Event::new("finish", Level::Base);
 
 type Answer = Result<Response<String>, std::convert::Infallible>;
 
-fn names(recorder: &Recorder) -> Vec<&'static str> {
+fn names(recorder: &RecordingTracer) -> Vec<&'static str> {
     let events = recorder.only_finished().stats().events();
     events
         .iter()
@@ -21,10 +23,10 @@ fn names(recorder: &Recorder) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn both_events_are_there_when_the_handler_returns() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
-        .layer(MarkLayer::new(START, FINISH))
+        .layer(StageLayer::new(START, FINISH))
         .service_fn(async |_: Request<String>| Answer::Ok(Response::new(String::new())));
     service.oneshot(Request::default()).await.unwrap();
 
@@ -44,14 +46,14 @@ async fn both_events_are_there_when_the_handler_panics() {
         panic!("told to panic")
     }
     for in_the_call in [true, false] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let handler = service_fn(move |request| {
             assert!(!in_the_call, "told to panic");
             panics(request)
         });
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(recorder.clone()))
-            .service(MarkLayer::new(START, FINISH).layer(handler));
+            .service(StageLayer::new(START, FINISH).layer(handler));
         let call = async { service.oneshot(Request::default()).await };
         assert!(tokio::spawn(call).await.unwrap_err().is_panic());
 
@@ -69,10 +71,10 @@ async fn both_events_are_there_when_the_handler_panics() {
 
 #[tokio::test]
 async fn both_events_are_there_when_the_call_is_dropped() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
-        .layer(MarkLayer::new(START, FINISH))
+        .layer(StageLayer::new(START, FINISH))
         .service_fn(async |_: Request<String>| std::future::pending::<Answer>().await);
     let mut call = Box::pin(service.oneshot(Request::default()));
     assert!(

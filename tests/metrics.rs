@@ -21,12 +21,11 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tower::{Service as _, ServiceExt as _, service_fn};
 use tower_layer::Layer as _;
 use tower_tracer::{
-    OpenRpc, RpcInfo, Status, TracedRequest, TracedResponse, Tracer, TracerLayer,
-    tracers::{
-        KnownMethods,
-        metrics::{DURATION_BUCKETS, MetricsTracer},
-        testing,
-    },
+    RpcInfo, Status, Tracer, TracerLayer,
+    methods::KnownMethods,
+    metrics::{DURATION_BUCKETS, MetricsTracer},
+    service::{RpcGuard, TracedRequest, TracedResponse},
+    testing,
 };
 
 const ECHO: [&str; 4] = [
@@ -78,7 +77,7 @@ async fn each_kind_of_call_is_counted_whole_on_both_sides() {
     let (server, server_seen) = tracer();
     let server = server.methods(KnownMethods::new(ECHO));
     let (client, client_seen) = tracer();
-    let server_ends = testing::Recorder::new();
+    let server_ends = testing::RecordingTracer::new();
     // Tracers finish in reverse order: when the recorder has seen the end, so have the metrics.
     let uri = serve(TracerLayer::new((server_ends.clone(), server))).await;
     let mut echo = connect(&uri, TracerLayer::new(client)).await;
@@ -168,7 +167,7 @@ async fn after_any_number_of_cancelled_calls_nothing_is_in_flight() {
     let (server, server_seen) = tracer();
     let server = server.methods(KnownMethods::new(ECHO));
     let (client, client_seen) = tracer();
-    let server_ends = testing::Recorder::new();
+    let server_ends = testing::RecordingTracer::new();
     let uri = serve(TracerLayer::new((server_ends.clone(), server))).await;
     let client = Arc::new(client);
     let echo = connect(&uri, TracerLayer::new(Arc::clone(&client))).await;
@@ -267,7 +266,7 @@ impl TracedRequest for Named {
 impl TracedResponse for Done {
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
         open.finish(self.0);
         self
     }
@@ -701,7 +700,7 @@ fn prometheus() -> metrics_exporter_prometheus::PrometheusRecorder {
 async fn prometheus_gets_a_histogram_with_grpcs_buckets_and_texts() {
     let recorder = prometheus();
     let exposition = recorder.handle();
-    let ends = testing::Recorder::new();
+    let ends = testing::RecordingTracer::new();
     let tracer = MetricsTracer::new()
         .recorder(recorder)
         .methods(KnownMethods::new(ECHO));
@@ -712,7 +711,10 @@ async fn prometheus_gets_a_histogram_with_grpcs_buckets_and_texts() {
         ..say("slow")
     };
     echo.unary_echo(slow).await.unwrap();
-    let cost = soon(ends.wait_finished(1)).await[0].stats().cost().unwrap();
+    let cost = soon(ends.wait_finished(1)).await[0]
+        .stats()
+        .duration()
+        .unwrap();
     assert!(cost >= Duration::from_millis(30));
 
     let rendered = exposition.render();

@@ -13,7 +13,7 @@ use metrics::{
     Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 use tower::{Layer as _, service_fn};
-use tower_tracer::{TracerLayer, tracers::metrics::MetricsTracer};
+use tower_tracer::{TracerLayer, metrics::MetricsTracer};
 
 static STARTED: AtomicU64 = AtomicU64::new(0);
 

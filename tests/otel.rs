@@ -37,16 +37,15 @@ use tonic::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, util::MapRequestLayer};
 use tower_tracer::{
-    Event, Level, ResponseBody, Role, RpcInfo, TracerLayer, TracerService,
-    tracers::{
-        KnownMethods,
-        otel::{self, Conventions, GrpcMetrics, OtelTracer},
-        testing::Recorder,
-    },
+    Event, Level, Role, RpcInfo, TracerLayer,
+    methods::KnownMethods,
+    otel::{self, Conventions, GrpcMetrics, OtelTracer},
+    service::{ResponseBody, TracerService},
+    testing::RecordingTracer,
 };
 
 /// The recorder stands first, and so finishes last: what it has seen finished, has its span.
-type Both = (Recorder, OtelTracer);
+type Both = (RecordingTracer, OtelTracer);
 type Client = EchoClient<TracerService<Channel, Both>>;
 
 const CALLEE: &str = "echo.example:50051";
@@ -62,8 +61,8 @@ fn methods() -> KnownMethods {
     KnownMethods::new(METHODS)
 }
 
-async fn serve<E: Echo>(service: E, tracer: OtelTracer) -> (String, Recorder) {
-    let seen = Recorder::new();
+async fn serve<E: Echo>(service: E, tracer: OtelTracer) -> (String, RecordingTracer) {
+    let seen = RecordingTracer::new();
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .layer(TracerLayer::new((seen.clone(), tracer)).server())
@@ -73,10 +72,10 @@ async fn serve<E: Echo>(service: E, tracer: OtelTracer) -> (String, Recorder) {
     (uri, seen)
 }
 
-async fn connect(uri: &str, tracer: OtelTracer) -> (Client, Recorder) {
-    let seen = Recorder::new();
+async fn connect(uri: &str, tracer: OtelTracer) -> (Client, RecordingTracer) {
+    let seen = RecordingTracer::new();
     let layer = TracerLayer::new((seen.clone(), tracer))
-        .callee(tower_tracer::Endpoint::default().address(CALLEE));
+        .callee(tower_tracer::rpc::Endpoint::default().address(CALLEE));
     let endpoint = Endpoint::from_shared(uri.to_owned()).unwrap();
     let channel = endpoint.connect().await.unwrap();
     let client = EchoClient::new(ServiceBuilder::new().layer(layer).service(channel));
@@ -267,7 +266,7 @@ async fn a_cancelled_call_a_passed_deadline_and_a_panic_are_told_apart_for_all_k
 async fn end_early(case: &'static str, kind: usize) {
     let method = METHODS[kind];
     let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
-    let (served, entered) = (Recorder::new(), Arc::new(Notify::new()));
+    let (served, entered) = (RecordingTracer::new(), Arc::new(Notify::new()));
     let tracer = server_side.tracer().methods(methods());
     let mut layer = TracerLayer::new((served.clone(), tracer)).server();
     if case == "deadline" {
@@ -745,7 +744,7 @@ async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
     let tracer = telemetry.tracer().methods(KnownMethods::new(["/a.B/C"]));
     let layer = TracerLayer::new(tracer.request_metadata(["tenant"]))
         .client()
-        .callee(tower_tracer::Endpoint::default().address(CALLEE));
+        .callee(tower_tracer::rpc::Endpoint::default().address(CALLEE));
     in_process(layer)
         .oneshot(request("/a.B/C", &[("tenant", "blue")]))
         .await
@@ -1125,7 +1124,7 @@ async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where
         let telemetry = Telemetry::new();
         let mut tracer = telemetry.tracer();
         if timeline {
-            tracer = tracer.timeline();
+            tracer = tracer.rpc_events();
         }
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(tracer).server())
@@ -1133,7 +1132,7 @@ async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where
                 let rpc = RpcInfo::current().unwrap();
                 rpc.set_tag("tenant", "blue");
                 rpc.record(MISS);
-                rpc.record_with(SLOW, tower_tracer::EventStatus::Warn, "shard 7");
+                rpc.record_with(SLOW, tower_tracer::rpc::Severity::Warn, "shard 7");
                 Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
             });
         service.oneshot(request("/a.B/C", &[])).await.unwrap();
@@ -1275,7 +1274,7 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
     let in_flight = format!("{IN_FLIGHT} rpc.method=a.B/C rpc.system.name=grpc");
     let default_key = "rpc.response.status_code";
 
-    let (span, metrics) = run(Conventions::Old, default_key).await;
+    let (span, metrics) = run(Conventions::Legacy, default_key).await;
     assert_eq!(
         span,
         [
@@ -1328,7 +1327,7 @@ async fn a_call_whose_state_is_dropped_without_a_finish_is_not_in_flight() {
         .methods(KnownMethods::new(["a.B/C"]))
         .in_flight();
     // OK is no failure, so its state is dropped.
-    let service = in_process(TracerLayer::new(tower_tracer::Tracer::failed(tracer)).server());
+    let service = in_process(TracerLayer::new(tower_tracer::Tracer::only_failed(tracer)).server());
     service.oneshot(request("/a.B/C", &[])).await.unwrap();
     assert_eq!(
         telemetry.sum("rpc.server.active_calls"),
@@ -1386,7 +1385,7 @@ async fn a_propagator_reads_all_values_of_its_header_and_where_it_panics_nothing
 #[tokio::test]
 async fn the_span_of_a_call_that_is_not_finished_ends_with_it_all_the_same() {
     let telemetry = Telemetry::new();
-    let tracer = tower_tracer::Tracer::failed(telemetry.tracer());
+    let tracer = tower_tracer::Tracer::only_failed(telemetry.tracer());
     let service = in_process(TracerLayer::new(tracer).server());
     let response = service.oneshot(request("/a.B/C", &[])).await.unwrap();
     // Its headers were the end, and the body is still there.
@@ -1459,7 +1458,7 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
             .methods(KnownMethods::new(["a.B/C"]))
             .grpc_metrics(what)
     };
-    let callee = || tower_tracer::Endpoint::default().address("dns:///echo.example:50051");
+    let callee = || tower_tracer::rpc::Endpoint::default().address("dns:///echo.example:50051");
     let outer = TracerLayer::new(tracer(GrpcMetrics::Calls))
         .client()
         .callee(callee());
@@ -2129,7 +2128,7 @@ async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other()
         peer
     );
     // What the layer was told goes first, and on a client there is no proxy in front.
-    let told = server(true).callee(tower_tracer::Endpoint::default().address("told:1"));
+    let told = server(true).callee(tower_tracer::rpc::Endpoint::default().address("told:1"));
     assert_eq!(
         get(told, &[host, standard]).await,
         "client.address=192.0.2.1 server.address=told server.port=1 url.scheme=https"
@@ -2242,7 +2241,7 @@ async fn the_old_conventions_have_their_own_words_for_connect() {
     let telemetry = Telemetry::new();
     let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
     let service = ServiceBuilder::new()
-        .layer(TracerLayer::new(tracer.conventions(Conventions::Old)).client())
+        .layer(TracerLayer::new(tracer.conventions(Conventions::Legacy)).client())
         .service_fn(async |_: http::Request<String>| {
             let error = r#"{"code":"not_found"}"#.to_owned();
             let response = http::Response::builder().status(404);
@@ -2296,7 +2295,7 @@ async fn with_a_collector_that_is_down_calls_pass_as_ever_and_a_shutdown_ends() 
     for address in addresses {
         let (spans, metrics) = over_otlp(&format!("http://{address}"));
         let tracer = || {
-            let tracer = otel::tracer().tracer_provider(&spans);
+            let tracer = otel::OtelTracer::new().tracer_provider(&spans);
             tracer.meter_provider(&metrics)
         };
         let (uri, served) = serve(EchoService, tracer()).await;

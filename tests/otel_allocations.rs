@@ -18,8 +18,9 @@ use telemetry::Telemetry;
 use tonic::body::Body;
 use tower::{Layer as _, Service};
 use tower_tracer::{
-    Endpoint, TracerLayer,
-    tracers::otel::{self, OtelTracer},
+    TracerLayer,
+    otel::{self, OtelTracer},
+    rpc::Endpoint,
 };
 
 /// Where spans end. What an exporter costs is not the tracer's.
@@ -65,7 +66,7 @@ fn a_unary_call_with_span_and_metrics_costs_at_most_eight_allocations() {
             .with_sampler(sampler)
             .with_span_processor(Nowhere)
             .build();
-        otel::tracer()
+        otel::OtelTracer::new()
             .tracer_provider(&spans)
             .meter_provider(&telemetry.meter_provider)
     };

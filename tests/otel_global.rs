@@ -13,15 +13,13 @@ use tokio::sync::Notify;
 use tower::{Layer as _, service_fn};
 use tower_tracer::{
     TracerLayer,
-    tracers::{
-        KnownMethods,
-        otel::{self, OtelTracer},
-    },
+    methods::KnownMethods,
+    otel::{self, OtelTracer},
 };
 
 /// With the global providers.
 fn tracer() -> OtelTracer {
-    let tracer = otel::tracer()
+    let tracer = otel::OtelTracer::new()
         .methods(KnownMethods::new(["a.B/C"]))
         .in_flight();
     #[cfg(feature = "otel-bound")]

@@ -8,7 +8,7 @@ use std::{convert::Infallible, env, process::Command};
 use opentelemetry_sdk::trace::SpanData;
 use telemetry::{Telemetry, attributes};
 use tower::ServiceBuilder;
-use tower_tracer::{TracerLayer, tracers::KnownMethods};
+use tower_tracer::{TracerLayer, methods::KnownMethods};
 
 const OPT_IN: &str = "OTEL_SEMCONV_STABILITY_OPT_IN";
 

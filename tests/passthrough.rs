@@ -19,8 +19,9 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use scripted::{Polled, Scripted, Step, poll_body, quiet, run, show};
 use tower::{BoxError, Layer as _, Service as _, service_fn};
 use tower_tracer::{
-    Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, TracerLayer, Traffic,
-    tracers::testing::{Recorder, What},
+    Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, TracerLayer,
+    rpc::Traffic,
+    testing::{EntryKind, RecordingTracer},
 };
 
 /// One direction: what its body does, and how often it is polled before it is dropped.
@@ -178,7 +179,7 @@ where
     (format!("{before}, {shown}, {after}"), polled)
 }
 
-/// What one direction should be known for, worked out from all bytes that passed.
+/// EntryKind one direction should be known for, worked out from all bytes that passed.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Figures {
     bytes: Vec<u8>,
@@ -215,7 +216,7 @@ impl Figures {
             .filter(|(_, compressed)| *compressed)
             .count();
         assert_eq!(
-            traffic.wire_bytes(),
+            traffic.body_bytes(),
             Some(self.bytes.len() as u64),
             "{direction}"
         );
@@ -232,7 +233,7 @@ impl Figures {
         );
         let last = messages.last().map(|(size, _)| *size);
         assert_eq!(
-            traffic.last_message(),
+            traffic.last_message_bytes(),
             last.filter(|_| self.framed),
             "{direction}"
         );
@@ -251,7 +252,7 @@ struct End {
     ending: Ending,
     status: Option<Status>,
     wire_status: Option<Status>,
-    /// What was sent for a status and is none.
+    /// EntryKind was sent for a status and is none.
     raw_status: Option<String>,
 }
 
@@ -337,7 +338,7 @@ impl Plan {
     }
 }
 
-/// What was the last of a body that counts.
+/// EntryKind was the last of a body that counts.
 enum Last {
     End,
     Trailers(HeaderMap),
@@ -484,7 +485,7 @@ fn go<T: Tracer>(plan: &Plan, tracer: T, finished: impl Fn() -> Vec<RpcInfo>) ->
     model
 }
 
-/// What the record and the log should say.
+/// EntryKind the record and the log should say.
 #[derive(Default)]
 struct Model {
     request: Figures,
@@ -528,34 +529,36 @@ impl Model {
 }
 
 /// Compares what a tracer was told with the model.
-fn check_log(recorder: &Recorder, model: &Model) {
+fn check_log(recorder: &RecordingTracer, model: &Model) {
     let seen: Vec<_> = recorder
         .entries()
         .into_iter()
         .map(|entry| entry.what)
         .collect();
-    assert_eq!(seen[..2], [What::Start, What::RequestHeaders]);
+    assert_eq!(seen[..2], [EntryKind::Start, EntryKind::RequestHeaders]);
     let end = model.end.as_ref().unwrap();
     assert_eq!(
         seen.last(),
-        Some(&What::Finish(Some(end.ending), end.status))
+        Some(&EntryKind::Finish(Some(end.ending), end.status))
     );
-    let count = |what: &What| seen.iter().filter(|seen| *seen == what).count();
-    assert_eq!(count(&What::Start), 1);
-    assert_eq!(count(&What::RequestHeaders), 1);
-    assert_eq!(count(&What::ResponseHeaders), 1);
+    let count = |what: &EntryKind| seen.iter().filter(|seen| *seen == what).count();
+    assert_eq!(count(&EntryKind::Start), 1);
+    assert_eq!(count(&EntryKind::RequestHeaders), 1);
+    assert_eq!(count(&EntryKind::ResponseHeaders), 1);
     let half_closed = model.request_at_the_end.complete;
-    assert_eq!(count(&What::HalfClose), usize::from(half_closed));
+    assert_eq!(count(&EntryKind::HalfClose), usize::from(half_closed));
     let has_trailers = end.ending == Ending::Trailers;
-    assert_eq!(count(&What::Trailers), usize::from(has_trailers));
-    let finishes = seen.iter().filter(|what| matches!(what, What::Finish(..)));
+    assert_eq!(count(&EntryKind::Trailers), usize::from(has_trailers));
+    let finishes = seen
+        .iter()
+        .filter(|what| matches!(what, EntryKind::Finish(..)));
     assert_eq!(finishes.count(), 1);
 
     let (mut requests, mut responses) = (Vec::new(), Vec::new());
     for what in &seen {
         let (messages, message) = match what {
-            What::RequestMessage(message) => (&mut requests, message),
-            What::ResponseMessage(message) => (&mut responses, message),
+            EntryKind::RequestMessage(message) => (&mut requests, message),
+            EntryKind::ResponseMessage(message) => (&mut responses, message),
             _ => continue,
         };
         assert_eq!(message.sequence, messages.len() as u64, "numbered from 0");
@@ -597,7 +600,7 @@ proptest! {
         quiet();
         let plain = Plain::default();
         go(&plan, plain.clone(), || plain.0.lock().unwrap().clone());
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let model = go(&plan, recorder.clone(), || recorder.finished());
         check_log(&recorder, &model);
     }

@@ -6,11 +6,11 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use scripted::{Scripted, Step, data, grpc_status, response, run};
 use tower::{BoxError, Layer as _, Service as _, service_fn};
-use tower_tracer::{Code, Event, Level, RpcInfo, Status, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Code, Event, Level, RpcInfo, Status, TracerLayer, testing::RecordingTracer};
 
 /// One call of a service that answers so, and its record.
 fn record(request: Request<tonic::body::Body>, steps: Vec<Step>) -> RpcInfo {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone()).server();
     let steps = std::sync::Mutex::new(Some(steps));
     let mut service = layer.layer(service_fn(move |request: Request<tonic::body::Body>| {
@@ -76,8 +76,8 @@ fn debug_shows_names_status_ending_and_counts_and_no_internals() {
         without_time(&format!("{rpc:?}")),
         "RpcInfo { role: server, protocol: grpc, method: \"echo.Echo/UnaryEcho\", \
          http_method: POST, stats: Stats { status: NOT_FOUND, ending: trailers, http_status: 200, \
-         cost: …, request: Traffic { messages: 1, message_bytes: 5, wire_bytes: 10, \
-         is_complete: true }, response: Traffic { messages: 0, message_bytes: 0, wire_bytes: 0, \
+         cost: …, request: Traffic { messages: 1, message_bytes: 5, body_bytes: 10, \
+         is_complete: true }, response: Traffic { messages: 0, message_bytes: 0, body_bytes: 0, \
          is_complete: true }, tags: {\"tenant\": \"blue\"}, events: [\"cache_miss\"] } }"
     );
     for internal in ["Atomic", "Once", "Mutex", "flags", "Some(", "None"] {

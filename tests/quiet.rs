@@ -14,7 +14,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use tonic::body::Body;
 use tower::{Layer as _, service_fn};
-use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer, WireEvent};
+use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer, tracer::StreamEvent};
 
 /// A body of these pieces, which knows its end where it is `told`.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl Tracer for Keep {
         self.listens
     }
 
-    fn event(&self, (): &mut (), _: &RpcInfo, _: &WireEvent<'_>) {}
+    fn on_event(&self, (): &mut (), _: &RpcInfo, _: &StreamEvent<'_>) {}
 }
 
 /// The record of an RPC with these bodies, read to their ends or `dropped` after the first piece.
@@ -168,8 +168,8 @@ async fn and_they_are_the_right_ones() {
             assert_eq!(traffic.messages(), Some(3));
             assert_eq!(traffic.compressed_messages(), Some(1));
             assert_eq!(traffic.message_bytes(), Some(5));
-            assert_eq!(traffic.last_message(), Some(0));
-            assert_eq!(traffic.wire_bytes(), Some(20));
+            assert_eq!(traffic.last_message_bytes(), Some(0));
+            assert_eq!(traffic.body_bytes(), Some(20));
             assert!(traffic.is_complete() && !traffic.truncated());
         }
     }

@@ -20,7 +20,7 @@ use raw_peer::{
 };
 use tokio::sync::Notify;
 use tonic::transport::{Endpoint, Server};
-use tower_tracer::{Code, Ending, RpcInfo, Status, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Code, Ending, RpcInfo, Status, TracerLayer, testing::RecordingTracer};
 
 /// All reasons HTTP/2 knows, and the code gRPC gives each.
 const REASONS: [(Reason, Code); 14] = [
@@ -111,7 +111,7 @@ async fn trailers_end_the_call_while_the_request_still_streams() {
         let server = RawServer::start(script).await;
         let channel = Endpoint::from_shared(server.uri).unwrap();
         let channel = channel.connect().await.unwrap();
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut client = EchoClient::new(traced(channel, &recorder));
 
         let (more, requests) = tokio::sync::mpsc::channel(1);
@@ -154,7 +154,7 @@ async fn a_cancel_when_the_deadline_has_passed_is_a_deadline() {
     .await;
     let channel = Endpoint::from_shared(server.uri).unwrap();
     let channel = channel.connect().await.unwrap();
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut client = EchoClient::new(traced(channel, &recorder));
 
     let mut request = tonic::Request::new(say("hello"));
@@ -185,7 +185,7 @@ async fn a_caller_that_drops_the_response_cancels_and_the_half_message_is_not_co
     let server = RawServer::start([ok(), message("one"), Step::Data(half), Step::Forever]).await;
     let channel = Endpoint::from_shared(server.uri).unwrap();
     let channel = channel.connect().await.unwrap();
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut client = EchoClient::new(traced(channel, &recorder));
     let call = client.server_streaming_echo(say("hello"));
     let mut responses = soon(call).await.unwrap().into_inner();
@@ -194,7 +194,7 @@ async fn a_caller_that_drops_the_response_cancels_and_the_half_message_is_not_co
     // The next message never comes, but half of it does.
     soon(poll_fn(|cx| {
         assert!(responses.poll_next_unpin(cx).is_pending());
-        match rpc.stats().response().wire_bytes() {
+        match rpc.stats().response().body_bytes() {
             Some(17) => Poll::Ready(()),
             _ => Poll::Pending,
         }
@@ -203,7 +203,7 @@ async fn a_caller_that_drops_the_response_cancels_and_the_half_message_is_not_co
     assert_eq!(rpc.stats().ending(), None);
     drop(responses);
 
-    assert!(recorder.only_finished().same(&rpc));
+    assert!(recorder.only_finished().ptr_eq(&rpc));
     reports(&rpc, Ending::Cancelled, Code::Cancelled, None);
     let response = rpc.stats().response();
     assert_eq!(response.messages(), Some(1));
@@ -319,7 +319,7 @@ impl Leave {
 }
 
 /// The only RPC that a server served, once it is over.
-async fn only(recorder: &Recorder) -> RpcInfo {
+async fn only(recorder: &RecordingTracer) -> RpcInfo {
     soon(recorder.wait_finished(1)).await;
     assert_eq!(recorder.started().len(), 1);
     recorder.only_finished()
@@ -339,7 +339,7 @@ fn endless() -> bytes::Bytes {
 async fn a_client_that_leaves_before_the_headers_cancels() {
     // hyper drops the handler's future, and does not say for which reason.
     for leave in Leave::all() {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let uri = serve(TracerLayer::new(recorder.clone())).await;
         let mut client = RawClient::connect(&uri).await;
         let mut call = client.open(UNARY, &[]).await;
@@ -351,7 +351,7 @@ async fn a_client_that_leaves_before_the_headers_cancels() {
         let rpc = only(&recorder).await;
         reports(&rpc, Ending::Cancelled, Code::Cancelled, None);
         assert_eq!(rpc.stats().request().messages(), Some(1));
-        assert_eq!(rpc.stats().request().wire_bytes(), Some(16));
+        assert_eq!(rpc.stats().request().body_bytes(), Some(16));
         assert_eq!(rpc.stats().http_status(), None);
     }
 }
@@ -361,7 +361,7 @@ async fn a_client_that_leaves_before_the_headers_cancels() {
 async fn a_client_that_leaves_within_the_response_cancels() {
     // hyper drops the response's body, and does not say for which reason.
     for leave in Leave::all() {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let uri = serve(TracerLayer::new(recorder.clone())).await;
         let mut client = RawClient::connect(&uri).await;
         let mut call = client.open(SERVER_STREAMING, &[]).await;
@@ -381,7 +381,7 @@ async fn a_client_that_leaves_within_the_response_cancels() {
 // Ending 7.
 #[tokio::test]
 async fn a_message_that_was_half_sent_when_the_client_left_is_not_counted() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let half = framed(0, &encoded("two")).slice(..7);
     let script = [ok(), message("one"), Step::Data(half), Step::Forever];
     let uri = serve_script(Some(&recorder), script).await;
@@ -399,7 +399,7 @@ async fn a_message_that_was_half_sent_when_the_client_left_is_not_counted() {
     reports(&rpc, Ending::Cancelled, Code::Cancelled, None);
     let response = rpc.stats().response();
     assert_eq!(response.messages(), Some(1));
-    assert_eq!(response.wire_bytes(), Some(17));
+    assert_eq!(response.body_bytes(), Some(17));
     assert!(response.truncated());
 }
 
@@ -410,7 +410,7 @@ async fn a_client_that_leaves_within_the_request_cancels_whatever_the_handler_an
     // other reason is an error, which Echo answers with. Neither goes out.
     for leave in Leave::all() {
         for half in [false, true] {
-            let recorder = Recorder::new();
+            let recorder = RecordingTracer::new();
             let uri = serve(TracerLayer::new(recorder.clone())).await;
             let mut client = RawClient::connect(&uri).await;
             let mut call = client.open(CLIENT_STREAMING, &[]).await;
@@ -446,7 +446,7 @@ async fn a_client_that_leaves_within_the_request_cancels_whatever_the_handler_an
 // Ending 36.
 #[tokio::test]
 async fn a_client_that_leaves_when_its_deadline_has_passed_leaves_by_the_deadline() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let uri = serve(TracerLayer::new(recorder.clone())).await;
     let mut client = RawClient::connect(&uri).await;
     let mut call = client
@@ -467,7 +467,7 @@ async fn a_client_that_leaves_when_its_deadline_has_passed_leaves_by_the_deadlin
 // Ending 28.
 #[tokio::test]
 async fn streams_that_are_reset_at_once_all_finish() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .max_concurrent_streams(400)
@@ -504,7 +504,7 @@ async fn streams_that_are_reset_at_once_all_finish() {
 async fn streams_that_are_reset_as_soon_as_they_are_opened_finish_where_they_started() {
     // By default h2 closes the connection of a client that does this.
     for lenient in [None, Some(1000)] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let (incoming, uri) = listen().await.unwrap();
         let server = Server::builder()
             .http2_max_pending_accept_reset_streams(lenient)

@@ -15,8 +15,9 @@ use http::{Request, Response};
 use tonic::{body::Body, transport::server::TcpConnectInfo};
 use tower::{Layer as _, Service, service_fn};
 use tower_tracer::{
-    Endpoint, Event, EventStatus, Level, MethodPath, OpenRpc, RequestParts, RpcInfo, TracedRequest,
-    TracedResponse, Tracer, TracerLayer, on_finish,
+    Event, Level, RequestParts, RpcInfo, Tracer, TracerLayer, on_finish,
+    rpc::{Endpoint, MethodPath, Severity},
+    service::{RpcGuard, TracedRequest, TracedResponse},
 };
 
 static STEP: Event = Event::new("step", Level::Base);
@@ -56,17 +57,17 @@ fn all_of(rpc: &RpcInfo) -> String {
     let moved = [stats.request(), stats.response()].map(|traffic| {
         let timed = [traffic.first_message_at(), traffic.last_message_at()].map(|at| at.is_some());
         let counted = (traffic.messages(), traffic.compressed_messages());
-        let bytes = (traffic.message_bytes(), traffic.wire_bytes());
+        let bytes = (traffic.message_bytes(), traffic.body_bytes());
         let ended = (traffic.is_complete(), traffic.truncated());
         format!(
             "{counted:?} {bytes:?} {ended:?} {:?} {timed:?}",
-            traffic.last_message()
+            traffic.last_message_bytes()
         )
     });
     let called = (rpc.path(), rpc.full_method(), rpc.http_method());
     let ends = [rpc.caller(), rpc.callee()]
         .map(|end| format!("{:?} {:?} {:?}", end.name(), end.address(), end.socket()));
-    let is_over = stats.cost().is_some();
+    let is_over = stats.duration().is_some();
     let time = (rpc.timeout(), rpc.deadline().is_some(), rpc.attempt());
     let above = rpc.parent().map(RpcInfo::path);
     let told = (rpc.tags(), names, stats.events_left_out(), stats.attempts());
@@ -131,7 +132,7 @@ fn full(seen: &Seen) {
         let rpc: &RpcInfo = request.extensions().get().unwrap();
         for n in 0..70 {
             rpc.set_tag(format!("tag {n}"), "value");
-            rpc.record_with(Event::new("own", Level::Base), EventStatus::Warn, "text");
+            rpc.record_with(Event::new("own", Level::Base), Severity::Warn, "text");
         }
         rpc.record(STEP);
         let message = Response::builder().header("content-type", "application/grpc");
@@ -205,7 +206,7 @@ fn nested(seen: &Seen) {
         }
     });
     let service = TracerLayer::new(look(seen)).server().layer(handler);
-    call_grpc(service, "/a.B/Above");
+    call_grpc(service, "/a.B/ParentLink");
 }
 
 fn not_http(seen: &Seen) {
@@ -318,7 +319,7 @@ fn the_draw_of_an_earlier_rpc_is_gone() {
                 answer("0")
             }
         });
-        let request = grpc("/a.B/Above").body(Body::empty()).unwrap();
+        let request = grpc("/a.B/ParentLink").body(Body::empty()).unwrap();
         call(layer(&drawn).server().layer(handler), request);
     }
     let drawn = drawn.lock().unwrap();
@@ -337,7 +338,7 @@ impl TracedRequest for Watched {
         &self.0
     }
 
-    fn to_path(&self) -> MethodPath {
+    fn method_path(&self) -> MethodPath {
         MethodPath::from(Arc::clone(&self.0))
     }
 }
@@ -347,7 +348,7 @@ struct Answered;
 impl TracedResponse for Answered {
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
         open.finish(None);
         self
     }
@@ -355,7 +356,7 @@ impl TracedResponse for Answered {
 
 #[tokio::test]
 async fn memory_that_is_kept_holds_nothing() {
-    let (above, under): (Arc<str>, Arc<str>) = ("/a.B/Above".into(), "/a.B/Under".into());
+    let (above, under): (Arc<str>, Arc<str>) = ("/a.B/ParentLink".into(), "/a.B/Under".into());
     let path = Arc::clone(&under);
     let handler = service_fn(move |_: Watched| {
         let ok = service_fn(async |_: Watched| Ok::<_, Infallible>(Answered));

@@ -22,9 +22,9 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 use tower::ServiceBuilder;
-use tower_tracer::{RpcInfo, TracerLayer, TracerService, tracers::testing::Recorder};
+use tower_tracer::{RpcInfo, TracerLayer, service::TracerService, testing::RecordingTracer};
 
-type Client = EchoClient<TracerService<Channel, Recorder>>;
+type Client = EchoClient<TracerService<Channel, RecordingTracer>>;
 
 /// What both sides saw of the one RPC.
 async fn logs(pair: &Pair) -> [(RpcInfo, Vec<String>); 2] {
@@ -380,8 +380,8 @@ async fn a_stream_that_is_cancelled_after_the_first_message() {
 }
 
 /// A traced pair whose messages are compressed with gzip in both directions.
-async fn compressed() -> (Client, Recorder, Recorder) {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+async fn compressed() -> (Client, RecordingTracer, RecordingTracer) {
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let (incoming, uri) = listen().await.unwrap();
     let service = EchoServer::new(EchoService)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -416,8 +416,8 @@ async fn compressed_messages_count_as_they_stand_on_the_wire() {
             assert_eq!(traffic.compressed_messages(), Some(3));
             let bytes = traffic.message_bytes().unwrap();
             assert!(bytes > 0 && bytes < whole / 10, "{bytes} of {whole} each");
-            assert_eq!(traffic.last_message(), Some(bytes / 3));
-            assert_eq!(traffic.wire_bytes(), Some(bytes + 15));
+            assert_eq!(traffic.last_message_bytes(), Some(bytes / 3));
+            assert_eq!(traffic.body_bytes(), Some(bytes + 15));
         }
         let log = recorder.log_of(rpc);
         let lines = log.iter().filter(|line| line.contains("message"));
@@ -426,8 +426,8 @@ async fn compressed_messages_count_as_they_stand_on_the_wire() {
     // The same bytes were seen from both sides.
     let seen = |rpc: &RpcInfo| {
         (
-            rpc.stats().request().wire_bytes(),
-            rpc.stats().response().wire_bytes(),
+            rpc.stats().request().body_bytes(),
+            rpc.stats().response().body_bytes(),
         )
     };
     assert_eq!(seen(&client), seen(&server));
@@ -447,7 +447,7 @@ async fn a_large_message_is_one_message() {
             finish: "finish trailers OK",
         };
         expected.assert(&log);
-        let wire = rpc.stats().request().wire_bytes();
+        let wire = rpc.stats().request().body_bytes();
         assert_eq!(wire, Some(size as u64 + 5));
     }
 }

@@ -277,7 +277,7 @@ async fn a_proxys_error_page_is_the_http_statuss_code_though_the_caller_gives_up
     reports(&met.rpc, Ending::Cancelled, Code::Unavailable, None);
     assert_eq!(met.rpc.stats().http_status(), Some(503));
     assert_eq!(met.rpc.stats().response().messages(), None);
-    assert_eq!(met.rpc.stats().response().wire_bytes(), Some(23));
+    assert_eq!(met.rpc.stats().response().body_bytes(), Some(23));
 }
 
 // Ending 14.

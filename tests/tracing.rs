@@ -34,12 +34,11 @@ use opentelemetry_sdk::{
 };
 use tower::{Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
-    Code, OpenRpc, RpcInfo, Status, TracedRequest, TracedResponse, Tracer, TracerLayer,
-    tracers::{
-        KnownMethods,
-        testing::Recorder,
-        tracing::{TracingTracer, level_of},
-    },
+    Code, RpcInfo, Status, Tracer, TracerLayer,
+    methods::KnownMethods,
+    service::{RpcGuard, TracedRequest, TracedResponse},
+    testing::RecordingTracer,
+    tracing::{TracingTracer, level_of},
 };
 use tracing::{
     Level,
@@ -305,7 +304,7 @@ async fn the_span_is_current_in_the_handler_and_in_both_bodies() {
 async fn each_end_has_a_line_with_method_peer_status_ending_and_sizes() {
     let log = Log::default();
     let _installed = log.install();
-    let ends = Recorder::new();
+    let ends = RecordingTracer::new();
     let layer = TracerLayer::new((ends.clone(), TracingTracer::new()));
     let uri = serve(layer).await;
     let mut echo = connect(&uri, TracerLayer::new(())).await;
@@ -353,7 +352,7 @@ impl TracedRequest for Named {
 impl TracedResponse for Done {
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
         open.finish(self.0);
         self
     }
@@ -454,7 +453,7 @@ async fn no_peer_writes_a_line_or_moves_the_cursor() {
         assert!(line.contains(r#"otel.name="rpc""#), "{line:?}");
     }
     // `Fields` asserts within a hook, where the layer contains it.
-    assert_eq!(tower_tracer::contained_panics(), 0);
+    assert_eq!(tower_tracer::tracer::contained_panics(), 0);
 }
 
 #[tokio::test]
@@ -644,7 +643,7 @@ async fn the_peers_address_and_port_are_two_attributes() {
     let _installed = tracing_subscriber::registry()
         .with(spans.clone())
         .set_default();
-    let ends = Recorder::new();
+    let ends = RecordingTracer::new();
     let tracer = TracingTracer::new().level_of(|_| None);
     let uri = serve(TracerLayer::new((ends.clone(), tracer))).await;
     let mut echo = connect(&uri, TracerLayer::new(())).await;
@@ -697,7 +696,7 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
     let bridge = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
     let installed = tracing_subscriber::registry().with(bridge).set_default();
 
-    let ends = Recorder::new();
+    let ends = RecordingTracer::new();
     let server = TracingTracer::new().on_span(|span, _, request| {
         let headers = Headers(request.headers().clone());
         let context = TraceContextPropagator::new().extract(&headers);

@@ -18,7 +18,7 @@ use telemetry::Telemetry;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
-use tower_tracer::{Code, Ending, Event, RpcInfo, Status, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Code, Ending, Event, RpcInfo, Status, TracerLayer, testing::RecordingTracer};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -52,7 +52,7 @@ async fn a_wall_clock_that_is_set_during_an_rpc_moves_no_duration() {
 async fn set_and_check(offset: &str, hours: i64, dropped: bool) {
     set_clock("+0");
     let telemetry = Telemetry::new();
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let uri = serve(TracerLayer::new(server_side.clone())).await;
     let layer = TracerLayer::new((client_side.clone(), telemetry.tracer()));
     let mut client = connect(&uri, layer).await;
@@ -104,7 +104,7 @@ async fn set_and_check(offset: &str, hours: i64, dropped: bool) {
     for start in [client.stats().start_time(), span.start_time] {
         assert!(start <= before && start >= before - took, "{start:?}");
     }
-    assert_eq!(Some(telemetry::duration(&span)), client.stats().cost());
+    assert_eq!(Some(telemetry::duration(&span)), client.stats().duration());
     let point = telemetry.histogram("rpc.client.call.duration").remove(0);
     assert!(point.sum > 0.0 && point.sum <= took.as_secs_f64());
 }
@@ -113,7 +113,7 @@ async fn set_and_check(offset: &str, hours: i64, dropped: bool) {
 #[track_caller]
 fn check(rpc: &RpcInfo, took: Duration) {
     let stats = rpc.stats();
-    let cost = stats.cost().unwrap();
+    let cost = stats.duration().unwrap();
     assert!(
         cost > Duration::ZERO && cost <= took,
         "{cost:?} of {took:?}"

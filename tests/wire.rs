@@ -31,8 +31,9 @@ use raw_peer::{
 use tonic::{service::Routes, transport::Server};
 use tower::{Service as _, ServiceBuilder};
 use tower_tracer::{
-    Code, Ending, Protocol, RequestParts, RpcInfo, Status, Tracer, TracerLayer, Traffic,
-    tracers::testing::Recorder,
+    Code, Ending, RequestParts, RpcInfo, Status, Tracer, TracerLayer,
+    rpc::{Protocol, Traffic},
+    testing::RecordingTracer,
 };
 
 const UNARY: &str = "/echo.Echo/UnaryEcho";
@@ -91,7 +92,7 @@ impl Sample {
         let bytes = self.pieces.iter().map(|piece| piece.len() as u64).sum();
         assert_eq!(traffic.messages(), Some(self.messages), "{name}");
         assert_eq!(traffic.message_bytes(), Some(self.message_bytes), "{name}");
-        assert_eq!(traffic.wire_bytes(), Some(bytes), "{name}");
+        assert_eq!(traffic.body_bytes(), Some(bytes), "{name}");
         assert_eq!(
             traffic.compressed_messages(),
             Some(self.compressed),
@@ -218,7 +219,7 @@ async fn a_response_is_counted_as_it_came_on_a_server() {
 async fn a_request_is_counted_as_it_came_on_a_server() {
     for sample in samples() {
         let (routes, seen) = mirror();
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let uri = serve_routes(Some(layer), Server::builder(), routes).await;
         let mut client = RawClient::connect(&uri).await;
@@ -259,7 +260,7 @@ async fn a_request_is_counted_and_passes_as_it_is_on_a_client() {
         let request = met.rpc.stats().request();
         assert_eq!(request.messages(), Some(1));
         assert_eq!(request.message_bytes(), Some(message.len() as u64));
-        assert_eq!(request.wire_bytes(), Some(message.len() as u64 + 5));
+        assert_eq!(request.body_bytes(), Some(message.len() as u64 + 5));
         assert!(request.is_complete() && !request.truncated());
     }
 }
@@ -273,7 +274,7 @@ async fn two_messages_in_a_unary_call_are_two_messages() {
     assert_eq!(met.got.messages, ["one"]);
     reports(&met.rpc, Ending::Trailers, Code::Ok, Some(Code::Ok));
 
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone());
     let uri = serve_routes(Some(layer), Server::builder(), echo()).await;
     let both = [framed(0, &encoded("one")), framed(0, &encoded("two"))].concat();
@@ -300,7 +301,7 @@ async fn what_tonic_refuses_of_a_request_is_reported_as_tonic_answers() {
         let mut client = RawClient::connect(&plain).await;
         let expected = client.ask(UNARY, &[], body.clone()).await;
 
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let traced = serve_routes(Some(layer), Server::builder(), echo()).await;
         let mut client = RawClient::connect(&traced).await;
@@ -308,7 +309,7 @@ async fn what_tonic_refuses_of_a_request_is_reported_as_tonic_answers() {
 
         let rpc = soon(recorder.wait_finished(1)).await.remove(0);
         reports(&rpc, Ending::HeadersOnly, code, Some(code));
-        assert_eq!(rpc.stats().request().wire_bytes(), Some(body.len() as u64));
+        assert_eq!(rpc.stats().request().body_bytes(), Some(body.len() as u64));
     }
 }
 
@@ -338,7 +339,7 @@ async fn a_million_empty_frames_are_no_message() {
     ];
     let body = tokio_stream::iter(empty.chain(end).map(Ok::<_, Infallible>));
     let body = Mutex::new(Some(StreamBody::new(body)));
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
         .service_fn(async |_: Request<Empty<Bytes>>| {
@@ -358,7 +359,7 @@ async fn a_million_empty_frames_are_no_message() {
     assert_eq!(seen, frames + 2);
     let rpc = recorder.only_finished();
     assert_eq!(rpc.stats().response().messages(), Some(1));
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(10));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(10));
     reports(&rpc, Ending::Trailers, Code::Ok, Some(Code::Ok));
 }
 
@@ -398,7 +399,7 @@ async fn a_path_that_names_no_method_is_served_and_names_none() {
         ("/?token=secret/x", None),
     ] {
         let (routes, seen) = mirror();
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let uri = serve_routes(Some(layer), Server::builder(), routes).await;
         let mut client = RawClient::connect(&uri).await;
@@ -425,7 +426,7 @@ async fn a_path_that_names_no_method_is_served_and_names_none() {
 // Ending 21.
 #[tokio::test]
 async fn a_star_for_a_path_is_served_and_names_no_method() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let uri = serve_script(Some(&recorder), [Step::HeadersOnly(204, HeaderMap::new())]).await;
     let mut client = RawClient::connect(&uri).await;
     let grpc = map(&[("content-type", "application/grpc")]);
@@ -452,7 +453,7 @@ async fn what_is_no_grpc_is_traced_as_plain_http() {
         (Method::POST, html),
     ] {
         let plain = serve_routes(None, Server::builder(), echo()).await;
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let traced = serve_routes(Some(layer), Server::builder(), echo()).await;
         let mut answers = Vec::new();
@@ -575,7 +576,7 @@ fn tells_nothing(rpc: &RpcInfo) {
 #[tokio::test]
 async fn odd_headers_reach_the_handler_and_no_record() {
     let (routes, seen) = mirror();
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone());
     let uri = serve_routes(Some(layer), Server::builder(), routes).await;
     let mut client = RawClient::connect(&uri).await;
@@ -639,7 +640,7 @@ async fn a_timeout_is_read_where_it_is_one_and_else_ignored() {
         ("\u{e9}S", None),
     ] {
         let (routes, seen) = mirror();
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let layer = TracerLayer::new(recorder.clone());
         let uri = serve_routes(Some(layer), Server::builder(), routes).await;
         let mut client = RawClient::connect(&uri).await;
@@ -700,7 +701,7 @@ async fn a_servers_own_timeout_is_a_deadline_where_the_layer_was_told() {
         (None, Some("50m"), Some(Duration::from_millis(50))),
         (None, None, None),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut layer = TracerLayer::new(recorder.clone());
         if let Some(told) = told {
             layer = layer.server_timeout(told);

@@ -15,7 +15,7 @@ mod tracer;
 
 use std::error::Error;
 
-use tower_tracer::{TracerLayer, tracers::KnownMethods};
+use tower_tracer::{TracerLayer, methods::KnownMethods};
 use tracer::{InfluxWriter, Settings};
 
 #[tokio::main]

@@ -24,7 +24,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tower_tracer::{Event, RequestParts, RpcInfo, Tracer, tracers::KnownMethods};
+use tower_tracer::{Event, RequestParts, RpcInfo, Tracer, methods::KnownMethods};
 
 /// How the points come to the store.
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ impl Writing {
                     "ending",
                     stats.ending().map_or("none", |ending| ending.as_str()),
                 )
-                .field("cost_ns", integer(stats.age().as_nanos()));
+                .field("cost_ns", integer(stats.elapsed().as_nanos()));
             for (name, value) in [
                 ("request_messages", stats.request().messages()),
                 ("request_bytes", stats.request().message_bytes()),

@@ -2,7 +2,7 @@
 
 use std::io::{Write as _, stdout};
 
-use tower_tracer::{RequestParts, RpcInfo, Tracer, Traffic};
+use tower_tracer::{RequestParts, RpcInfo, Tracer, rpc::Traffic};
 
 /// Prints a line of `key=value` fields when an RPC is over; `-` is what is not known.
 ///
@@ -26,7 +26,7 @@ impl Tracer for Lines {
             stats.status().map_or_else(unknown, |s| s.to_string()),
             stats.ending().map_or_else(unknown, |e| e.to_string()),
             stats
-                .cost()
+                .duration()
                 .map_or_else(unknown, |c| format!("{:.3}ms", c.as_secs_f64() * 1e3)),
             figures(stats.sent()),
             figures(stats.received()),

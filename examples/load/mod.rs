@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 use tower::{Service as _, ServiceBuilder, ServiceExt as _};
-use tower_tracer::{Tracer, TracerLayer, TracerService};
+use tower_tracer::{Tracer, TracerLayer, service::TracerService};
 
 use crate::echo::{EchoClient, EchoRequest, EchoServer, EchoService, listen, say};
 

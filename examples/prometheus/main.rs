@@ -19,10 +19,8 @@ use std::{error::Error, net::SocketAddr};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tower_tracer::{
     TracerLayer,
-    tracers::{
-        KnownMethods,
-        metrics::{DURATION_BUCKETS, MetricsTracer},
-    },
+    methods::KnownMethods,
+    metrics::{DURATION_BUCKETS, MetricsTracer},
 };
 
 #[tokio::main]

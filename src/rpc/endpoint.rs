@@ -3,7 +3,7 @@ use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 /// One end of an RPC, as a user describes it to the layer.
 ///
 /// ```
-/// use tower_tracer::{Endpoint, TracerLayer};
+/// use tower_tracer::{TracerLayer, rpc::Endpoint};
 ///
 /// let layer = TracerLayer::new(())
 ///     .client()
@@ -100,7 +100,7 @@ impl<'a> EndpointRef<'a> {
 /// An address of one end.
 ///
 /// ```
-/// use tower_tracer::Address;
+/// use tower_tracer::rpc::Address;
 ///
 /// assert_eq!(Address::Named("greeter:50051").to_string(), "greeter:50051");
 /// ```

@@ -54,9 +54,9 @@ predefined! {
     3 REQUEST_LAST_BYTE "request_last_byte" Detailed
     /// The end of the request's body was seen: the client sends no more.
     4 HALF_CLOSE "half_close" Detailed
-    /// The handler was entered: recorded by a [`MarkLayer`](crate::MarkLayer) around it.
+    /// The handler was entered: recorded by a [`StageLayer`](crate::service::StageLayer) around it.
     5 SERVER_HANDLE_START "server_handle_start" Detailed
-    /// The handler returned: recorded by a [`MarkLayer`](crate::MarkLayer) around it.
+    /// The handler returned: recorded by a [`StageLayer`](crate::service::StageLayer) around it.
     6 SERVER_HANDLE_FINISH "server_handle_finish" Detailed
     /// The response's headers passed: the inner service's future resolved.
     7 RESPONSE_HEADERS "response_headers" Detailed
@@ -141,7 +141,7 @@ impl fmt::Display for Event {
 /// What an event says about the RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum EventStatus {
+pub enum Severity {
     /// All is well.
     #[default]
     Info,
@@ -154,13 +154,13 @@ pub enum EventStatus {
 /// An event that was recorded: when, and what was said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Recorded {
+pub struct RecordedEvent {
     /// Which event.
     pub event: Event,
     /// When, as an offset from the start of the RPC.
     pub at: Duration,
     /// What it says about the RPC.
-    pub status: EventStatus,
+    pub status: Severity,
     /// Free text of who recorded it.
     pub info: Option<Cow<'static, str>>,
 }

@@ -1,99 +1,17 @@
 use std::{
     borrow::Cow,
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use http::Method;
 
 use super::{
-    Draw, EndpointRef, Endpoints, Event, EventStatus, Level, MethodPath, Reading, Scope, Stats,
-    current, draw::LazyDraw, extra::Extra, http_method::HttpMethod, pool,
+    Description, EndpointRef, Event, Level, MethodPath, Protocol, Role, SampleKey, Scope, Severity,
+    Sockets, Stats, Tick,
+    internal::{HttpMethod, RareFields, current, pool},
+    record::{MOST_ANCESTORS, ParentLink, Record},
 };
-
-/// Which side of the RPC a layer stands on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The side that calls.
-    Client,
-    /// The side that is called.
-    Server,
-}
-
-impl Role {
-    /// `client` or `server`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// What the two sides speak, told by the request's content type and version header, and for a GET by
-/// its query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// gRPC: `application/grpc`.
-    Grpc,
-    /// gRPC-Web in binary: `application/grpc-web`.
-    GrpcWeb,
-    /// gRPC-Web in base64: `application/grpc-web-text`.
-    GrpcWebText,
-    /// A unary call of Connect: `application/proto` or `application/json` with
-    /// `connect-protocol-version`, or a GET with `connect=v1` in its query.
-    ConnectUnary,
-    /// A streaming call of Connect: `application/connect+…`.
-    ConnectStreaming,
-    /// Any other HTTP exchange.
-    Http,
-    /// A request that is not HTTP.
-    Other,
-}
-
-impl Protocol {
-    /// A short name, such as `grpc` or `http`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Grpc => "grpc",
-            Self::GrpcWeb => "grpc_web",
-            Self::GrpcWebText => "grpc_web_text",
-            Self::ConnectUnary => "connect_unary",
-            Self::ConnectStreaming => "connect_streaming",
-            Self::Http => "http",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether this is gRPC, or gRPC-Web.
-    #[must_use]
-    pub const fn is_grpc(self) -> bool {
-        matches!(self, Self::Grpc | Self::GrpcWeb | Self::GrpcWebText)
-    }
-
-    /// Whether this is an RPC protocol over HTTP: gRPC, gRPC-Web or Connect.
-    #[must_use]
-    pub const fn is_rpc(self) -> bool {
-        !matches!(self, Self::Http | Self::Other)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// The record of one RPC: a cheap clone of a shared handle.
 ///
@@ -125,7 +43,7 @@ impl fmt::Display for Protocol {
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let layer = TracerLayer::new(()).tell_caller();
+/// let layer = TracerLayer::new(()).insert_into_response();
 /// let service = ServiceBuilder::new().layer(layer).service_fn(handler);
 /// let response = service.oneshot(Request::default()).await.unwrap();
 ///
@@ -138,111 +56,6 @@ impl fmt::Display for Protocol {
 #[derive(Clone)]
 pub struct RpcInfo(Arc<Record>);
 
-pub(super) struct Record {
-    description: Description,
-    http_method: Option<HttpMethod>,
-    sockets: Sockets,
-    /// Known once the request carries this record and has given the one it had.
-    above: OnceLock<Above>,
-    /// Its tracers' scopes, where they have some.
-    scope: OnceLock<Weak<dyn Scope>>,
-    stats: Stats,
-    draw: LazyDraw,
-}
-
-/// What is known of an RPC when it starts.
-#[derive(Debug)]
-pub(crate) struct Description {
-    pub(crate) role: Role,
-    pub(crate) protocol: Protocol,
-    pub(crate) path: MethodPath,
-    pub(crate) endpoints: Option<Arc<Endpoints>>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) deadline: Option<Instant>,
-    /// Which attempt it is, where the request says so.
-    pub(crate) attempt: Option<u32>,
-}
-
-/// The addresses of the connection that an RPC came on.
-#[derive(Debug, Default)]
-pub(crate) struct Sockets {
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) local: Option<SocketAddr>,
-}
-
-/// The record an RPC stands under, and which attempt of that it is.
-struct Above {
-    rpc: RpcInfo,
-    /// `None` where that is the record of another request, which this one was made for.
-    attempt: Option<u32>,
-    /// How many records can be reached from here by going up.
-    ancestors: u8,
-}
-
-/// The most ancestors that a record keeps. A request that is passed on without end, as by a proxy
-/// that feeds itself, would hold all of its records else, and drop them one within the other.
-const MOST_ANCESTORS: u8 = 64;
-
-impl Record {
-    /// Of no RPC yet.
-    pub(super) fn blank() -> Self {
-        Self {
-            description: Description {
-                role: Role::Client,
-                protocol: Protocol::Other,
-                path: MethodPath::from(""),
-                endpoints: None,
-                timeout: None,
-                deadline: None,
-                attempt: None,
-            },
-            http_method: None,
-            sockets: Sockets::default(),
-            above: OnceLock::new(),
-            scope: OnceLock::new(),
-            stats: Stats::blank(),
-            draw: LazyDraw::default(),
-        }
-    }
-
-    /// Makes it the record of an RPC that begins at `start`.
-    #[inline]
-    fn begin(
-        &mut self,
-        known: Description,
-        method: Option<&Method>,
-        level: Level,
-        start: Reading,
-        from: Sockets,
-    ) {
-        let Self {
-            description,
-            http_method,
-            sockets,
-            stats,
-            draw,
-            // Empty: nothing is under anything yet.
-            above: _,
-            scope: _,
-        } = self;
-        stats.begin(known.role, level, start);
-        *description = known;
-        *http_method = method.map(HttpMethod::new);
-        *sockets = from;
-        *draw = LazyDraw::default();
-    }
-
-    /// Lets go of what it holds; all the rest is overwritten by [`begin`](Self::begin).
-    #[inline]
-    fn clear(&mut self) {
-        self.description.path = MethodPath::from("");
-        self.description.endpoints = None;
-        self.above.take();
-        self.scope.take();
-        self.stats.clear();
-    }
-}
-
 impl RpcInfo {
     /// The record of an RPC that begins at `start`.
     #[inline]
@@ -250,7 +63,7 @@ impl RpcInfo {
         description: Description,
         http_method: Option<&Method>,
         level: Level,
-        start: Reading,
+        start: Tick,
         sockets: Sockets,
     ) -> Self {
         let mut record = pool::take();
@@ -279,10 +92,10 @@ impl RpcInfo {
     /// Links this record to the one above it: that of an outer layer, else the current one. Called
     /// once, before anybody else sees this record.
     #[inline]
-    pub(crate) fn stand_under(&self, outer: Option<Self>) {
+    pub(crate) fn set_parent(&self, outer: Option<Self>) {
         // A handler that forwards what it was given makes a call, and no attempt of its RPC.
         let is_attempt = matches!(&outer, Some(rpc) if rpc.role() == self.role());
-        let Some(rpc) = outer.or_else(current::current) else {
+        let Some(rpc) = outer.or_else(current) else {
             return;
         };
         let above_it = rpc.0.above.get().map_or(0, |above| above.ancestors);
@@ -290,7 +103,7 @@ impl RpcInfo {
             self.set_draw(rpc.draw());
             return;
         }
-        let _ = self.0.above.set(Above {
+        let _ = self.0.above.set(ParentLink {
             attempt: is_attempt.then(|| rpc.stats().next_attempt()),
             rpc,
             ancestors: above_it + 1,
@@ -301,7 +114,7 @@ impl RpcInfo {
     /// poll of the inner future and of both bodies. `None` outside, and in spawned tasks.
     #[must_use]
     pub fn current() -> Option<Self> {
-        current::current()
+        current()
     }
 
     /// Which side this record is about.
@@ -419,7 +232,7 @@ impl RpcInfo {
     ///
     /// A record keeps at most 64 ancestors. Where its parent has as many, it has no parent, and is
     /// the first of a new chain: so a request that is passed on without end holds no more than 65
-    /// records. The new chain has the [draw](crate::Candidate::draw) of the old one.
+    /// records. The new chain has the [draw](crate::tracer::Candidate::draw) of the old one.
     #[must_use]
     #[inline]
     pub fn parent(&self) -> Option<&Self> {
@@ -429,7 +242,7 @@ impl RpcInfo {
     /// The record of the layer further out that has seen this same request, on the same side: of the
     /// call, where this is an attempt. It is the [parent](Self::parent) then.
     #[must_use]
-    pub fn outer(&self) -> Option<&Self> {
+    pub fn same_request_parent(&self) -> Option<&Self> {
         let above = self.0.above.get()?;
         above.attempt.is_some().then_some(&above.rpc)
     }
@@ -463,16 +276,11 @@ impl RpcInfo {
     /// An RPC keeps 64 events of users; those beyond, and those that come after its end, are
     /// [counted](Stats::events_left_out), not kept.
     pub fn record(&self, event: Event) {
-        self.stats().record(event, EventStatus::Info, None);
+        self.stats().record(event, Severity::Info, None);
     }
 
     /// As [`record`](Self::record), with what the event says of the RPC and a text.
-    pub fn record_with(
-        &self,
-        event: Event,
-        status: EventStatus,
-        info: impl Into<Cow<'static, str>>,
-    ) {
+    pub fn record_with(&self, event: Event, status: Severity, info: impl Into<Cow<'static, str>>) {
         self.stats().record(event, status, Some(info.into()));
     }
 
@@ -489,7 +297,7 @@ impl RpcInfo {
             tag.1 = value;
             return true;
         }
-        let fits = tags.len() < Extra::TAGS;
+        let fits = tags.len() < RareFields::TAGS;
         if fits {
             tags.push((key, value));
         }
@@ -514,19 +322,19 @@ impl RpcInfo {
     }
 
     /// The random number it shares with the RPCs it stands under and with those under it.
-    pub(crate) fn draw(&self) -> Draw {
-        let inherit = || self.parent().map_or_else(Draw::new, Self::draw);
+    pub(crate) fn draw(&self) -> SampleKey {
+        let inherit = || self.parent().map_or_else(SampleKey::new, Self::draw);
         self.0.draw.get_or_init(inherit)
     }
 
     /// Gives it a draw that was made before the record was.
-    pub(crate) fn set_draw(&self, draw: Draw) {
+    pub(crate) fn set_draw(&self, draw: SampleKey) {
         self.0.draw.get_or_init(|| draw);
     }
 
     /// Whether two handles are of the same record.
     #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 

@@ -4,11 +4,11 @@ use http::uri::PathAndQuery;
 
 /// The path that names a method, `/pkg.Svc/Method` for gRPC, kept without copying it where possible.
 ///
-/// A [`TracedRequest`](crate::TracedRequest) hands it to the record. It is made from a
+/// A [`TracedRequest`](crate::service::TracedRequest) hands it to the record. It is made from a
 /// `&'static str`, a [`PathAndQuery`] or an `Arc<str>`.
 ///
 /// ```
-/// use tower_tracer::MethodPath;
+/// use tower_tracer::rpc::MethodPath;
 ///
 /// let path = MethodPath::from("/echo.Echo/UnaryEcho");
 /// assert_eq!(path.full_method(), Some("echo.Echo/UnaryEcho"));

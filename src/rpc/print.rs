@@ -27,7 +27,7 @@ impl fmt::Display for RpcInfo {
         let status = stats.status();
         let status = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         let ending = stats.ending().map_or("running", |ending| ending.as_str());
-        let millis = stats.age().as_secs_f64() * 1e3;
+        let millis = stats.elapsed().as_secs_f64() * 1e3;
         let (sent, received) = (figures(stats.sent()), figures(stats.received()));
         write!(
             f,
@@ -42,7 +42,7 @@ fn figures(traffic: Traffic) -> String {
     match (
         traffic.messages(),
         traffic.message_bytes(),
-        traffic.wire_bytes(),
+        traffic.body_bytes(),
     ) {
         (Some(messages), Some(bytes), _) => format!("{messages}/{bytes}"),
         (_, _, Some(bytes)) => format!("-/{bytes}"),
@@ -51,7 +51,7 @@ fn figures(traffic: Traffic) -> String {
 }
 
 fn printable(path: &str) -> String {
-    super::extra::bounded(path, PATH).escape_debug().to_string()
+    crate::text::bounded(path, PATH).escape_debug().to_string()
 }
 
 impl fmt::Debug for RpcInfo {
@@ -63,7 +63,7 @@ impl fmt::Debug for RpcInfo {
             Some(method) => all.0.field("method", &method),
             None => all
                 .0
-                .field("path", &super::extra::bounded(self.path(), PATH)),
+                .field("path", &crate::text::bounded(self.path(), PATH)),
         };
         all.some("http_method", self.http_method());
         all.some("peer", self.peer().address());
@@ -86,9 +86,9 @@ impl fmt::Debug for Stats {
             .filter(|wire| self.status() != Some(*wire));
         all.some("wire_status", unlike);
         all.some("http_status", self.http_status());
-        match self.cost() {
+        match self.duration() {
             Some(cost) => all.0.field("cost", &cost),
-            None => all.0.field("age", &self.age()),
+            None => all.0.field("age", &self.elapsed()),
         };
         all.0.field("request", &self.request());
         all.0.field("response", &self.response());
@@ -121,7 +121,7 @@ impl fmt::Debug for Traffic {
         let compressed = self.compressed_messages().filter(|messages| *messages > 0);
         all.some("compressed_messages", compressed);
         all.some("message_bytes", self.message_bytes());
-        all.some("wire_bytes", self.wire_bytes());
+        all.some("body_bytes", self.body_bytes());
         all.some("is_complete", Some(self.is_complete()));
         all.some("truncated", self.truncated().then_some(true));
         all.0.finish()

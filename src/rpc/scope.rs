@@ -13,7 +13,7 @@ use std::any::{Any, type_name};
 ///
 /// ```
 /// use std::{cell::Cell, sync::Arc};
-/// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
+/// use tower_tracer::{RequestParts, RpcInfo, Tracer, tracer::Scope};
 ///
 /// thread_local!(static TENANT: Cell<u32> = const { Cell::new(0) });
 ///

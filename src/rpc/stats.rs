@@ -1,6 +1,5 @@
 use std::{
     borrow::Cow,
-    fmt,
     sync::{
         OnceLock,
         atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering},
@@ -9,12 +8,11 @@ use std::{
 };
 
 use super::{
-    Code, Direction, Event, EventStatus, Level, Reading, Recorded, Role, Status, Traffic,
-    TrafficCell,
-    extra::{Extra, MessagesAt, bounded},
-    level::AtomicLevel,
-    moment::Moment,
+    AtomicLevel, Code, Direction, Ending, Event, Level, Outcome, RecordedEvent, Role, Severity,
+    Status, Tick, Traffic, TrafficCell,
+    internal::{AtomicOffset, MessagesAt, RareFields},
 };
+use crate::text::bounded;
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
@@ -29,7 +27,7 @@ use super::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), http::Error> {
 /// // A gRPC handler that finds nothing.
 /// let service = ServiceBuilder::new()
-///     .layer(TracerLayer::new(()).level(Level::Detailed).tell_caller())
+///     .layer(TracerLayer::new(()).level(Level::Detailed).insert_into_response())
 ///     .service_fn(async |_: Request<String>| {
 ///         Response::builder().header("grpc-status", "5").body(String::new())
 ///     });
@@ -43,21 +41,21 @@ use super::{
 /// assert_eq!(stats.http_status(), Some(200));
 /// assert!(stats.failed() && stats.error().is_none());
 ///
-/// assert_eq!(stats.cost(), stats.duration(Event::RPC_START, Event::RPC_FINISH));
-/// assert!(stats.at(Event::RESPONSE_HEADERS) <= stats.cost());
+/// assert_eq!(stats.duration(), stats.between(Event::RPC_START, Event::RPC_FINISH));
+/// assert!(stats.at(Event::RESPONSE_HEADERS) <= stats.duration());
 /// assert_eq!(stats.at(Event::TRAILERS), None);
 ///
 /// // This layer does not know the type of the request's body; unknown is not zero.
-/// assert_eq!(stats.request().wire_bytes(), None);
-/// assert_eq!(stats.response().wire_bytes(), Some(0));
+/// assert_eq!(stats.request().body_bytes(), None);
+/// assert_eq!(stats.response().body_bytes(), Some(0));
 /// # Ok(()) }
 /// ```
 pub struct Stats {
     role: Role,
     level: AtomicLevel,
-    start: Reading,
+    start: Tick,
     start_time: OnceLock<SystemTime>,
-    finish: Moment,
+    finish: AtomicOffset,
     request: TrafficCell,
     response: TrafficCell,
     /// Attempts made under this record.
@@ -66,105 +64,7 @@ pub struct Stats {
     status: AtomicU32,
     wire_status: AtomicU32,
     ending: AtomicU8,
-    extra: OnceLock<Box<Extra>>,
-}
-
-/// How an RPC came to its end, as the layer saw it. What its status was is another matter: see
-/// [`Stats::status`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Ending {
-    /// The response's trailers passed.
-    Trailers = 1,
-    /// The response had headers only, which for gRPC carry the status.
-    HeadersOnly,
-    /// The response's body came to its end without trailers. Over plain HTTP it may also be dropped
-    /// there: after as many bytes as its header told of, or its own size hint.
-    BodyEnd,
-    /// The layer was told that the RPC is over with the response itself: a response without a
-    /// body, or one of a type of the user's own.
-    Response,
-    /// The inner service returned an error instead of a response.
-    ServiceError,
-    /// The response's body failed.
-    BodyError,
-    /// The peer reset the stream.
-    Reset,
-    /// The response was dropped before its end: on a client by the caller, on a server because the
-    /// caller cancelled or is gone.
-    Cancelled,
-    /// A timeout ended it: the error says so, or it was dropped when its deadline had passed.
-    Deadline,
-    /// The inner service panicked, in the call, in a poll of its future or of its body.
-    Panic,
-}
-
-impl Ending {
-    const ALL: [Self; 10] = [
-        Self::Trailers,
-        Self::HeadersOnly,
-        Self::BodyEnd,
-        Self::Response,
-        Self::ServiceError,
-        Self::BodyError,
-        Self::Reset,
-        Self::Cancelled,
-        Self::Deadline,
-        Self::Panic,
-    ];
-
-    /// A short name, such as `trailers` or `cancelled`; one of ten, so fit for a label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Trailers => "trailers",
-            Self::HeadersOnly => "headers_only",
-            Self::BodyEnd => "body_end",
-            Self::Response => "response",
-            Self::ServiceError => "service_error",
-            Self::BodyError => "body_error",
-            Self::Reset => "reset",
-            Self::Cancelled => "cancelled",
-            Self::Deadline => "deadline",
-            Self::Panic => "panic",
-        }
-    }
-
-    fn from_u8(value: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// How an RPC ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Outcome<'a> {
-    pub(crate) ending: Ending,
-    pub(crate) status: Option<Status>,
-    pub(crate) wire_status: Option<Status>,
-    /// A status that is not a code.
-    pub(crate) raw_status: Option<Cow<'a, [u8]>>,
-    pub(crate) error: Option<Cow<'a, str>>,
-    pub(crate) panic: Option<&'a str>,
-}
-
-impl Outcome<'_> {
-    pub(crate) fn new(ending: Ending) -> Self {
-        Self {
-            ending,
-            status: None,
-            wire_status: None,
-            raw_status: None,
-            error: None,
-            panic: None,
-        }
-    }
+    extra: OnceLock<Box<RareFields>>,
 }
 
 impl Stats {
@@ -173,9 +73,9 @@ impl Stats {
         Self {
             role: Role::Client,
             level: AtomicLevel::new(Level::Base),
-            start: Reading::now(),
+            start: Tick::now(),
             start_time: OnceLock::new(),
-            finish: Moment::default(),
+            finish: AtomicOffset::default(),
             request: TrafficCell::default(),
             response: TrafficCell::default(),
             attempts: AtomicU32::new(0),
@@ -189,7 +89,7 @@ impl Stats {
 
     /// Of an RPC that begins at `from`.
     #[inline]
-    pub(super) fn begin(&mut self, side: Role, wanted: Level, from: Reading) {
+    pub(super) fn begin(&mut self, side: Role, wanted: Level, from: Tick) {
         let Self {
             role,
             level,
@@ -209,7 +109,7 @@ impl Stats {
         *role = side;
         *level = AtomicLevel::new(wanted);
         *start = from;
-        *finish = Moment::default();
+        *finish = AtomicOffset::default();
         *request = TrafficCell::default();
         *response = TrafficCell::default();
         *attempts = AtomicU32::new(0);
@@ -234,14 +134,14 @@ impl Stats {
     /// where the layer stands outside of all retries.
     #[must_use]
     #[inline]
-    pub fn cost(&self) -> Option<Duration> {
+    pub fn duration(&self) -> Option<Duration> {
         self.finish.get()
     }
 
     /// How long the RPC has been running, or ran.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        self.cost()
+    pub fn elapsed(&self) -> Duration {
+        self.duration()
             .unwrap_or_else(|| Duration::from_nanos(self.now()))
     }
 
@@ -263,7 +163,7 @@ impl Stats {
     /// The time from one event to another; `None` where one of them is missing, or they happened
     /// the other way round.
     #[must_use]
-    pub fn duration(&self, from: Event, to: Event) -> Option<Duration> {
+    pub fn between(&self, from: Event, to: Event) -> Option<Duration> {
         self.at(to)?.checked_sub(self.at(from)?)
     }
 
@@ -289,23 +189,23 @@ impl Stats {
 
     /// An event as it was recorded: its time, and what was said of it.
     #[must_use]
-    pub fn event(&self, event: Event) -> Option<Recorded> {
+    pub fn event(&self, event: Event) -> Option<RecordedEvent> {
         let at = self.at(event)?;
         // What moved on since somebody said something of it has the later time.
         let recorded = self
             .custom(event)
-            .map(|recorded| Recorded { at, ..recorded });
-        Some(recorded.unwrap_or(Recorded {
+            .map(|recorded| RecordedEvent { at, ..recorded });
+        Some(recorded.unwrap_or(RecordedEvent {
             event,
             at,
-            status: EventStatus::Info,
+            status: Severity::Info,
             info: None,
         }))
     }
 
     /// All events so far, predefined and user-defined, in the order of their times.
     #[must_use]
-    pub fn events(&self) -> Vec<Recorded> {
+    pub fn events(&self) -> Vec<RecordedEvent> {
         let mut events: Vec<_> = Event::PREDEFINED
             .iter()
             .filter_map(|event| self.event(*event))
@@ -317,7 +217,7 @@ impl Stats {
 
     /// The user-defined events so far, in the order in which they were recorded.
     #[must_use]
-    pub fn user_events(&self) -> Vec<Recorded> {
+    pub fn user_events(&self) -> Vec<RecordedEvent> {
         let Some(extra) = self.extra.get() else {
             return Vec::new();
         };
@@ -496,12 +396,7 @@ impl Stats {
     }
 
     /// Records a predefined or user-defined event now.
-    pub(crate) fn record(
-        &self,
-        event: Event,
-        status: EventStatus,
-        info: Option<Cow<'static, str>>,
-    ) {
+    pub(crate) fn record(&self, event: Event, status: Severity, info: Option<Cow<'static, str>>) {
         // Start and finish are the layer's to say.
         if event.level() > self.level() || event == Event::RPC_START || event == Event::RPC_FINISH {
             return;
@@ -514,7 +409,7 @@ impl Stats {
         let extra = self.extra();
         if let Some(moment) = extra.moment(event) {
             let fresh = moment.set(now);
-            if !fresh || (status == EventStatus::Info && info.is_none()) {
+            if !fresh || (status == Severity::Info && info.is_none()) {
                 return;
             }
         }
@@ -522,12 +417,12 @@ impl Stats {
         if events.iter().any(|recorded| recorded.event == event) {
             return;
         }
-        if events.len() >= Extra::EVENTS {
+        if events.len() >= RareFields::EVENTS {
             drop(events);
             extra.leave_out();
             return;
         }
-        events.push(Recorded {
+        events.push(RecordedEvent {
             event,
             at: Duration::from_nanos(now),
             status,
@@ -573,10 +468,10 @@ impl Stats {
     /// Records how the RPC ended. Called once, by its guard.
     pub(crate) fn end(&self, outcome: &Outcome<'_>) {
         if let Some(text) = outcome.error.as_deref().filter(|text| !text.is_empty()) {
-            let _ = self.extra().error.set(bounded(text, Extra::TEXT));
+            let _ = self.extra().error.set(bounded(text, RareFields::TEXT));
         }
         if let Some(text) = outcome.panic {
-            let _ = self.extra().panic.set(bounded(text, Extra::TEXT));
+            let _ = self.extra().panic.set(bounded(text, RareFields::TEXT));
         }
         if let Some(raw) = &outcome.raw_status {
             let head = raw.get(..64).unwrap_or(raw);
@@ -601,15 +496,15 @@ impl Stats {
         self.ending.store(ending as u8, Ordering::Release);
     }
 
-    pub(super) fn extra(&self) -> &Extra {
+    pub(super) fn extra(&self) -> &RareFields {
         self.extra.get_or_init(Box::default)
     }
 
-    pub(super) fn extra_if_any(&self) -> Option<&Extra> {
+    pub(super) fn extra_if_any(&self) -> Option<&RareFields> {
         self.extra.get().map(|extra| &**extra)
     }
 
-    fn custom(&self, event: Event) -> Option<Recorded> {
+    fn custom(&self, event: Event) -> Option<RecordedEvent> {
         let events = self.extra.get()?.events();
         events.iter().find(|r| r.event == event).cloned()
     }

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use super::extra::MessagesAt;
+use super::internal::MessagesAt;
 
 /// What moved in one direction of an RPC: a snapshot, live while the RPC runs.
 ///
@@ -24,7 +24,7 @@ pub struct Traffic {
     compressed_messages: u64,
     message_bytes: u64,
     body_bytes: u64,
-    last_message: u64,
+    last_message_bytes: u64,
     first_message_at: Option<Duration>,
     last_message_at: Option<Duration>,
 }
@@ -67,15 +67,15 @@ impl Traffic {
     /// For whole messages of gRPC this is the sum of what grpc-go's
     /// [`stats`](https://pkg.go.dev/google.golang.org/grpc/stats) calls the wire length.
     #[must_use]
-    pub fn wire_bytes(&self) -> Option<u64> {
+    pub fn body_bytes(&self) -> Option<u64> {
         (self.flags & BYTES != 0).then_some(self.body_bytes)
     }
 
     /// Size in bytes of the last whole message, as it stood on the wire, without its prefix, as
     /// [`message_bytes`](Self::message_bytes) counts it; `None` also where there was none.
     #[must_use]
-    pub fn last_message(&self) -> Option<u64> {
-        (self.counts_messages() && self.messages > 0).then_some(self.last_message)
+    pub fn last_message_bytes(&self) -> Option<u64> {
+        (self.counts_messages() && self.messages > 0).then_some(self.last_message_bytes)
     }
 
     /// When the first message was complete, from the start of the RPC. Known at level Detailed.
@@ -123,7 +123,7 @@ pub(crate) struct TrafficCell {
     compressed_messages: AtomicU64,
     message_bytes: AtomicU64,
     body_bytes: AtomicU64,
-    last_message: AtomicU64,
+    last_message_bytes: AtomicU64,
 }
 
 impl TrafficCell {
@@ -135,7 +135,7 @@ impl TrafficCell {
             compressed_messages: self.compressed_messages.load(Relaxed),
             message_bytes: self.message_bytes.load(Relaxed),
             body_bytes: self.body_bytes.load(Relaxed),
-            last_message: self.last_message.load(Relaxed),
+            last_message_bytes: self.last_message_bytes.load(Relaxed),
             first_message_at: messages_at.and_then(|at| at.first.get()),
             last_message_at: messages_at.and_then(|at| at.last.get()),
         }
@@ -180,7 +180,7 @@ impl TrafficCell {
         if compressed {
             add(&self.compressed_messages, 1);
         }
-        self.last_message.store(size, Relaxed);
+        self.last_message_bytes.store(size, Relaxed);
         sequence
     }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::{
+    panics::contain,
     rpc::{Code, Ending},
-    tracer::contain,
 };
 
 /// What an error and its causes say.

@@ -5,11 +5,11 @@ use bytes::Buf;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame};
 
-use super::OpenRpc;
+use super::RpcGuard;
 use crate::{
     protocol::{BodyReader, grpc},
     rpc::{Direction, Event, Protocol, Role, TrafficCell},
-    tracer::{Tracer, WireEventKind},
+    tracer::{StreamEventKind, Tracer},
 };
 
 /// Turned off by a test that compares.
@@ -28,7 +28,7 @@ fn is_off() -> bool {
 #[inline(always)]
 pub(super) fn response_reader<B: Body, T: Tracer>(
     response: &Response<B>,
-    guard: &OpenRpc<T>,
+    guard: &RpcGuard<T>,
 ) -> Option<BodyReader> {
     let rpc = guard.rpc()?;
     let is_common = rpc.protocol() == Protocol::Grpc
@@ -44,7 +44,7 @@ pub(super) fn response_reader<B: Body, T: Tracer>(
     if guard.quiet_cell().is_none()
         && let Some(meter) = guard.meter()
     {
-        let headers = WireEventKind::ResponseHeaders(response.headers());
+        let headers = StreamEventKind::ResponseHeaders(response.headers());
         meter.event(Event::RESPONSE_HEADERS, headers);
     }
     Some(BodyReader::framed())
@@ -78,7 +78,7 @@ pub(super) fn count_message(
 #[inline(always)]
 pub(super) fn ends_ok<T: Tracer>(
     reader: &BodyReader,
-    guard: &OpenRpc<T>,
+    guard: &RpcGuard<T>,
     trailers: &HeaderMap,
 ) -> bool {
     let (BodyReader::Framed(framing), Some(rpc)) = (reader, guard.rpc()) else {
@@ -98,7 +98,7 @@ pub(super) fn ends_ok<T: Tracer>(
         cell.complete();
     } else if let Some(meter) = guard.meter() {
         meter.complete();
-        meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
+        meter.event(Event::TRAILERS, StreamEventKind::Trailers(trailers));
     }
     true
 }

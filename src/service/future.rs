@@ -8,11 +8,11 @@ use std::{
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{OpenRpc, TracedResponse, outcome::Cause};
+use super::{RpcGuard, TracedResponse, outcome::Cause};
 use crate::{rpc::RpcInfo, tracer::Tracer};
 
 pin_project! {
-    /// The future of a [`TracerService`](crate::TracerService).
+    /// The future of a [`TracerService`](crate::service::TracerService).
     pub struct ResponseFuture<F, T: Tracer> {
         #[pin]
         state: State<F, T>,
@@ -39,7 +39,7 @@ pin_project! {
         // Empty only in the drop, which runs within the scopes.
         #[pin]
         inner: Option<F>,
-        guard: OpenRpc<T>,
+        guard: RpcGuard<T>,
     }
 
     impl<F, T: Tracer> PinnedDrop for TracedFuture<F, T> {
@@ -62,7 +62,7 @@ impl<F, T: Tracer> ResponseFuture<F, T> {
 
     /// Calls the service.
     #[inline]
-    pub(super) fn new<S, Req>(service: &mut S, request: Req, mut guard: OpenRpc<T>) -> Self
+    pub(super) fn new<S, Req>(service: &mut S, request: Req, mut guard: RpcGuard<T>) -> Self
     where
         S: Service<Req, Future = F>,
     {
@@ -92,7 +92,7 @@ where
         match self.project().state.project() {
             StateProjection::Bare { inner } => match inner.poll(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(OpenRpc::untraced()))),
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.attach(RpcGuard::untraced()))),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             },
             StateProjection::Traced { inner } => inner.poll_traced(cx),
@@ -120,11 +120,11 @@ impl<F, T: Tracer> TracedFuture<F, T> {
         let mut polled = Poll::Pending;
         guard.run(|| polled = inner.poll(cx), |_| {});
         if let Poll::Ready(Ok(response)) = &mut polled {
-            guard.tell_caller(response);
+            guard.insert_into_response(response);
         }
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.traced(guard.take()))),
+            Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.attach(guard.take()))),
             Poll::Ready(Err(error)) => {
                 guard.finish_with_error(&error, Cause::ServiceError);
                 Poll::Ready(Err(error))

@@ -14,16 +14,17 @@ use super::{
     outcome::{Cause, Facts, decide},
 };
 use crate::{
-    rpc::{Direction, Draw, Protocol, RpcInfo, Slot, Status, TrafficCell, clock},
-    tracer::{EventSink, Meter, Scopes, Tracer, WireEvent, WireEventKind, contain},
+    panics::contain,
+    rpc::{Direction, Protocol, RpcInfo, SampleKey, Slot, Status, TrafficCell, clock},
+    tracer::{EventSink, Meter, Scopes, StreamEvent, StreamEventKind, Tracer},
 };
 
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
 ///
 /// It moves from the service to the future to the response's body. A custom
-/// [`TracedResponse`](crate::TracedResponse) gets it and says when the RPC is over. Any exit path that
+/// [`TracedResponse`](crate::service::TracedResponse) gets it and says when the RPC is over. Any exit path that
 /// nobody foresaw is still a drop, which finishes the RPC as cancelled.
-pub struct OpenRpc<T: Tracer>(
+pub struct RpcGuard<T: Tracer>(
     // An active guard is only dropped by `close`, so that the drop of any other is one comparison.
     ManuallyDrop<State<T>>,
 );
@@ -33,7 +34,7 @@ enum State<T: Tracer> {
     /// Its tracers have finished. The rest of the RPC's code still runs in their scopes.
     Finished(Scopes),
     /// No tracer takes part. If all declined, one of them by a draw, RPCs under it inherit that.
-    Untraced(Option<Draw>),
+    Untraced(Option<SampleKey>),
 }
 
 // In this order, so that moving the guard does not read the slot, which was just written, as half of
@@ -58,7 +59,7 @@ struct Watched<T: Tracer> {
     shared: Arc<Shared<T>>,
 }
 
-impl<T: Tracer> OpenRpc<T> {
+impl<T: Tracer> RpcGuard<T> {
     /// For an RPC without a tracer.
     #[inline]
     pub(super) const fn untraced() -> Self {
@@ -67,7 +68,7 @@ impl<T: Tracer> OpenRpc<T> {
 
     /// For an RPC that all tracers declined, one of them by this draw.
     #[inline]
-    pub(super) const fn declined(draw: Option<Draw>) -> Self {
+    pub(super) const fn declined(draw: Option<SampleKey>) -> Self {
         Self(ManuallyDrop::new(State::Untraced(draw)))
     }
 
@@ -146,12 +147,12 @@ impl<T: Tracer> OpenRpc<T> {
 
     /// Inserts the record into the response, if the layer is configured so.
     #[inline]
-    pub(super) fn tell_caller(&self, response: &mut impl TracedResponse) {
+    pub(super) fn insert_into_response(&self, response: &mut impl TracedResponse) {
         if let State::Active(active) = &*self.0
-            && active.traced.shared().settings.tell_caller
+            && active.traced.shared().settings.insert_into_response
             && let Some(rpc) = active.slot.rpc()
         {
-            response.carry(rpc);
+            response.set_rpc(rpc);
         }
     }
 
@@ -383,7 +384,7 @@ impl<T: Tracer> Traced<T> {
     }
 }
 
-impl<T: Tracer> Drop for OpenRpc<T> {
+impl<T: Tracer> Drop for RpcGuard<T> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_untraced() {
@@ -400,19 +401,19 @@ impl<T: Tracer> Watched<T> {
 }
 
 impl<T: Tracer> EventSink for Watched<T> {
-    fn emit(&self, kind: WireEventKind<'_>, at: u64) {
+    fn emit(&self, kind: StreamEventKind<'_>, at: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // There are no events once `finish` has taken the state.
         if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
             let at = Duration::from_nanos(at);
-            let event = WireEvent { at, kind };
-            contain::<T, _>("event", || tracer.event(state, &self.rpc, &event));
+            let event = StreamEvent { at, kind };
+            contain::<T, _>("event", || tracer.on_event(state, &self.rpc, &event));
         }
     }
 }
 
-impl<T: Tracer> fmt::Debug for OpenRpc<T> {
+impl<T: Tracer> fmt::Debug for RpcGuard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OpenRpc").field(&self.rpc()).finish()
+        f.debug_tuple("RpcGuard").field(&self.rpc()).finish()
     }
 }

@@ -8,12 +8,12 @@ use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::{
-    OpenRpc, ResponseBody, TracedResponse, fast_path, outcome::Cause, request_body::RequestBody,
+    ResponseBody, RpcGuard, TracedResponse, fast_path, outcome::Cause, request_body::RequestBody,
 };
 use crate::{
     protocol::{BodyReader, WireStatus},
     rpc::{Code, Direction, Event, MethodPath, Protocol, RpcInfo},
-    tracer::{RequestObserver, TracedRequest, Tracer, WireEventKind},
+    tracer::{RequestObserver, StreamEventKind, TracedRequest, Tracer},
 };
 
 impl<B: 'static> TracedRequest for Request<B> {
@@ -22,7 +22,7 @@ impl<B: 'static> TracedRequest for Request<B> {
     }
 
     #[inline]
-    fn to_path(&self) -> MethodPath {
+    fn method_path(&self) -> MethodPath {
         match self.uri().path_and_query() {
             Some(path) => MethodPath::from(path.clone()),
             None => MethodPath::from(""),
@@ -119,7 +119,7 @@ where
     type Traced<T: Tracer> = Response<ResponseBody<B, T>>;
 
     #[inline(always)]
-    fn traced<T: Tracer>(self, mut guard: OpenRpc<T>) -> Self::Traced<T> {
+    fn attach<T: Tracer>(self, mut guard: RpcGuard<T>) -> Self::Traced<T> {
         if guard.is_bare() {
             return self.map(ResponseBody::bare);
         }
@@ -128,14 +128,14 @@ where
         self.map(|body| ResponseBody::new(body, reader, guard))
     }
 
-    fn carry(&mut self, rpc: &RpcInfo) {
+    fn set_rpc(&mut self, rpc: &RpcInfo) {
         self.extensions_mut().insert(rpc.clone());
     }
 }
 
 /// Records the head of a response. If that is all of the response, the RPC is over.
 #[inline(never)]
-fn begin<B: Body, T: Tracer>(response: &Response<B>, guard: &mut OpenRpc<T>) -> BodyReader {
+fn begin<B: Body, T: Tracer>(response: &Response<B>, guard: &mut RpcGuard<T>) -> BodyReader {
     let (Some(meter), Some(rpc)) = (guard.meter(), guard.rpc()) else {
         return BodyReader::default();
     };
@@ -159,7 +159,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, guard: &mut OpenRpc<T>) -> 
     }
     meter.event(
         Event::RESPONSE_HEADERS,
-        WireEventKind::ResponseHeaders(headers),
+        StreamEventKind::ResponseHeaders(headers),
     );
     if is_whole {
         meter.end(&reader, true);

@@ -7,15 +7,16 @@ use super::{
     errors::{AsError, view_as},
 };
 use crate::{
+    panics::{Whose, contain, contain_as},
     rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},
-    tracer::{Describe, RequestParts, Told, Whose, contain, contain_as},
+    tracer::{Describe, RequestParts, Told},
 };
 
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
 ///
 /// The same layer fits a tonic client, a tonic server, an axum router, and every other tower
 /// service whose request and response say how they are traced:
-/// [`TracedRequest`](crate::TracedRequest) and [`TracedResponse`](crate::TracedResponse). HTTP's do,
+/// [`TracedRequest`](crate::service::TracedRequest) and [`TracedResponse`](crate::service::TracedResponse). HTTP's do,
 /// whatever their bodies are. The service's errors pass unchanged; they have to be
 /// `Display + 'static`. If an error type is your own, name it with
 /// [`error_type`](Self::error_type), and the layer reads its causes.
@@ -106,7 +107,7 @@ pub(crate) struct Settings {
     level_of: Option<Arc<LevelOf>>,
     pub(super) told: Told,
     pub(super) finish_at_response: bool,
-    pub(super) tell_caller: bool,
+    pub(super) insert_into_response: bool,
     pub(super) error_types: Vec<AsError>,
 }
 
@@ -126,7 +127,7 @@ impl<T> TracerLayer<T> {
                 level_of: None,
                 told: Told::default(),
                 finish_at_response: false,
-                tell_caller: false,
+                insert_into_response: false,
                 error_types: Vec::new(),
             },
         }
@@ -230,8 +231,8 @@ impl<T> TracerLayer<T> {
     /// Not done by default, since it costs up to three allocations. Through a tonic client it
     /// reaches the caller of a call that succeeds; a `tonic::Status` does not carry extensions.
     #[must_use]
-    pub fn tell_caller(mut self) -> Self {
-        self.settings.tell_caller = true;
+    pub fn insert_into_response(mut self) -> Self {
+        self.settings.insert_into_response = true;
         self
     }
 
@@ -352,7 +353,7 @@ impl fmt::Debug for Settings {
             .field("endpoints", &self.told.endpoints)
             .field("server_timeout", &self.told.server_timeout)
             .field("finish_at_response", &self.finish_at_response)
-            .field("tell_caller", &self.tell_caller)
+            .field("insert_into_response", &self.insert_into_response)
             .finish()
     }
 }

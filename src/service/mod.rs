@@ -1,11 +1,12 @@
-//! The layer and what it wraps: service, future, bodies, and the guard that makes `finish` happen.
+//! The traced service: its future and bodies, what it needs of requests and responses, and the guard that
+//! calls `finish`.
 
 mod errors;
 pub(crate) mod fast_path;
 mod future;
 mod guard;
 mod http;
-mod layer;
+pub(crate) mod layer;
 mod outcome;
 mod request_body;
 mod response;
@@ -20,20 +21,22 @@ use std::{
 };
 
 pub use future::ResponseFuture;
-pub use guard::OpenRpc;
+pub use guard::RpcGuard;
+pub use layer::LevelHandle;
 use layer::Shared;
-pub use layer::{LevelHandle, TracerLayer};
 pub use response::TracedResponse;
 pub use response_body::ResponseBody;
-pub use stage::{MarkFuture, MarkLayer, MarkService};
+pub use stage::{Stage, StageFuture, StageLayer};
 use tower_service::Service;
 
+pub use crate::tracer::request::{RequestObserver, TracedRequest};
 use crate::{
+    panics::contain,
     rpc::{Level, Slot},
-    tracer::{Candidate, Known, RequestObserver, Started, TracedRequest, Tracer, contain},
+    tracer::{Candidate, Known, Started, Tracer},
 };
 
-/// A service whose RPCs are traced; made by [`TracerLayer`].
+/// A service whose RPCs are traced; made by [`TracerLayer`](crate::TracerLayer).
 pub struct TracerService<S, T> {
     inner: S,
     shared: Arc<Shared<T>>,
@@ -107,7 +110,7 @@ where
 impl<T: Tracer> Shared<T> {
     /// Starts the tracers on a request, and has it observed.
     #[inline]
-    fn open<Req: TracedRequest>(self: &Arc<Self>, level: Level, request: &mut Req) -> OpenRpc<T> {
+    fn open<Req: TracedRequest>(self: &Arc<Self>, level: Level, request: &mut Req) -> RpcGuard<T> {
         let mut started = Started::default();
         let known = Known {
             level,
@@ -121,7 +124,7 @@ impl<T: Tracer> Shared<T> {
                 // A state that was made without a record is of no RPC.
                 contain::<T, _>("discard", || tracer.discard(state));
             }
-            return OpenRpc::declined(started.draw.get());
+            return RpcGuard::declined(started.draw.get());
         };
         started.scopes.tell(&rpc);
         let mut observer = RequestObserver {
@@ -129,7 +132,7 @@ impl<T: Tracer> Shared<T> {
             scopes: started.scopes.clone(),
             sink: None,
         };
-        let mut open = OpenRpc::new(Arc::clone(self), rpc, state, started.scopes);
+        let mut open = RpcGuard::new(Arc::clone(self), rpc, state, started.scopes);
         if started.wants_events {
             observer.sink = open.watch();
             observer.headers(request.headers());

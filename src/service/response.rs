@@ -1,22 +1,22 @@
-use super::OpenRpc;
+use super::RpcGuard;
 use crate::{rpc::RpcInfo, tracer::Tracer};
 
 /// Says how a response ends its RPC. One of the two traits that make
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
-/// [`TracedRequest`](crate::TracedRequest).
+/// [`TracedRequest`](crate::service::TracedRequest).
 ///
 /// It is implemented for [`http::Response`], whose body ends the RPC. For a response of one's own
 /// that is all there when it is returned:
 ///
 /// ```
-/// use tower_tracer::{OpenRpc, Status, TracedResponse, Tracer};
+/// use tower_tracer::{Status, Tracer, service::{RpcGuard, TracedResponse}};
 ///
 /// struct Found(Option<String>);
 ///
 /// impl TracedResponse for Found {
 ///     type Traced<T: Tracer> = Self;
 ///
-///     fn traced<T: Tracer>(self, mut open: OpenRpc<T>) -> Self {
+///     fn attach<T: Tracer>(self, mut open: RpcGuard<T>) -> Self {
 ///         if let Found(Some(value)) = &self {
 ///             open.message(value.len() as u64, false);
 ///         }
@@ -30,7 +30,7 @@ use crate::{rpc::RpcInfo, tracer::Tracer};
     label = "the response type of the traced service",
     note = "`http::Response<B>` is traced for every body `B: http_body::Body + 'static` whose error \
             is `Display + 'static`",
-    note = "for a response type of your own, implement `tower_tracer::TracedResponse`"
+    note = "for a response type of your own, implement `tower_tracer::service::TracedResponse`"
 )]
 pub trait TracedResponse: Sized {
     /// What the caller gets: `Self`, or `Self` with something in it that holds the guard until the
@@ -39,13 +39,13 @@ pub trait TracedResponse: Sized {
 
     /// Called once, when the inner service's future resolves to this response.
     ///
-    /// Here or later, somebody calls [`OpenRpc::finish`]; to drop `open` is to say that the RPC was
+    /// Here or later, somebody calls [`RpcGuard::finish`]; to drop `open` is to say that the RPC was
     /// cancelled.
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self::Traced<T>;
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self::Traced<T>;
 
     /// Hands the record to the response, for the caller; where the layer was told to
-    /// [`tell_caller`](crate::TracerLayer::tell_caller).
-    fn carry(&mut self, rpc: &RpcInfo) {
+    /// [`insert_into_response`](crate::TracerLayer::insert_into_response).
+    fn set_rpc(&mut self, rpc: &RpcInfo) {
         let _ = rpc;
     }
 }

@@ -7,11 +7,11 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{OpenRpc, fast_path, outcome::Cause};
+use super::{RpcGuard, fast_path, outcome::Cause};
 use crate::{
     protocol::{BodyReader, EndOfBody},
     rpc::{Event, RpcInfo},
-    tracer::{Tracer, WireEventKind},
+    tracer::{StreamEventKind, Tracer},
 };
 
 pin_project! {
@@ -43,7 +43,7 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         reader: BodyReader,
-        guard: OpenRpc<T>,
+        guard: RpcGuard<T>,
     }
 
     impl<B, T: Tracer> PinnedDrop for TracedBody<B, T> {
@@ -65,7 +65,7 @@ impl<B, T: Tracer> ResponseBody<B, T> {
     }
 
     #[inline]
-    pub(super) fn new(inner: B, reader: BodyReader, guard: OpenRpc<T>) -> Self {
+    pub(super) fn new(inner: B, reader: BodyReader, guard: RpcGuard<T>) -> Self {
         let inner = Some(inner);
         Self {
             state: State::Traced {
@@ -156,7 +156,7 @@ where
 
 /// Counts what a poll returned, and finishes the RPC if that is its end.
 #[inline(never)]
-fn examine<B, T>(polled: &Polled<B>, inner: &B, reader: &mut BodyReader, guard: &mut OpenRpc<T>)
+fn examine<B, T>(polled: &Polled<B>, inner: &B, reader: &mut BodyReader, guard: &mut RpcGuard<T>)
 where
     B: Body,
     B::Error: fmt::Display + 'static,
@@ -180,7 +180,7 @@ where
                 }
             } else if let Some(trailers) = frame.trailers_ref() {
                 meter.end(reader, true);
-                meter.event(Event::TRAILERS, WireEventKind::Trailers(trailers));
+                meter.event(Event::TRAILERS, StreamEventKind::Trailers(trailers));
                 guard.finish_with(Cause::BodyEnd(reader.trailers_end(trailers)));
             }
         }
@@ -196,11 +196,11 @@ where
 }
 
 /// The last frame of the body says how the RPC ended.
-fn finish_by_end_frame<T: Tracer>(guard: &mut OpenRpc<T>, reader: &BodyReader, end: EndOfBody) {
+fn finish_by_end_frame<T: Tracer>(guard: &mut RpcGuard<T>, reader: &BodyReader, end: EndOfBody) {
     match end {
         EndOfBody::Trailers(trailers) => {
             if let Some(meter) = guard.meter() {
-                meter.event(Event::TRAILERS, WireEventKind::Trailers(&trailers));
+                meter.event(Event::TRAILERS, StreamEventKind::Trailers(&trailers));
             }
             guard.finish_with(Cause::BodyEnd(reader.trailers_end(&trailers)));
         }

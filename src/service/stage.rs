@@ -25,7 +25,7 @@ use crate::{
 ///
 /// ```
 /// use tower::ServiceBuilder;
-/// use tower_tracer::{Event, Level, MarkLayer, TracerLayer};
+/// use tower_tracer::{Event, Level, TracerLayer, service::StageLayer};
 ///
 /// static STORE_START: Event = Event::new("store_start", Level::Base);
 /// static STORE_FINISH: Event = Event::new("store_finish", Level::Base);
@@ -36,27 +36,27 @@ use crate::{
 /// # }
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let service = ServiceBuilder::new()
-///     .layer(TracerLayer::new(()).tell_caller())
+///     .layer(TracerLayer::new(()).insert_into_response())
 ///     .concurrency_limit(100)
-///     .layer(MarkLayer::new(STORE_START, STORE_FINISH))
+///     .layer(StageLayer::new(STORE_START, STORE_FINISH))
 ///     .service_fn(store);
 ///
 /// let response = service.oneshot(Request::default()).await.unwrap();
 /// let stats = response.extensions().get::<RpcInfo>().unwrap().stats();
-/// assert!(stats.duration(STORE_START, STORE_FINISH) <= stats.cost());
+/// assert!(stats.between(STORE_START, STORE_FINISH) <= stats.duration());
 /// assert!(stats.at(STORE_FINISH).is_some());
 /// # }
 /// ```
 ///
 /// On a tonic server it goes around the generated service:
-/// `.add_service(MarkLayer::server_handle().layer(EchoServer::new(handler)))`.
+/// `.add_service(StageLayer::server_handle().layer(EchoServer::new(handler)))`.
 #[derive(Clone, Copy, Debug)]
-pub struct MarkLayer {
+pub struct StageLayer {
     start: Event,
     finish: Event,
 }
 
-impl MarkLayer {
+impl StageLayer {
     /// Records these events.
     #[must_use]
     pub const fn new(start: Event, finish: Event) -> Self {
@@ -70,29 +70,29 @@ impl MarkLayer {
     }
 }
 
-impl<S> Layer<S> for MarkLayer {
-    type Service = MarkService<S>;
+impl<S> Layer<S> for StageLayer {
+    type Service = Stage<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        MarkService { inner, mark: *self }
+        Stage { inner, mark: *self }
     }
 }
 
-/// A service whose time is marked; made by [`MarkLayer`].
+/// A service whose time is marked; made by [`StageLayer`].
 #[derive(Clone, Debug)]
-pub struct MarkService<S> {
+pub struct Stage<S> {
     inner: S,
-    mark: MarkLayer,
+    mark: StageLayer,
 }
 
-impl<S, Req> Service<Req> for MarkService<S>
+impl<S, Req> Service<Req> for Stage<S>
 where
     S: Service<Req>,
     Req: TracedRequest,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = MarkFuture<S::Future>;
+    type Future = StageFuture<S::Future>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -100,7 +100,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let rpc = request.carried().cloned().or_else(RpcInfo::current);
+        let rpc = request.rpc().cloned().or_else(RpcInfo::current);
         if let Some(rpc) = &rpc {
             rpc.record(self.mark.start);
         }
@@ -108,7 +108,7 @@ where
             rpc,
             event: self.mark.finish,
         };
-        MarkFuture {
+        StageFuture {
             inner: self.inner.call(request),
             finish,
         }
@@ -116,13 +116,13 @@ where
 }
 
 #[cfg(feature = "tonic")]
-impl<S: tonic::server::NamedService> tonic::server::NamedService for MarkService<S> {
+impl<S: tonic::server::NamedService> tonic::server::NamedService for Stage<S> {
     const NAME: &'static str = S::NAME;
 }
 
 pin_project! {
-    /// The future of a [`MarkService`].
-    pub struct MarkFuture<F> {
+    /// The future of a [`Stage`].
+    pub struct StageFuture<F> {
         #[pin]
         inner: F,
         finish: Finish,
@@ -142,7 +142,7 @@ impl Drop for Finish {
     }
 }
 
-impl<F: Future> Future for MarkFuture<F> {
+impl<F: Future> Future for StageFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -160,8 +160,8 @@ impl<F: Future> Future for MarkFuture<F> {
     }
 }
 
-impl<F> fmt::Debug for MarkFuture<F> {
+impl<F> fmt::Debug for StageFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MarkFuture").finish_non_exhaustive()
+        f.debug_struct("StageFuture").finish_non_exhaustive()
     }
 }

@@ -4,7 +4,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{Candidate, RequestParts, Tracer, WireEvent, contain};
+use super::{Candidate, RequestParts, StreamEvent, Tracer};
+use crate::panics::contain;
 use crate::rpc::{Level, RpcInfo, Scope};
 
 /// A tracer of any type, for stacks that are decided at run time; made by [`Tracer::boxed`].
@@ -12,12 +13,12 @@ use crate::rpc::{Level, RpcInfo, Scope};
 /// A `Vec` of them is a tracer:
 ///
 /// ```
-/// use tower_tracer::{BoxTracer, Tracer, TracerLayer, on_finish};
+/// use tower_tracer::{Tracer, TracerLayer, on_finish, tracer::BoxTracer};
 ///
 /// # let (print, count) = (true, true);
 /// let mut stack: Vec<BoxTracer> = Vec::new();
 /// if print {
-///     stack.push(on_finish(|rpc| println!("{rpc:?}")).failed().boxed());
+///     stack.push(on_finish(|rpc| println!("{rpc:?}")).only_failed().boxed());
 /// }
 /// if count {
 ///     # static FINISHED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -46,7 +47,7 @@ trait Erased: Send + Sync {
     fn discard(&self, state: ErasedState);
     fn level(&self) -> Level;
     fn wants_events(&self) -> bool;
-    fn event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &WireEvent<'_>);
+    fn on_event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &StreamEvent<'_>);
     fn scope(&self, state: &ErasedState, rpc: &RpcInfo) -> Option<Arc<dyn Scope>>;
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<ErasedState>;
     fn name(&self) -> &'static str;
@@ -81,9 +82,9 @@ impl<T: Tracer> Erased for T {
         Tracer::wants_events(self)
     }
 
-    fn event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &WireEvent<'_>) {
+    fn on_event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &StreamEvent<'_>) {
         if let Some(state) = state.downcast_mut() {
-            contain::<T, _>("event", || Tracer::event(self, state, rpc, event));
+            contain::<T, _>("event", || Tracer::on_event(self, state, rpc, event));
         }
     }
 
@@ -131,8 +132,8 @@ impl Tracer for BoxTracer {
         self.0.wants_events()
     }
 
-    fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
-        self.0.event(state, rpc, event);
+    fn on_event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
+        self.0.on_event(state, rpc, event);
     }
 
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {

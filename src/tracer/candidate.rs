@@ -2,10 +2,11 @@ use std::{cell::Cell, fmt};
 
 use http::{Extensions, HeaderMap, Method};
 
-use super::{Describe, Known, RequestParts, Scopes, Tracer, contain};
+use super::{Describe, Known, RequestParts, Scopes, Tracer};
+use crate::panics::contain;
 use crate::{
     protocol,
-    rpc::{Draw, Protocol, Role, RpcInfo},
+    rpc::{Protocol, Role, RpcInfo, SampleKey},
 };
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
@@ -23,7 +24,7 @@ pub struct Candidate<'a> {
 pub(crate) struct Started {
     pub(crate) rpc: Option<RpcInfo>,
     /// The RPC's random number, where a tracer asked for it.
-    pub(crate) draw: Cell<Option<Draw>>,
+    pub(crate) draw: Cell<Option<SampleKey>>,
     pub(crate) scopes: Scopes,
     pub(crate) wants_events: bool,
 }
@@ -138,12 +139,12 @@ impl<'a> Candidate<'a> {
     #[must_use]
     pub fn draw(&self) -> f64 {
         let draw = self.started.draw.get().unwrap_or_else(|| {
-            let draw = match (&self.started.rpc, self.parts.request().carried()) {
+            let draw = match (&self.started.rpc, self.parts.request().rpc()) {
                 (Some(rpc), _) | (None, Some(rpc)) => rpc.draw(),
                 (None, None) => RpcInfo::current()
                     .map(|rpc| rpc.draw())
-                    .or_else(Draw::of_declined)
-                    .unwrap_or_else(Draw::new),
+                    .or_else(SampleKey::of_declined)
+                    .unwrap_or_else(SampleKey::new),
             };
             self.started.draw.set(Some(draw));
             draw

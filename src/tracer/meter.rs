@@ -2,7 +2,7 @@ use std::cell::Cell;
 
 use bytes::Buf;
 
-use super::{EventSink, Message, WireEventKind};
+use super::{EventSink, Message, StreamEventKind};
 use crate::{
     protocol::BodyReader,
     rpc::{Direction, Event, Stats},
@@ -89,11 +89,11 @@ impl<'a> Meter<'a> {
         let (event, kind) = match self.direction {
             Direction::Request => (
                 Event::REQUEST_FIRST_MESSAGE,
-                WireEventKind::RequestMessage(message),
+                StreamEventKind::RequestMessage(message),
             ),
             Direction::Response => (
                 Event::RESPONSE_FIRST_MESSAGE,
-                WireEventKind::ResponseMessage(message),
+                StreamEventKind::ResponseMessage(message),
             ),
         };
         if self.stats.is_detailed() {
@@ -107,7 +107,7 @@ impl<'a> Meter<'a> {
     pub(crate) fn complete(&self) {
         self.stats.cell(self.direction).complete();
         if self.direction == Direction::Request {
-            self.event(Event::HALF_CLOSE, WireEventKind::HalfClose);
+            self.event(Event::HALF_CLOSE, StreamEventKind::HalfClose);
         }
     }
 
@@ -140,7 +140,7 @@ impl<'a> Meter<'a> {
 
     /// Something other than a message passed.
     #[inline]
-    pub(crate) fn event(&self, event: Event, kind: WireEventKind<'_>) {
+    pub(crate) fn event(&self, event: Event, kind: StreamEventKind<'_>) {
         if self.stats.is_detailed() {
             self.stats.mark_at(event, self.now());
         }
@@ -149,7 +149,7 @@ impl<'a> Meter<'a> {
 
     /// Tells those who want to hear.
     #[inline]
-    pub(crate) fn tell(&self, kind: WireEventKind<'_>) {
+    pub(crate) fn tell(&self, kind: StreamEventKind<'_>) {
         if let Some(sink) = self.sink {
             sink.emit(kind, self.now());
         }

@@ -1,33 +1,33 @@
-//! The tracer: what a user writes, and how several become one.
+//! The parts of a tracer: what its hooks get, what it can return, and what makes one tracer of another.
 
+pub(crate) mod adapters;
+mod begin_rpc;
 mod boxed;
 mod candidate;
-pub mod combine;
-mod compose;
-mod contain;
-mod describe;
+mod group;
 mod meter;
-mod request;
+pub(crate) mod request;
 mod scope;
-mod wire_event;
+mod stream_event;
 
 use std::{sync::Arc, time::Duration};
 
+pub use adapters::{Either, Filter, FinishIf, InvalidRatio, OnFinish, Reload};
+pub(crate) use begin_rpc::{Describe, Known, Told};
 pub use boxed::BoxTracer;
 pub use candidate::Candidate;
 pub(crate) use candidate::Started;
-pub use combine::on_finish;
-use combine::{Filter, FinishIf, InvalidRatio, Reload};
-pub use contain::contained_panics;
-pub(crate) use contain::{Whose, contain, contain_as};
-pub(crate) use describe::{Describe, Known, Told};
 pub(crate) use meter::Meter;
-pub use request::{RequestObserver, RequestParts, TracedRequest};
+pub(crate) use request::{RequestObserver, RequestParts, TracedRequest};
 pub(crate) use scope::Scopes;
-pub(crate) use wire_event::EventSink;
-pub use wire_event::{Message, WireEvent, WireEventKind};
+pub(crate) use stream_event::EventSink;
+pub use stream_event::{Message, StreamEvent, StreamEventKind};
 
-use crate::rpc::{Level, RpcInfo, Scope};
+use crate::{
+    panics::contain,
+    rpc::{Level, RpcInfo},
+};
+pub use crate::{panics::contained_panics, rpc::scope::Scope};
 
 /// Sees RPCs begin and end. This is what a user implements.
 ///
@@ -52,7 +52,7 @@ use crate::rpc::{Level, RpcInfo, Scope};
 ///             rpc.full_method().unwrap_or("unknown"),
 ///             stats.status(),
 ///             stats.ending(),
-///             stats.cost(),
+///             stats.duration(),
 ///             stats.sent().message_bytes(),
 ///         );
 ///     }
@@ -111,7 +111,7 @@ pub trait Tracer: Send + Sync + 'static {
         Level::Base
     }
 
-    /// Whether [`event`](Self::event) is to be called. Where no tracer wants events, nothing is done
+    /// Whether [`event`](Self::on_event) is to be called. Where no tracer wants events, nothing is done
     /// per message but counting.
     fn wants_events(&self) -> bool {
         false
@@ -124,7 +124,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// not block: the other direction, and `finish`, would wait.
     ///
     /// ```
-    /// use tower_tracer::{RequestParts, RpcInfo, Tracer, WireEvent, WireEventKind};
+    /// use tower_tracer::{RequestParts, RpcInfo, Tracer, tracer::{StreamEvent, StreamEventKind}};
     ///
     /// /// Reports the RPCs that received a message of more than a mebibyte.
     /// struct Largest;
@@ -140,8 +140,8 @@ pub trait Tracer: Send + Sync + 'static {
     ///         true
     ///     }
     ///
-    ///     fn event(&self, largest: &mut u64, _: &RpcInfo, event: &WireEvent<'_>) {
-    ///         if let WireEventKind::RequestMessage(message) = event.kind {
+    ///     fn on_event(&self, largest: &mut u64, _: &RpcInfo, event: &StreamEvent<'_>) {
+    ///         if let StreamEventKind::RequestMessage(message) = event.kind {
     ///             *largest = message.size.max(*largest);
     ///         }
     ///     }
@@ -153,7 +153,7 @@ pub trait Tracer: Send + Sync + 'static {
     ///     }
     /// }
     /// ```
-    fn event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &WireEvent<'_>) {
+    fn on_event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
         let _ = (state, rpc, event);
     }
 
@@ -230,7 +230,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// use std::sync::mpsc;
     /// use tower_tracer::{Tracer, on_finish};
     ///
-    /// # fn main() -> Result<(), tower_tracer::combine::InvalidRatio> {
+    /// # fn main() -> Result<(), tower_tracer::tracer::InvalidRatio> {
     /// let (seen, all_seen) = mpsc::channel();
     /// let tracer = (
     ///     on_finish(|rpc| println!("{rpc:?}")).sample(0.01)?,
@@ -279,7 +279,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// let (seen, all_seen) = mpsc::channel();
     /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).finish_if(|rpc| {
     ///     let stats = rpc.stats();
-    ///     stats.failed() || stats.age() >= Duration::from_millis(250)
+    ///     stats.failed() || stats.elapsed() >= Duration::from_millis(250)
     /// });
     /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
     /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Slow", "/shop.Cart/Fail"]);
@@ -304,21 +304,21 @@ pub trait Tracer: Send + Sync + 'static {
     ///
     /// let (seen, all_seen) = mpsc::channel();
     /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned())))
-    ///     .slow(Duration::from_millis(250));
+    ///     .slower_than(Duration::from_millis(250));
     /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
     /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Slow"]);
     ///
     /// // Two calls later, of which one took 300 milliseconds:
     /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Slow"]);
     /// ```
-    fn slow(
+    fn slower_than(
         self,
         threshold: Duration,
     ) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Clone + Send + Sync + 'static>
     where
         Self: Sized,
     {
-        self.finish_if(move |rpc| rpc.stats().age() >= threshold)
+        self.finish_if(move |rpc| rpc.stats().elapsed() >= threshold)
     }
 
     /// Is finished only for the RPCs that [failed](crate::Stats::failed); see
@@ -329,14 +329,16 @@ pub trait Tracer: Send + Sync + 'static {
     /// use tower_tracer::{Tracer, on_finish};
     ///
     /// let (seen, all_seen) = mpsc::channel();
-    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).failed();
+    /// let tracer = on_finish(move |rpc| drop(seen.send(rpc.path().to_owned()))).only_failed();
     /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
     /// # doc::call(tracer, ["/shop.Cart/Add", "/shop.Cart/Fail"]);
     ///
     /// // Two calls later, of which one failed:
     /// assert_eq!(all_seen.iter().collect::<Vec<_>>(), ["/shop.Cart/Fail"]);
     /// ```
-    fn failed(self) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Clone + Send + Sync + 'static>
+    fn only_failed(
+        self,
+    ) -> FinishIf<Self, impl Fn(&RpcInfo) -> bool + Clone + Send + Sync + 'static>
     where
         Self: Sized,
     {
@@ -359,7 +361,7 @@ pub trait Tracer: Send + Sync + 'static {
     ///     let seen = seen.clone();
     ///     on_finish(move |_| drop(seen.send(word))).boxed()
     /// };
-    /// let tracer = say("before").reload();
+    /// let tracer = say("before").reloadable();
     /// # mod doc { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/call.rs")); }
     /// # doc::call(tracer.clone(), ["/shop.Cart/Add"]);
     ///
@@ -370,7 +372,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// // Another call later:
     /// assert_eq!(all_seen.try_iter().collect::<Vec<_>>(), ["before", "after"]);
     /// ```
-    fn reload(self) -> Reload<Self>
+    fn reloadable(self) -> Reload<Self>
     where
         Self: Sized,
     {

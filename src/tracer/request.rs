@@ -2,18 +2,18 @@ use std::{fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
-use super::{Describe, EventSink, Meter, Scopes, WireEventKind};
+use super::{Describe, EventSink, Meter, Scopes, StreamEventKind};
 use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
-/// [`TracedResponse`](crate::TracedResponse).
+/// [`TracedResponse`](crate::service::TracedResponse).
 ///
 /// It is implemented for [`http::Request`]. For a request of one's own, [`path`](Self::path) is
 /// enough:
 ///
 /// ```
-/// use tower_tracer::{RequestObserver, RpcInfo, TracedRequest};
+/// use tower_tracer::{RpcInfo, service::{RequestObserver, TracedRequest}};
 ///
 /// struct Lookup {
 ///     key: String,
@@ -26,11 +26,11 @@ use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
 ///     }
 ///
 ///     // Below: so that the service finds the record, and the request's size is known.
-///     fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+///     fn set_rpc(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
 ///         self.rpc.replace(rpc)
 ///     }
 ///
-///     fn carried(&self) -> Option<&RpcInfo> {
+///     fn rpc(&self) -> Option<&RpcInfo> {
 ///         self.rpc.as_ref()
 ///     }
 ///
@@ -44,7 +44,7 @@ use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
     message = "`TracerLayer` does not know how to trace a `{Self}`",
     label = "the request type of the traced service",
     note = "`http::Request<B>` is traced for every `B: 'static`",
-    note = "for a request type of your own, implement `tower_tracer::TracedRequest`"
+    note = "for a request type of your own, implement `tower_tracer::service::TracedRequest`"
 )]
 pub trait TracedRequest {
     /// The path that names the method, `/pkg.Svc/Method`.
@@ -52,18 +52,18 @@ pub trait TracedRequest {
 
     /// The same, for the record to keep. Copies [`path`](Self::path) unless implemented; a
     /// `&'static str` costs nothing.
-    fn to_path(&self) -> MethodPath {
+    fn method_path(&self) -> MethodPath {
         MethodPath::from(Arc::<str>::from(self.path()))
     }
 
     /// Hands the record to the request, for the service to find, and returns the one it had: that
     /// of an outer layer.
-    fn carry(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
+    fn set_rpc(&mut self, rpc: RpcInfo) -> Option<RpcInfo> {
         self.extensions_mut()?.insert(rpc)
     }
 
     /// The record the request carries: that of an outer layer.
-    fn carried(&self) -> Option<&RpcInfo> {
+    fn rpc(&self) -> Option<&RpcInfo> {
         self.extensions()?.get()
     }
 
@@ -213,7 +213,7 @@ impl RequestObserver {
     /// The request's headers, as the tracers left them.
     pub(crate) fn headers(&self, headers: Option<&HeaderMap>) {
         if let (Some(meter), Some(headers)) = (self.meter(), headers) {
-            meter.tell(WireEventKind::RequestHeaders(headers));
+            meter.tell(StreamEventKind::RequestHeaders(headers));
         }
     }
 

@@ -8,7 +8,10 @@ use std::{
     thread,
 };
 
-use super::{Tracer, Whose, contain, contain_as};
+use super::Tracer;
+use crate::panics::Whose;
+use crate::panics::contain;
+use crate::panics::contain_as;
 use crate::rpc::{RpcInfo, Scope};
 
 /// The scopes of an RPC's tracers, outermost first.
@@ -93,13 +96,13 @@ impl Scopes {
 
 impl RpcInfo {
     /// Looks at the scope of this type that a tracer of this RPC has returned, while the RPC's code
-    /// runs. So a tracer finds its own for the layer [further out](Self::outer), or for the RPC that a
+    /// runs. So a tracer finds its own for the layer [further out](Self::same_request_parent), or for the RPC that a
     /// call is made [under](Self::parent), also where a buffer or a task lies between and it is not
     /// current. Of several of a type it is the innermost one.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
-    /// use tower_tracer::{RequestParts, RpcInfo, Scope, Tracer};
+    /// use tower_tracer::{RequestParts, RpcInfo, Tracer, tracer::Scope};
     ///
     /// struct Trace(u64);
     ///

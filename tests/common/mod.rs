@@ -10,23 +10,23 @@ use std::{future::Future, time::Duration};
 use echo::{EchoClient, EchoServer, EchoService, listen};
 use tonic::transport::{Channel, Endpoint, Server};
 use tower::ServiceBuilder;
-use tower_tracer::{Tracer, TracerLayer, TracerService, tracers::testing::Recorder};
+use tower_tracer::{Tracer, TracerLayer, service::TracerService, testing::RecordingTracer};
 
-pub type TracedClient<T = Recorder> = EchoClient<TracerService<Channel, T>>;
+pub type TracedClient<T = RecordingTracer> = EchoClient<TracerService<Channel, T>>;
 
 /// A traced Echo server and a client of it, traced too.
 pub struct Pair {
     pub client: TracedClient,
-    pub client_side: Recorder,
-    pub server_side: Recorder,
+    pub client_side: RecordingTracer,
+    pub server_side: RecordingTracer,
     pub uri: String,
 }
 
 /// Starts a server on a free port and connects a client to it, a recorder on each.
 pub async fn pair() -> Pair {
-    let server_side = Recorder::new();
+    let server_side = RecordingTracer::new();
     let uri = serve(TracerLayer::new(server_side.clone())).await;
-    let client_side = Recorder::new();
+    let client_side = RecordingTracer::new();
     let client = connect(&uri, TracerLayer::new(client_side.clone())).await;
     Pair {
         client,

@@ -1,7 +1,7 @@
 //! A request of a type that cannot be traced.
 // error: `TracerLayer` does not know how to trace a `String`
 // at: String::new()
-// note: implement `tower_tracer::TracedRequest`
+// note: implement `tower_tracer::service::TracedRequest`
 
 use tower::{Layer, ServiceExt, service_fn};
 use tower_tracer::TracerLayer;

@@ -1,7 +1,7 @@
 //! A response of a type that cannot be traced.
 // error: `TracerLayer` does not know how a `Answer` ends its RPC
 // at: http::Request::new(())
-// note: implement `tower_tracer::TracedResponse`
+// note: implement `tower_tracer::service::TracedResponse`
 
 use tower::{Layer, ServiceExt, service_fn};
 use tower_tracer::TracerLayer;

@@ -20,8 +20,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
 use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_tracer::{
-    Code, Ending, RequestParts, Role, RpcInfo, Stats, Status, Tracer, TracerLayer, TracerService,
-    tracers::testing::Recorder,
+    Code, Ending, RequestParts, Role, RpcInfo, Stats, Status, Tracer, TracerLayer,
+    service::TracerService, testing::RecordingTracer,
 };
 
 use crate::scripted::{
@@ -47,10 +47,10 @@ impl<B> Service<Request<B>> for Answer {
 }
 
 fn answering(
-    recorder: &Recorder,
+    recorder: &RecordingTracer,
     role: Role,
     response: Response<Scripted>,
-) -> TracerService<Answer, Recorder> {
+) -> TracerService<Answer, RecordingTracer> {
     on(role, TracerLayer::new(recorder.clone())).layer(Answer(response))
 }
 
@@ -76,7 +76,7 @@ const STARTED: [&str; 3] = ["start", "request_headers", "half_close"];
 
 /// The log of an RPC with an empty request that went on like this.
 #[track_caller]
-fn assert_log(recorder: &Recorder, rest: &[&str]) {
+fn assert_log(recorder: &RecordingTracer, rest: &[&str]) {
     let expected: Vec<_> = STARTED.iter().chain(rest).copied().collect();
     assert_eq!(recorder.log(), expected);
 }
@@ -86,7 +86,7 @@ fn assert_log(recorder: &Recorder, rest: &[&str]) {
 fn each_course_of_an_rpc_has_one_start_and_one_finish_and_looks_the_same_to_the_caller() {
     for course in Course::ALL {
         for role in [Role::Client, Role::Server] {
-            let recorder = Recorder::new();
+            let recorder = RecordingTracer::new();
             let layer = on(role, TracerLayer::new(recorder.clone()));
             let seen = drive(&mut layer.layer(Handler(course)), course);
             assert_eq!(seen, drive(&mut Handler(course), course), "{course:?}");
@@ -102,7 +102,7 @@ fn each_course_of_an_rpc_has_one_start_and_one_finish_and_looks_the_same_to_the_
 // Ending 3.
 #[tokio::test]
 async fn a_panic_of_the_handler_is_recorded_and_goes_on() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
         .service_fn(async |_: Request<tonic::body::Body>| match () {
@@ -125,7 +125,7 @@ async fn a_panic_of_the_handler_is_recorded_and_goes_on() {
 #[test]
 fn a_panic_of_the_response_body_inside_a_message_leaves_it_truncated() {
     quiet();
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let half = Step::Data(message(9).slice(..8));
     let mut service = answering(
         &recorder,
@@ -147,14 +147,14 @@ fn a_panic_of_the_response_body_inside_a_message_leaves_it_truncated() {
     );
     let rpc = recorder.only_finished();
     assert_eq!(rpc.stats().panic(), Some("on purpose"));
-    assert_eq!(rpc.stats().response().wire_bytes(), Some(14));
+    assert_eq!(rpc.stats().response().body_bytes(), Some(14));
     assert!(rpc.stats().response().truncated());
 }
 
 // Ending 4.
 #[test]
 fn a_panic_in_the_call_itself_is_recorded_and_goes_on() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::PanicInCall));
     let called = catch_unwind(AssertUnwindSafe(|| service.call(bare_request())));
     assert_eq!(
@@ -169,7 +169,7 @@ fn a_panic_in_the_call_itself_is_recorded_and_goes_on() {
 // Ending 5.
 #[test]
 fn a_future_dropped_before_its_first_poll_is_cancelled() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = answering(&recorder, Role::Client, response([]));
     drop(service.call(bare_request()));
     assert_log(&recorder, &["finish cancelled CANCELLED"]);
@@ -181,7 +181,7 @@ fn a_future_dropped_before_its_first_poll_is_cancelled() {
 // Ending 6.
 #[test]
 fn a_future_dropped_while_pending_is_cancelled_and_keeps_what_moved() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service =
         TracerLayer::new(recorder.clone()).layer(service_fn(async |request: Request<_>| {
             let mut body: tonic::body::Body = request.into_body();
@@ -206,7 +206,7 @@ fn a_future_dropped_while_pending_is_cancelled_and_keeps_what_moved() {
     );
     let sent = recorder.only_finished().stats().request();
     assert_eq!(sent.messages(), Some(1));
-    assert_eq!(sent.wire_bytes(), Some(16));
+    assert_eq!(sent.body_bytes(), Some(16));
     assert!(sent.truncated() && !sent.is_complete());
 }
 
@@ -218,7 +218,7 @@ fn a_future_dropped_after_its_deadline_has_exceeded_it() {
         ("1H", "finish cancelled CANCELLED"),
         ("banana", "finish cancelled CANCELLED"),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
         let mut request = bare_request();
         let timeout = HeaderValue::from_static(timeout);
@@ -233,7 +233,7 @@ fn a_future_dropped_after_its_deadline_has_exceeded_it() {
 #[test]
 fn a_response_body_dropped_inside_a_message_is_cancelled_and_that_message_is_not_counted() {
     for role in [Role::Client, Role::Server] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let half = Step::Data(message(9).slice(..8));
         let steps = [data(1), half, Step::Pending, trailers("0")];
         let mut service = answering(&recorder, role, response(steps));
@@ -253,7 +253,7 @@ fn a_response_body_dropped_inside_a_message_is_cancelled_and_that_message_is_not
         let received = recorder.only_finished().stats().response();
         assert_eq!(received.messages(), Some(1));
         assert_eq!(received.message_bytes(), Some(1));
-        assert_eq!(received.wire_bytes(), Some(14));
+        assert_eq!(received.body_bytes(), Some(14));
         assert!(received.truncated() && !received.is_complete());
     }
 }
@@ -261,7 +261,7 @@ fn a_response_body_dropped_inside_a_message_is_cancelled_and_that_message_is_not
 // Ending 7.
 #[test]
 fn a_response_body_dropped_between_its_last_message_and_the_trailers_is_not_ok() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = answering(&recorder, Role::Client, response([data(1), trailers("0")]));
     let mut body = run(service.call(bare_request())).unwrap().into_body();
     assert!(poll_body(&mut body).is_ready());
@@ -276,7 +276,7 @@ fn a_response_body_dropped_between_its_last_message_and_the_trailers_is_not_ok()
 #[test]
 fn headers_that_carry_the_status_finish_at_once_and_the_body_need_not_be_polled() {
     for (steps, tells) in [(vec![], true), (vec![], false), (vec![data(1)], false)] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut response = response(steps);
         response.headers_mut().extend(grpc_status("5"));
         if tells {
@@ -299,7 +299,7 @@ fn http_200_without_trailers_is_unknown() {
     for role in [Role::Client, Role::Server] {
         for tells in [false, true] {
             for empty in [false, true] {
-                let recorder = Recorder::new();
+                let recorder = RecordingTracer::new();
                 let steps = if empty { vec![] } else { vec![data(1)] };
                 let mut response = response(steps.clone());
                 if tells {
@@ -330,7 +330,7 @@ fn http_503_without_a_grpc_status_is_unavailable_to_a_client() {
         (Role::Server, Code::Unknown),
     ] {
         for content_type in ["text/html", "application/grpc"] {
-            let recorder = Recorder::new();
+            let recorder = RecordingTracer::new();
             let page = Step::Data(Bytes::from_static(b"\0\0\0\0\x02<html>"));
             let response = Response::builder()
                 .status(503)
@@ -347,7 +347,7 @@ fn http_503_without_a_grpc_status_is_unavailable_to_a_client() {
             // A page is not messages, whatever its first bytes are.
             let messages = (content_type == "application/grpc").then_some(1);
             assert_eq!(rpc.stats().response().messages(), messages);
-            assert_eq!(rpc.stats().response().wire_bytes(), Some(11));
+            assert_eq!(rpc.stats().response().body_bytes(), Some(11));
         }
     }
 }
@@ -355,7 +355,7 @@ fn http_503_without_a_grpc_status_is_unavailable_to_a_client() {
 // Ending 13.
 #[test]
 fn of_a_status_in_the_headers_and_another_in_the_trailers_the_headers_count() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut response = response([data(1), trailers("0")]);
     response.headers_mut().extend(grpc_status("5"));
     let mut service = answering(&recorder, Role::Client, response);
@@ -379,7 +379,7 @@ fn a_grpc_message_of_any_kind_is_kept_bounded_and_printed_escaped() {
         ("100%", "100%".to_owned()),
         (&long, "\u{263a}".repeat(341)),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut end = grpc_status("13");
         end.insert("grpc-message", raw.parse().unwrap());
         let expected = end.clone();
@@ -399,7 +399,7 @@ fn a_grpc_message_of_any_kind_is_kept_bounded_and_printed_escaped() {
 // Ending 28, without a connection.
 #[test]
 fn as_many_finishes_as_starts_when_300_calls_are_dropped_at_once() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
     let mut futures: Vec<_> = (0..300)
         .map(|_| Box::pin(service.call(bare_request())))
@@ -424,7 +424,7 @@ fn as_many_finishes_as_starts_when_300_calls_are_dropped_at_once() {
 // Ending 29.
 #[test]
 fn wall_times_are_worked_out_from_one_reading_so_that_they_cannot_run_backwards() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let course = Course::Trailers;
     drive(
         &mut TracerLayer::new(recorder.clone()).layer(Handler(course)),
@@ -438,7 +438,7 @@ fn wall_times_are_worked_out_from_one_reading_so_that_they_cannot_run_backwards(
         let [a, b] = pair else {
             unreachable!("windows of two")
         };
-        let apart = stats.duration(a.event, b.event).unwrap();
+        let apart = stats.between(a.event, b.event).unwrap();
         let wall = stats
             .time(b.event)
             .unwrap()
@@ -446,7 +446,7 @@ fn wall_times_are_worked_out_from_one_reading_so_that_they_cannot_run_backwards(
         assert_eq!(wall.unwrap(), apart);
     }
     let last = events.last().unwrap();
-    assert_eq!(stats.cost(), Some(last.at), "{events:?}");
+    assert_eq!(stats.duration(), Some(last.at), "{events:?}");
 }
 
 /// Panics when it is called without having been ready; a clone is not ready.
@@ -483,7 +483,7 @@ impl Service<Request<tonic::body::Body>> for Strict {
 // Ending 30.
 #[test]
 fn the_inner_service_that_was_ready_is_the_one_that_is_called_also_among_clones_in_flight() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut first = TracerLayer::new(recorder.clone()).layer(Strict::default());
     assert!(run(first.ready()).is_ok());
     let mut second = first.clone();
@@ -494,7 +494,7 @@ fn the_inner_service_that_was_ready_is_the_one_that_is_called_also_among_clones_
     drop((first, second, third));
 
     let [one, two] = recorder.started().try_into().unwrap();
-    assert!(!one.same(&two));
+    assert!(!one.ptr_eq(&two));
     assert!(one.parent().is_none() && two.parent().is_none());
     frames(response.into_body());
     assert_eq!(two.stats().status(), Some(Status::OK));
@@ -507,7 +507,7 @@ fn the_inner_service_that_was_ready_is_the_one_that_is_called_also_among_clones_
 // Ending 31.
 #[tokio::test]
 async fn readiness_is_passed_through_and_starts_nothing() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone());
     let (mut service, mut handle) =
         tower_test::mock::spawn_layer::<Request<()>, Response<String>, _>(layer);
@@ -541,7 +541,7 @@ impl Future for Again {
 // Ending 32.
 #[test]
 fn a_future_polled_again_after_its_end_does_what_the_inner_one_does_and_finishes_nothing() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let polls = Arc::new(AtomicUsize::new(0));
     let inner = Arc::clone(&polls);
     let mut service = TracerLayer::new(recorder.clone())
@@ -565,7 +565,7 @@ fn a_future_polled_again_after_its_end_does_what_the_inner_one_does_and_finishes
 fn a_body_polled_again_after_its_end_does_what_the_inner_one_does_and_finishes_nothing() {
     let more = [data(2), trailers("13")];
     for end in [trailers("0"), Step::Error(None)] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let steps: Vec<_> = [data(1), end].into_iter().chain(more.clone()).collect();
         let mut service = answering(&recorder, Role::Server, response(steps.clone()));
         let body = run(service.call(bare_request())).unwrap().into_body();
@@ -591,7 +591,7 @@ fn what_passes_the_layer_is_not_changed() {
             true => Scripted::new(steps.clone()).telling(),
             false => Scripted::new(steps.clone()),
         };
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let seen_inside = Arc::new(Mutex::new(Vec::new()));
         let (inside, answer) = (Arc::clone(&seen_inside), script.clone());
         let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(
@@ -638,7 +638,7 @@ where
 #[test]
 fn two_layers_have_complete_records_linked_as_parent_and_child() {
     for course in Course::ALL {
-        let (outer, inner) = (Recorder::new(), Recorder::new());
+        let (outer, inner) = (RecordingTracer::new(), RecordingTracer::new());
         let mut service = ServiceBuilder::new()
             .layer(TracerLayer::new(outer.clone()).client())
             .layer(TracerLayer::new(inner.clone()))
@@ -650,11 +650,11 @@ fn two_layers_have_complete_records_linked_as_parent_and_child() {
         assert_eq!(outer.log(), inner.log(), "{course:?}");
         let (outer, inner) = (outer.only_finished(), inner.only_finished());
         assert_eq!(inner.role(), Role::Client, "the side of the outer one");
-        assert!(inner.parent().unwrap().same(&outer), "{course:?}");
+        assert!(inner.parent().unwrap().ptr_eq(&outer), "{course:?}");
         assert!(outer.parent().is_none());
         for direction in [Stats::request, Stats::response] {
             let (a, b) = (direction(outer.stats()), direction(inner.stats()));
-            assert_eq!(a.wire_bytes(), b.wire_bytes());
+            assert_eq!(a.body_bytes(), b.body_bytes());
             assert_eq!(a.messages(), b.messages());
             assert_eq!(a.truncated(), b.truncated());
         }
@@ -668,7 +668,7 @@ fn two_layers_have_complete_records_linked_as_parent_and_child() {
 // Ending 34.
 #[test]
 fn a_client_called_inside_a_handler_has_the_servers_record_as_its_parent() {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let client = TracerLayer::new(client_side.clone())
         .client()
         .layer(Handler(Course::Trailers));
@@ -678,11 +678,11 @@ fn a_client_called_inside_a_handler_has_the_servers_record_as_its_parent() {
             let mut client = client.clone();
             async move {
                 let here = RpcInfo::current().expect("the record of the RPC being served");
-                assert!(here.same(request.extensions().get().unwrap()));
+                assert!(here.ptr_eq(request.extensions().get().unwrap()));
                 // The request is a new one, not that of the server.
                 let response = client.call(bare_request()).await?;
                 response.into_body().collect().await?;
-                assert!(here.same(&RpcInfo::current().unwrap()));
+                assert!(here.ptr_eq(&RpcInfo::current().unwrap()));
                 Ok::<_, BoxError>(response_ok())
             }
         }));
@@ -698,7 +698,7 @@ fn a_client_called_inside_a_handler_has_the_servers_record_as_its_parent() {
     assert!(polls > 1, "it was interrupted at least once");
     frames(response.into_body());
     let (client, server) = (client_side.only_finished(), server_side.only_finished());
-    assert!(client.parent().unwrap().same(&server));
+    assert!(client.parent().unwrap().ptr_eq(&server));
     assert_eq!((client.role(), server.role()), (Role::Client, Role::Server));
     assert_eq!(client.attempt(), 1);
     assert!(RpcInfo::current().is_none());
@@ -746,7 +746,7 @@ impl<B, E> tower::retry::Policy<Request<Full<Bytes>>, Response<B>, E> for UntilO
 // Ending 35.
 #[test]
 fn each_attempt_of_a_retry_has_a_record_linked_to_the_calls_and_headers_are_replaced() {
-    let (call, attempts) = (Recorder::new(), Recorder::new());
+    let (call, attempts) = (RecordingTracer::new(), RecordingTracer::new());
     let contexts = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&contexts);
     let service = ServiceBuilder::new()
@@ -780,7 +780,7 @@ fn each_attempt_of_a_retry_has_a_record_linked_to_the_calls_and_headers_are_repl
     assert!(
         attempts
             .iter()
-            .all(|attempt| attempt.parent().unwrap().same(&call))
+            .all(|attempt| attempt.parent().unwrap().ptr_eq(&call))
     );
     let codes: Vec<_> = attempts
         .iter()
@@ -798,7 +798,7 @@ async fn a_timeout_layer_outside_drops_the_rpc_and_the_clock_says_whether_its_ti
         (Some("1H"), "finish cancelled CANCELLED"),
         (None, "finish cancelled CANCELLED"),
     ] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
             .timeout(Duration::from_millis(20))
             .layer(TracerLayer::new(recorder.clone()))
@@ -818,7 +818,7 @@ async fn a_timeout_layer_outside_drops_the_rpc_and_the_clock_says_whether_its_ti
 // Ending 36.
 #[tokio::test]
 async fn a_timeout_layer_inside_is_an_error_with_that_errors_code() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .timeout(Duration::from_millis(1))
@@ -835,7 +835,7 @@ async fn a_timeout_layer_inside_is_an_error_with_that_errors_code() {
         Some("request timed out")
     );
 
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<_>| {
         future::ready(Err::<Response<Scripted>, _>(BoxError::from(
             tonic::TimeoutExpired(()),
@@ -850,7 +850,7 @@ async fn a_timeout_layer_inside_is_an_error_with_that_errors_code() {
 // Ending 37.
 #[test]
 fn an_answer_that_never_went_out_is_cancelled() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone())
         .server()
         .layer(service_fn(async |request: Request<tonic::body::Body>| {
@@ -876,7 +876,7 @@ fn an_answer_that_never_went_out_is_cancelled() {
 // Ending 38.
 #[test]
 fn after_early_trailers_the_request_goes_on_and_the_rpc_stays_over() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
     let mut service = TracerLayer::new(recorder.clone())
@@ -893,12 +893,15 @@ fn after_early_trailers_the_request_goes_on_and_the_rpc_stays_over() {
     let log = recorder.log();
     assert_eq!(log.last().unwrap(), "finish trailers NOT_FOUND");
     let rpc = recorder.only_finished();
-    let (cost, status) = (rpc.stats().cost(), rpc.stats().status());
+    let (cost, status) = (rpc.stats().duration(), rpc.stats().status());
 
     let rest = frames_of_any(kept.lock().unwrap().take().unwrap());
     assert_eq!(rest, 4, "two messages, a pause and the end");
     assert_eq!(recorder.log(), log, "nothing is reported after the end");
-    assert_eq!((rpc.stats().cost(), rpc.stats().status()), (cost, status));
+    assert_eq!(
+        (rpc.stats().duration(), rpc.stats().status()),
+        (cost, status)
+    );
     assert_eq!(recorder.finished().len(), 1);
 }
 
@@ -918,7 +921,7 @@ thread_local! {
 // Ending 40.
 #[test]
 fn an_rpc_dropped_while_its_runtime_shuts_down_finishes() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .build()
@@ -946,7 +949,7 @@ fn an_rpc_dropped_while_its_runtime_shuts_down_finishes() {
 // Ending 40.
 #[test]
 fn an_rpc_dropped_while_its_thread_tears_down_finishes() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
     let ended = std::thread::spawn(move || {
         // The slot below is set up first, so it goes last: after the current record's own.
@@ -990,7 +993,7 @@ impl std::error::Error for Endless {}
 
 #[test]
 fn an_error_that_panics_when_it_is_printed_ends_the_rpc_as_any_other() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service =
         TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<tonic::body::Body>| {
             future::ready(Err::<Response<Scripted>, BoxError>(Unprintable.into()))
@@ -1003,7 +1006,7 @@ fn an_error_that_panics_when_it_is_printed_ends_the_rpc_as_any_other() {
 
 #[test]
 fn of_an_error_with_a_long_text_only_the_beginning_is_asked_for() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let written = Arc::new(AtomicUsize::new(0));
     let inner = Arc::clone(&written);
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(
@@ -1022,7 +1025,7 @@ fn of_an_error_with_a_long_text_only_the_beginning_is_asked_for() {
 }
 
 /// Writes down, when it is dropped, whether its RPC is current and not over yet.
-struct Witness(Recorder, Arc<Mutex<Vec<(bool, usize)>>>);
+struct Witness(RecordingTracer, Arc<Mutex<Vec<(bool, usize)>>>);
 
 impl Drop for Witness {
     fn drop(&mut self) {
@@ -1052,7 +1055,7 @@ impl Body for Open {
 // Ending 5. Ending 6. Ending 7.
 #[test]
 fn what_is_dropped_unfinished_is_dropped_with_its_record_current_and_before_finish() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let witness = || Witness(recorder.clone(), Arc::clone(&seen));
     let body = || Open {
@@ -1098,7 +1101,7 @@ fn what_is_dropped_unfinished_is_dropped_with_its_record_current_and_before_fini
 
 #[test]
 fn an_answer_to_head_is_over_with_its_headers_whatever_its_body() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<()>| {
         future::ready(Ok::<_, BoxError>(Response::new(Full::<Bytes>::from(
             "not sent",
@@ -1115,7 +1118,7 @@ fn an_answer_to_head_is_over_with_its_headers_whatever_its_body() {
 #[test]
 fn messages_in_data_that_is_in_pieces_are_unknown_and_their_bytes_are_counted() {
     type Pieces = bytes::buf::Chain<Bytes, Bytes>;
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<_>| {
         let body = Full::<Pieces>::new(message(3).chain(message(4)));
         let mut response = Response::new(body);
@@ -1126,7 +1129,7 @@ fn messages_in_data_that_is_in_pieces_are_unknown_and_their_bytes_are_counted() 
     let whole = run(response.into_body().collect()).unwrap().to_bytes();
     assert_eq!(whole, [message(3), message(4)].concat());
     let received = recorder.only_finished().stats().response();
-    assert_eq!(received.wire_bytes(), Some(17));
+    assert_eq!(received.body_bytes(), Some(17));
     assert_eq!(received.messages(), None);
     assert_eq!(received.message_bytes(), None);
     assert!(received.is_complete() && !received.truncated());

@@ -6,8 +6,10 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use tower::{BoxError, Layer as _, Service as _, ServiceExt as _, service_fn};
 use tower_tracer::{
-    OpenRpc, Protocol, RequestObserver, Status, TracedRequest, TracedResponse, Tracer, TracerLayer,
-    tracers::testing::Recorder,
+    Status, Tracer, TracerLayer,
+    rpc::Protocol,
+    service::{RequestObserver, RpcGuard, TracedRequest, TracedResponse},
+    testing::RecordingTracer,
 };
 
 use crate::{
@@ -36,7 +38,7 @@ fn a_path_that_is_no_grpc_path_is_an_unknown_method_and_is_served() {
         "http://example.com/x",
     ] {
         let uri: Uri = uri.parse().unwrap();
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(
             |request: Request<tonic::body::Body>| {
                 let mut response = response([data(1), trailers("0")]);
@@ -83,7 +85,7 @@ struct Done;
 impl TracedResponse for Done {
     type Traced<T: Tracer> = Self;
 
-    fn traced<T: Tracer>(self, open: OpenRpc<T>) -> Self {
+    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
         open.finish(None);
         self
     }
@@ -94,7 +96,7 @@ impl TracedResponse for Done {
 fn a_path_without_a_slash_or_without_anything_is_an_unknown_method() {
     let long = "x/y".repeat(20_000);
     for path in ["", "x", "x/y", "é", "\0", "/a\n/b", &long] {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Named| {
             future::ready(Ok::<_, Infallible>(Done))
         }));
@@ -112,7 +114,7 @@ fn a_path_without_a_slash_or_without_anything_is_an_unknown_method() {
 // Ending 22.
 #[test]
 fn a_query_stands_in_no_name() {
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(
         |request: Request<tonic::body::Body>| {
             assert_eq!(request.uri().query(), Some("token=secret/x"), "passed on");
@@ -158,7 +160,7 @@ async fn a_get_or_a_html_form_to_a_grpc_method_is_traced_as_what_it_is() {
         let routes = || tonic::service::Routes::new(EchoServer::new(EchoService)).prepare();
         let untraced = routes().oneshot(make()).await.unwrap();
 
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         let service = TracerLayer::new(recorder.clone()).layer(routes());
         let response: Response<_> = service.oneshot(make()).await.unwrap();
         assert_eq!(response.status(), untraced.status());

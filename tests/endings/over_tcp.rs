@@ -9,7 +9,9 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 use tower::ServiceBuilder;
-use tower_tracer::{Code, Ending, Status, TracerLayer, TracerService, tracers::testing::Recorder};
+use tower_tracer::{
+    Code, Ending, Status, TracerLayer, service::TracerService, testing::RecordingTracer,
+};
 
 use crate::{
     common::{
@@ -39,7 +41,7 @@ async fn until(so: impl Fn() -> bool) {
 }
 
 /// What it saw of its one RPC, up to its end.
-async fn one_log(recorder: &Recorder) -> Vec<String> {
+async fn one_log(recorder: &RecordingTracer) -> Vec<String> {
     soon(recorder.wait_finished(1)).await;
     recorder.log()
 }
@@ -136,7 +138,7 @@ async fn an_error_in_the_headers_is_seen_by_both_sides() {
 // Ending 17.
 #[tokio::test]
 async fn a_connection_lost_in_mid_stream_ends_the_rpc_once_on_both_sides() {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let server = serve(TracerLayer::new(server_side.clone())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
@@ -204,7 +206,7 @@ async fn of_300_streams_opened_and_reset_at_once_each_finishes_once() {
 }
 
 /// Passes each unary call on to another server.
-struct Forward(EchoClient<TracerService<Channel, Recorder>>);
+struct Forward(EchoClient<TracerService<Channel, RecordingTracer>>);
 
 #[tonic::async_trait]
 impl Echo for Forward {
@@ -246,8 +248,12 @@ impl Echo for Forward {
 // Ending 34.
 #[tokio::test]
 async fn a_client_called_inside_a_handler_is_a_child_of_the_servers_record() {
-    let far = Recorder::new();
-    let (inner_client, middle, outer_client) = (Recorder::new(), Recorder::new(), Recorder::new());
+    let far = RecordingTracer::new();
+    let (inner_client, middle, outer_client) = (
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+        RecordingTracer::new(),
+    );
     let far_uri = serve(TracerLayer::new(far.clone())).await;
     let client = connect(&far_uri, TracerLayer::new(inner_client.clone())).await;
     let (incoming, uri) = listen().await.unwrap();
@@ -274,7 +280,7 @@ async fn a_client_called_inside_a_handler_is_a_child_of_the_servers_record() {
         assert!(server.parent().is_none());
         let children = called
             .iter()
-            .filter(|rpc| rpc.parent().unwrap().same(server));
+            .filter(|rpc| rpc.parent().unwrap().ptr_eq(server));
         assert_eq!(children.count(), 1);
     }
     for rpc in outer_client
@@ -290,7 +296,7 @@ async fn a_client_called_inside_a_handler_is_a_child_of_the_servers_record() {
 }
 
 /// Starts an Echo server with a timeout of its own.
-async fn serve_with_timeout(layer: TracerLayer<Recorder>, timeout: Duration) -> String {
+async fn serve_with_timeout(layer: TracerLayer<RecordingTracer>, timeout: Duration) -> String {
     let (incoming, uri) = listen().await.unwrap();
     let server = Server::builder()
         .timeout(timeout)
@@ -307,7 +313,7 @@ const SHORT: Duration = Duration::from_millis(30);
 #[tokio::test]
 async fn the_servers_own_timeout_is_a_deadline_where_the_layer_was_told_it() {
     for told in [true, false] {
-        let (client_side, server_side) = (Recorder::new(), Recorder::new());
+        let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
         let mut layer = TracerLayer::new(server_side.clone());
         if told {
             layer = layer.server_timeout(SHORT);
@@ -344,7 +350,7 @@ async fn a_deadline_in_the_request_is_exceeded_by_each_sides_own_clock() {
     let exceeded = Some(Status::Grpc(Code::DeadlineExceeded));
     assert_eq!(client.timeout(), Some(SHORT));
     assert_eq!(client.stats().status(), exceeded);
-    assert!(client.stats().cost().unwrap() >= SHORT);
+    assert!(client.stats().duration().unwrap() >= SHORT);
     // What it was told, by whoever was first, stays readable.
     let wire = client.stats().wire_status();
     assert_eq!(wire, Some(Status::Grpc(error.code().into())));
@@ -353,7 +359,7 @@ async fn a_deadline_in_the_request_is_exceeded_by_each_sides_own_clock() {
     assert_eq!(server.timeout(), Some(SHORT));
     if server.stats().status() == exceeded {
         assert_eq!(server.stats().ending(), Some(Ending::Deadline));
-        assert!(server.stats().cost().unwrap() >= SHORT);
+        assert!(server.stats().duration().unwrap() >= SHORT);
     } else {
         assert_eq!(server.stats().status(), Some(Status::Grpc(Code::Cancelled)));
         assert_eq!(server.stats().ending(), Some(Ending::Cancelled));
@@ -363,7 +369,7 @@ async fn a_deadline_in_the_request_is_exceeded_by_each_sides_own_clock() {
 // Ending 36.
 #[tokio::test]
 async fn the_channels_own_timeout_is_a_deadline_on_the_client_and_a_cancellation_on_the_server() {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let uri = serve(TracerLayer::new(server_side.clone())).await;
     let channel = Endpoint::from_shared(uri)
         .unwrap()
@@ -392,7 +398,7 @@ async fn the_channels_own_timeout_is_a_deadline_on_the_client_and_a_cancellation
 // Ending 36.
 #[tokio::test]
 async fn a_timeout_layer_around_the_clients_layer_cancels_on_both_sides() {
-    let (client_side, server_side) = (Recorder::new(), Recorder::new());
+    let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let uri = serve(TracerLayer::new(server_side.clone())).await;
     let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
     let service = ServiceBuilder::new()

@@ -6,7 +6,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, unnameable_types)]
 
 use serde_json::{Value, json};
-use tower_tracer::{RequestParts, RpcInfo, Tracer, Traffic};
+use tower_tracer::{RequestParts, RpcInfo, Tracer, rpc::Traffic};
 
 #[rustfmt::skip]
 #[allow(clippy::all, rust_2018_idioms)]
@@ -49,9 +49,9 @@ fn figures(traffic: Traffic) -> Value {
     json!({
         "messages": traffic.messages(),
         "message_bytes": traffic.message_bytes(),
-        "wire_bytes": traffic.wire_bytes(),
+        "body_bytes": traffic.body_bytes(),
         "compressed_messages": traffic.compressed_messages(),
-        "last_message": traffic.last_message(),
+        "last_message_bytes": traffic.last_message_bytes(),
         "complete": traffic.is_complete(),
         "truncated": traffic.truncated(),
     })

@@ -13,7 +13,7 @@ use opentelemetry_sdk::{
     propagation::{BaggagePropagator, TraceContextPropagator},
     trace::{InMemorySpanExporter, Sampler, SdkTracerProvider, ShouldSample, SpanData},
 };
-use tower_tracer::tracers::otel::{self, OtelTracer};
+use tower_tracer::otel::{self, OtelTracer};
 
 pub struct Telemetry {
     pub tracer_provider: SdkTracerProvider,
@@ -56,7 +56,7 @@ impl Telemetry {
 
     /// A tracer that reports here, with W3C's propagators.
     pub fn tracer(&self) -> OtelTracer {
-        otel::tracer()
+        otel::OtelTracer::new()
             .tracer_provider(&self.tracer_provider)
             .meter_provider(&self.meter_provider)
             .propagator(TextMapCompositePropagator::new(vec![

@@ -39,7 +39,7 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 use tower::ServiceBuilder;
-use tower_tracer::{RpcInfo, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{RpcInfo, TracerLayer, testing::RecordingTracer};
 
 use crate::common::{
     echo::{EchoClient, EchoRequest, EchoResponse, say},
@@ -414,7 +414,7 @@ pub async fn meet_asking(
     let plain = tokio::spawn(ask(plain, kind, request()));
     let expected = got_of(plain).await;
 
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let traced = EchoClient::new(traced(connect().await, &recorder));
     let traced = tokio::spawn(ask(traced, kind, request()));
     let got = got_of(traced).await;
@@ -441,8 +441,8 @@ pub async fn meet_asking(
 /// A channel with a recorder on it.
 pub fn traced(
     channel: Channel,
-    recorder: &Recorder,
-) -> tower_tracer::TracerService<Channel, Recorder> {
+    recorder: &RecordingTracer,
+) -> tower_tracer::service::TracerService<Channel, RecordingTracer> {
     ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .service(channel)
@@ -613,7 +613,10 @@ impl Answer {
 /// its end first. Traced where there is a recorder.
 ///
 /// Of the steps, those a handler can take are played: headers, data, trailers, and to stop there.
-pub async fn serve_script(recorder: Option<&Recorder>, script: impl Into<Arc<[Step]>>) -> String {
+pub async fn serve_script(
+    recorder: Option<&RecordingTracer>,
+    script: impl Into<Arc<[Step]>>,
+) -> String {
     let script: Arc<[Step]> = script.into();
     let answer = move |request: axum::extract::Request| {
         let script = Arc::clone(&script);
@@ -632,7 +635,7 @@ pub async fn serve_script(recorder: Option<&Recorder>, script: impl Into<Arc<[St
 
 /// Starts a tonic server, with this layer where there is one.
 pub async fn serve_routes(
-    layer: Option<TracerLayer<Recorder>>,
+    layer: Option<TracerLayer<RecordingTracer>>,
     server: Server,
     routes: Routes,
 ) -> String {
@@ -701,7 +704,7 @@ pub async fn serve(script: impl Into<Arc<[Step]>>) -> Served {
     let mut client = RawClient::connect(&plain).await;
     let expected = client.ask(path, &[], body.clone()).await;
 
-    let recorder = Recorder::new();
+    let recorder = RecordingTracer::new();
     let traced = serve_script(Some(&recorder), script).await;
     let mut client = RawClient::connect(&traced).await;
     let answer = client.ask(path, &[], body).await;
@@ -720,7 +723,7 @@ pub async fn serve(script: impl Into<Arc<[Step]>>) -> Served {
 }
 
 /// Waits until a recorder's log has this line this many times.
-pub async fn saw(recorder: &Recorder, line: &str, times: usize) {
+pub async fn saw(recorder: &RecordingTracer, line: &str, times: usize) {
     // A recorder wakes whoever waits at everything it sees.
     let mut more = pin!(recorder.wait_finished(usize::MAX));
     let found = poll_fn(|cx| {

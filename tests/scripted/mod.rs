@@ -252,7 +252,7 @@ impl Course {
         Self::PanicInBody,
     ];
 
-    /// How a [`Recorder`](tower_tracer::tracers::testing::Recorder) writes its end down.
+    /// How a [`RecordingTracer`](tower_tracer::testing::RecordingTracer) writes its end down.
     pub fn finish(self) -> &'static str {
         match self {
             Self::Trailers => "finish trailers OK",

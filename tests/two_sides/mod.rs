@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower::{BoxError, Layer as _, service_fn};
-use tower_tracer::{Role, RpcInfo, TracerLayer, tracers::testing::Recorder};
+use tower_tracer::{Role, RpcInfo, TracerLayer, testing::RecordingTracer};
 
 use crate::scripted::{Scripted, Step, poll_body, run, show};
 
@@ -84,14 +84,14 @@ impl Exchange {
     /// The same on one side.
     #[track_caller]
     pub fn on(&self, role: Role) -> RpcInfo {
-        let recorder = Recorder::new();
+        let recorder = RecordingTracer::new();
         self.log(role, &recorder);
         recorder.only_finished()
     }
 
     /// The same, with this recorder; gives its log.
     #[track_caller]
-    pub fn log(&self, role: Role, recorder: &Recorder) -> Vec<String> {
+    pub fn log(&self, role: Role, recorder: &RecordingTracer) -> Vec<String> {
         let layer = TracerLayer::new(recorder.clone());
         let layer = match role {
             Role::Client => layer.client(),

@@ -1,0 +1,383 @@
+//! Which methods may be named where names must not grow with what peers send.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use crate::rpc::MethodPath;
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+use {
+    crate::{RequestParts, Role, RpcInfo, Status},
+    std::{
+        collections::BTreeMap,
+        sync::{PoisonError, RwLock},
+    },
+};
+
+/// The name of a method that is not known.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+pub(crate) const OTHER: &str = "_OTHER";
+
+/// How many methods a tracer learns from answers: a service that answers to any name must not make
+/// as many names.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+const LEARNED: usize = 100;
+
+/// Whether an RPC that is over shows that its method exists: what no service implements is answered
+/// neither with OK nor with a message.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+pub(crate) fn is_answered(rpc: &RpcInfo) -> bool {
+    let stats = rpc.stats();
+    stats.status() == Some(Status::OK) || stats.response().messages().is_some_and(|n| n > 0)
+}
+
+/// The methods that a tracer has learned from answers, and what it keeps of each.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[derive(Debug, Default)]
+pub(crate) struct Learned<V>(RwLock<BTreeMap<Box<str>, V>>);
+
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+impl<V: Clone + Default> Learned<V> {
+    /// Of a method that is known.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(crate) fn get(&self, method: &str) -> Option<V> {
+        let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        learned.get(method).cloned()
+    }
+
+    /// Of a method that was answered: from now on it is known, unless as many are as may be.
+    pub(crate) fn learn(&self, method: &str) -> Option<V> {
+        let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if learned.contains_key(method) || learned.len() >= LEARNED {
+            return learned.get(method).cloned();
+        }
+        drop(learned);
+        // Another RPC may have come first.
+        let mut learned = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !learned.contains_key(method) && learned.len() < LEARNED {
+            learned.insert(method.into(), V::default());
+        }
+        learned.get(method).cloned()
+    }
+}
+
+/// The methods that a tracer may name in a label.
+///
+/// On a server a method's name is a peer's word, and a label of it would let that peer make a new
+/// time series per request. So a server says which methods it has; every other one is `_OTHER`. A
+/// client made by `tonic-build` needs no list: its calls carry their `tonic::GrpcMethod`, which is
+/// part of the program.
+///
+/// ```
+/// use tower_tracer::methods::KnownMethods;
+///
+/// let known = KnownMethods::new(["echo.Echo/UnaryEcho", "echo.Echo/ServerStreamingEcho"]);
+/// assert!(known.contains("echo.Echo/UnaryEcho"));
+/// assert!(!known.contains("echo.Echo/Nonsense"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownMethods(Arc<BTreeSet<Box<str>>>);
+
+impl KnownMethods {
+    /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off. For names that are
+    /// written in the program; of others make a list by [`try_new`](Self::try_new).
+    ///
+    /// # Panics
+    ///
+    /// Where one of them is not the name of a method, such as a path with a prefix. List methods
+    /// without it: they are known under any prefix.
+    #[must_use]
+    pub fn new<M: AsRef<str>>(full_methods: impl IntoIterator<Item = M>) -> Self {
+        match Self::try_new(full_methods) {
+            Ok(known) => known,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Like [`new`](Self::new), for names that come from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is not the name of a method: see [`MethodPath::full_method`].
+    pub fn try_new<M: AsRef<str>>(
+        full_methods: impl IntoIterator<Item = M>,
+    ) -> Result<Self, NotAMethod> {
+        let names = full_methods.into_iter().map(|name| {
+            let name = name.as_ref();
+            let path: Arc<str> = format!("/{}", name.strip_prefix('/').unwrap_or(name)).into();
+            match MethodPath::from(path).full_method() {
+                Some(method) => Ok(method.into()),
+                None => Err(NotAMethod(name.into())),
+            }
+        });
+        Ok(Self(Arc::new(names.collect::<Result<_, _>>()?)))
+    }
+
+    /// All methods of all services in an encoded `FileDescriptorSet`, as `tonic-build` writes it
+    /// with `file_descriptor_set_path` and servers hand it to gRPC's reflection.
+    ///
+    /// # Errors
+    ///
+    /// Where the bytes are no such thing, or a name in them cannot be a method's.
+    pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
+        Self::read(encoded).ok_or(InvalidDescriptorSet(()))
+    }
+
+    fn read(encoded: &[u8]) -> Option<Self> {
+        let mut names = Vec::new();
+        for file in fields(encoded) {
+            let (1, file) = file? else { continue };
+            let package = text(file, 2)?.unwrap_or_default();
+            for service in fields(file) {
+                let (6, service) = service? else { continue };
+                let name = text(service, 1)?.unwrap_or_default();
+                let dot = if package.is_empty() { "" } else { "." };
+                for method in fields(service) {
+                    let (2, method) = method? else { continue };
+                    let method = text(method, 1)?.unwrap_or_default();
+                    names.push(format!("{package}{dot}{name}/{method}"));
+                }
+            }
+        }
+        Self::try_new(names).ok()
+    }
+
+    /// Whether `pkg.Svc/Method` is one of them.
+    #[must_use]
+    pub fn contains(&self, full_method: &str) -> bool {
+        self.0.contains(full_method)
+    }
+
+    /// The method among them that a path ends with: a router that nests a server under a prefix
+    /// leaves that in the path of a layer around it.
+    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    pub(crate) fn find<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let (before, _) = path.rsplit_once('/')?;
+        let method = path.get(before.rfind('/')? + 1..)?;
+        self.contains(method).then_some(method)
+    }
+
+    /// All of them, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|name| &**name)
+    }
+}
+
+/// A name in a list of methods does not have the form of a method's, `pkg.Svc/Method`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAMethod(Box<str>);
+
+impl NotAMethod {
+    /// The name, as it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NotAMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is no method, which is `pkg.Svc/Method`", self.0)
+    }
+}
+
+impl std::error::Error for NotAMethod {}
+
+/// The bytes given as a `FileDescriptorSet` are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidDescriptorSet(());
+
+impl fmt::Display for InvalidDescriptorSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an encoded google.protobuf.FileDescriptorSet")
+    }
+}
+
+impl std::error::Error for InvalidDescriptorSet {}
+
+/// Service and method of a call that generated code makes: part of this program, so known.
+///
+/// The names live as long as the program, though the signature cannot say so.
+#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+pub(crate) fn generated<'a>(
+    rpc: &RpcInfo,
+    request: &'a RequestParts<'_>,
+) -> Option<(&'a str, &'a str)> {
+    #[cfg(feature = "tonic")]
+    if rpc.role() == Role::Client {
+        let method: &tonic::GrpcMethod<'static> = request.extensions()?.get()?;
+        return Some((method.service(), method.method()));
+    }
+    let _ = (rpc, request, Role::Client);
+    None
+}
+
+/// The name of the method that generated code calls, as it stands in the path: at its end, since a
+/// client's origin can have a path too. `None` where something has put another path in its place.
+#[cfg(any(feature = "otel", feature = "tracing"))]
+pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Option<&'a str> {
+    let (service, method) = generated(rpc, request)?;
+    let path = rpc.path();
+    let before = path.strip_suffix(method)?.strip_suffix('/')?;
+    let origin = before.strip_suffix(service)?.strip_suffix('/')?;
+    path.get(origin.len() + 1..)
+}
+
+/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where
+/// the message is broken off or malformed.
+fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            match field(&mut rest) {
+                Some((number, Some(bytes))) => return Some(Some((number, bytes))),
+                Some((_, None)) => {}
+                None => {
+                    rest = &[];
+                    return Some(None);
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Takes the next field: its number, and its bytes where it has some.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+    let tag = varint(rest)?;
+    let length = match tag & 7 {
+        0 => {
+            varint(rest)?;
+            return Some((tag >> 3, None));
+        }
+        1 => 8,
+        2 => usize::try_from(varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (bytes, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((tag >> 3, (tag & 7 == 2).then_some(bytes)))
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The text of a field, `Some(None)` where it is missing.
+fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
+    for field in fields(message) {
+        let (found, bytes) = field?;
+        if found == number {
+            return Some(Some(std::str::from_utf8(bytes).ok()?));
+        }
+    }
+    Some(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::KnownMethods;
+
+    fn echo() -> Vec<u8> {
+        let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo");
+        let set = protox::compile([format!("{echo}/echo.proto")], [echo]).unwrap();
+        set.encode_to_vec()
+    }
+
+    #[test]
+    fn a_descriptor_set_gives_the_methods_of_its_services() {
+        let known = KnownMethods::from_descriptor_set(&echo()).unwrap();
+        assert_eq!(
+            known.iter().collect::<Vec<_>>(),
+            [
+                "echo.Echo/BidirectionalStreamingEcho",
+                "echo.Echo/ClientStreamingEcho",
+                "echo.Echo/ServerStreamingEcho",
+                "echo.Echo/UnaryEcho",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_descriptor_set_is_an_error_and_no_panic() {
+        let whole = echo();
+        for end in 1..whole.len() - 1 {
+            // Cut anywhere inside its one file.
+            assert!(KnownMethods::from_descriptor_set(&whole[..end]).is_err());
+        }
+        assert!(KnownMethods::from_descriptor_set(&[0xff; 64]).is_err());
+        for at in 0..whole.len() {
+            for byte in [0, 0x7f, 0x80, 0xff] {
+                let mut garbled = whole.clone();
+                garbled[at] = byte;
+                let _ = KnownMethods::from_descriptor_set(&garbled);
+            }
+        }
+        assert_eq!(
+            KnownMethods::from_descriptor_set(&[]),
+            Ok(KnownMethods::default())
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_method_is_an_error_that_names_it() {
+        let long = format!("a.B/{}", "c".repeat(300));
+        for name in [
+            "api/pkg.Svc/M",
+            "/api/pkg.Svc/M",
+            "shop",
+            "",
+            "/",
+            "a.B/",
+            "//C",
+            "a.B/C d",
+            &long,
+        ] {
+            let error = KnownMethods::try_new(["a.B/C", name]).unwrap_err();
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "\"api/pkg.Svc/M\" is no method")]
+    fn a_list_in_the_program_panics_at_it() {
+        let _ = KnownMethods::new(["api/pkg.Svc/M"]);
+    }
+
+    #[test]
+    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    fn a_method_is_found_under_any_prefix_and_in_no_other_place() {
+        let known = KnownMethods::new(["a.B/C"]);
+        for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "//a.B/C"] {
+            assert_eq!(known.find(path), Some("a.B/C"), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "a.B/C",
+            "/a.B/C/",
+            "/a.B/C/D",
+            "/apia.B/C",
+            "/api/a.B/D",
+            "é/C",
+        ] {
+            assert_eq!(known.find(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_leading_slash_makes_no_other_method() {
+        assert_eq!(KnownMethods::new(["/a.B/C"]), KnownMethods::new(["a.B/C"]));
+    }
+}

@@ -1,0 +1,154 @@
+//! Makes the record of a request.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, Uri};
+
+use super::request::TracedRequest;
+use crate::{
+    protocol::{self, RequestHead},
+    rpc::{
+        Description, Endpoints, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Sockets,
+        Tick, clock,
+    },
+};
+
+/// What the layer was told of its RPCs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) role: Option<Role>,
+    pub(crate) endpoints: Option<Arc<Endpoints>>,
+    pub(crate) server_timeout: Option<Duration>,
+}
+
+/// What the layer knows of an RPC before the request is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) level: Level,
+    pub(crate) told: &'a Told,
+}
+
+/// A request that a record can be made of. Its own trait, so that there is a function for each type
+/// of request, which calls what [`TracedRequest`] says without a detour.
+pub(crate) trait Describe: TracedRequest {
+    /// Makes the record, hands it to the request, and links it to the one above it; `drawn` where a
+    /// tracer has asked for the draw by then.
+    fn describe(&mut self, known: &Known<'_>, drawn: Option<SampleKey>) -> RpcInfo;
+
+    /// The side the request is seen from.
+    fn role(&self, told: &Told) -> Role;
+
+    /// The query of a GET, which may be a whole call of Connect.
+    fn query_of_get(&self) -> Option<&str>;
+}
+
+impl<R: TracedRequest> Describe for R {
+    fn describe(&mut self, known: &Known<'_>, drawn: Option<SampleKey>) -> RpcInfo {
+        let Known { level, told } = *known;
+        let role = self.role(told);
+        let RequestHead {
+            protocol,
+            mut timeout,
+            attempt,
+        } = protocol::request_head(self.headers(), || self.query_of_get(), role);
+        let mut sockets = Sockets::default();
+        if role == Role::Server {
+            if let Some(own) = told.server_timeout {
+                timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
+            }
+            sockets = addresses(self);
+        }
+        let path = match protocol {
+            Protocol::Http => received_path(self),
+            _ => self.method_path(),
+        };
+        let start = Tick::now();
+        let description = Description {
+            role,
+            protocol,
+            path,
+            endpoints: told.endpoints.clone(),
+            timeout,
+            deadline: timeout.and_then(clock::deadline_after),
+            attempt,
+        };
+        let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
+        let outer = self.set_rpc(rpc.clone());
+        rpc.set_parent(outer);
+        if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
+            rpc.set_draw(draw);
+        }
+        rpc
+    }
+
+    fn role(&self, told: &Told) -> Role {
+        told.role.unwrap_or_else(|| found_role(self))
+    }
+
+    fn query_of_get(&self) -> Option<&str> {
+        let uri = self
+            .uri()
+            .filter(|_| self.http_method() == Some(&Method::GET))?;
+        uri.query()
+    }
+}
+
+/// The path as it was received: what a router took off belongs to it. A method's name does not have it.
+fn received_path(request: &impl TracedRequest) -> MethodPath {
+    match request.uri().and_then(Uri::path_and_query) {
+        Some(received) => MethodPath::from(received.clone()),
+        None => request.method_path(),
+    }
+}
+
+fn found_role(request: &impl TracedRequest) -> Role {
+    #[cfg(feature = "tonic")]
+    if let Some(extensions) = request.extensions()
+        && extensions.get::<tonic::GrpcMethod<'static>>().is_some()
+    {
+        return Role::Client;
+    }
+    request.rpc().map_or(Role::Server, RpcInfo::role)
+}
+
+/// A record without a parent can stand under a declined RPC all the same.
+#[inline]
+fn inherited_by_root(rpc: &RpcInfo) -> Option<SampleKey> {
+    match rpc.parent() {
+        Some(_) => None,
+        None => SampleKey::of_declined(),
+    }
+}
+
+/// The peer's address and the server's own, of the connection a request came on.
+fn addresses(request: &mut dyn TracedRequest) -> Sockets {
+    #[cfg(feature = "axum")]
+    if let Some(extensions) = request.extensions()
+        && let Some(axum::extract::ConnectInfo::<std::net::SocketAddr>(peer)) = extensions.get()
+    {
+        return Sockets {
+            peer: Some(*peer),
+            local: None,
+        };
+    }
+    #[cfg(feature = "transport")]
+    if let Some(extensions) = request.extensions_mut() {
+        if let Some(tcp) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
+            return Sockets {
+                peer: tcp.remote_addr(),
+                local: tcp.local_addr(),
+            };
+        }
+        // Of a TLS connection only tonic knows the type, if TLS is on at all.
+        let metadata = tonic::metadata::MetadataMap::new();
+        let lent = tonic::Request::from_parts(metadata, std::mem::take(extensions), ());
+        let sockets = Sockets {
+            peer: lent.remote_addr(),
+            local: lent.local_addr(),
+        };
+        (_, *extensions, ()) = lent.into_parts();
+        return sockets;
+    }
+    let _ = request;
+    Sockets::default()
+}

@@ -1,0 +1,583 @@
+//! A [`tracing`] span per RPC, and one access-log event at its end.
+//!
+//! ```
+//! use tower_tracer::{TracerLayer, tracing::TracingTracer};
+//!
+//! let layer = TracerLayer::new(TracingTracer::new());
+//! # let _ = layer;
+//! ```
+//!
+//! # The span
+//!
+//! Named `rpc`, level INFO, target `tower_tracer::span`. It is current wherever code of the RPC runs:
+//! in the inner service, in its future, in the body of the request and of the response. Its parent
+//! is the span of the record's [parent](RpcInfo::parent), else the span that is current where the
+//! call is made. These are its fields; those with `otel.` are what `tracing-opentelemetry` makes the
+//! OpenTelemetry span's name, kind and status of.
+//!
+//! | field | when | what |
+//! | --- | --- | --- |
+//! | `otel.name` | start | `pkg.Svc/Method` where the method is [known](#methods), else `grpc` or the like; for plain HTTP the method, such as `GET` |
+//! | `otel.kind` | start | `client` or `server` |
+//! | `rpc.system.name` | start | `grpc`, also for gRPC-Web, or `connectrpc` |
+//! | `rpc.method` | start, or end | `pkg.Svc/Method` where the method is known, else `_OTHER` |
+//! | `rpc.method_original` | likewise | the method beside `_OTHER`, where the path has that form |
+//! | `http.request.method` | start | of plain HTTP, as are those down to its status; `_OTHER` where it is none of HTTP's |
+//! | `http.request.method_original` | start | the method beside `_OTHER`, 64 bytes at most |
+//! | `url.scheme`, `url.path` | start | on a server; of the path 1024 bytes at most |
+//! | `url.full` | start | on a client, where it is known; without user, password and query |
+//! | `http.route` | | for [`on_span`](TracingTracer::on_span) to record, where the route is known |
+//! | `http.response.status_code` | end | a number |
+//! | `network.peer.address`, `network.peer.port` | start | of the connection, where it is known |
+//! | `rpc.response.status_code` | end | a code as the protocol spells it, such as `NOT_FOUND` |
+//! | `otel.status_code`, `error.type` | end | `ERROR` and the status, where [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/rpc/grpc/) says that this is an error |
+//! | `otel.status_description` | end | the error's text, likewise |
+//!
+//! # Methods
+//!
+//! A span is named after its method only where that is known to exist, since on a server it is a
+//! stranger's word. Known are the methods that generated code calls on a client, and those of a
+//! [list](TracingTracer::methods). Without a list, a method becomes known when the service has
+//! answered a call of it with OK or with a message: that call's span has it as `rpc.method` at its end,
+//! and later ones are named after it. 100 methods become known in this way.
+//!
+//! # The access log
+//!
+//! An event with the message `rpc` and the target `tower_tracer::access`, within the span. A field
+//! that is not known is left out.
+//!
+//! | field | what |
+//! | --- | --- |
+//! | `role` | `client` or `server` |
+//! | `method` | `pkg.Svc/Method`, else the path as it came, 256 bytes at most |
+//! | `peer` | the peer's address |
+//! | `status` | a code such as `NOT_FOUND`, or an HTTP status |
+//! | `ending` | how it ended, such as `trailers` or `cancelled`: see [`Ending`] |
+//! | `cost_ms` | milliseconds from start to end |
+//! | `request_messages`, `request_bytes` | messages, and bytes of the body, from client to server |
+//! | `response_messages`, `response_bytes` | likewise from server to client |
+//! | `attempt` | which attempt it was, from the second on |
+//! | `error`, `panic` | their texts |
+//!
+//! Control characters in what a peer sent are escaped before a subscriber sees them, so that no peer
+//! writes lines of its own into a log, whatever the subscriber does; so is what is invisible or turns
+//! the direction of writing around.
+//!
+//! Either of the two is turned off by its target, as in `RUST_LOG=info,tower_tracer::span=off`.
+
+use std::{
+    borrow::Cow,
+    cell::LazyCell,
+    fmt,
+    fmt::Write as _,
+    sync::{Arc, Weak},
+};
+
+use ::tracing::{Level, Span, event, field::Empty, info_span};
+
+use crate::{Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, tracer::Scope};
+use crate::{
+    methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
+    semconv::{
+        HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_error, is_failure,
+        known_http_method, original_method, scheme,
+    },
+};
+
+const SPAN: &str = "tower_tracer::span";
+const ACCESS: &str = "tower_tracer::access";
+
+type LevelOf = dyn Fn(&RpcInfo) -> Option<Level> + Send + Sync;
+type OnSpan = dyn Fn(&Span, &RpcInfo, &mut RequestParts<'_>) + Send + Sync;
+
+/// A span and an access-log event per RPC; see the [module](self).
+pub struct TracingTracer {
+    methods: Methods,
+    level_of: Box<LevelOf>,
+    on_span: Option<Box<OnSpan>>,
+}
+
+impl TracingTracer {
+    /// A tracer that logs at [`level_of`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            methods: Methods::default(),
+            level_of: Box::new(|rpc| Some(level_of(rpc))),
+            on_span: None,
+        }
+    }
+
+    /// The methods that are known, on a server; a span is named after no other. Those that generated
+    /// clients call are known without.
+    #[must_use]
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.methods.listed = Some(known);
+        self
+    }
+
+    /// Chooses the level of the access-log event from an RPC that is over; `None` is no event.
+    ///
+    /// ```
+    /// use tower_tracer::tracing::{TracingTracer, level_of};
+    ///
+    /// // Successes at DEBUG, the rest as by default.
+    /// let tracer = TracingTracer::new().level_of(|rpc| match rpc.stats().failed() {
+    ///     false => Some(tracing::Level::DEBUG),
+    ///     true => Some(level_of(rpc)),
+    /// });
+    /// # let _ = tracer;
+    /// ```
+    #[must_use]
+    pub fn level_of(
+        mut self,
+        choose: impl Fn(&RpcInfo) -> Option<Level> + Send + Sync + 'static,
+    ) -> Self {
+        self.level_of = Box::new(choose);
+        self
+    }
+
+    /// Calls this with each span that is made, before the request goes on: the place to take a remote
+    /// parent from a server's request, and to put this span's context into a client's. With
+    /// `tracing-opentelemetry` that is `set_parent` and `context`.
+    #[must_use]
+    pub fn on_span(
+        mut self,
+        hook: impl Fn(&Span, &RpcInfo, &mut RequestParts<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_span = Some(Box::new(hook));
+        self
+    }
+}
+
+/// The level at which an RPC is logged unless chosen otherwise.
+///
+/// A success, and a failure that is the caller's (NOT_FOUND, CANCELLED, …, HTTP 4xx) is INFO; too
+/// much work or too little time (UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED) or a method
+/// that is not there (UNIMPLEMENTED) is WARN; UNKNOWN, INTERNAL, DATA_LOSS, HTTP 5xx, an HTTP
+/// exchange that failed without a response and a panic are ERROR.
+#[must_use]
+pub fn level_of(rpc: &RpcInfo) -> Level {
+    let stats = rpc.stats();
+    match (stats.status(), stats.ending()) {
+        (_, Some(Ending::Panic)) => Level::ERROR,
+        (Some(Status::Grpc(code)), _) => match code {
+            Code::Unknown | Code::Internal | Code::DataLoss => Level::ERROR,
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Unimplemented => Level::WARN,
+            _ => Level::INFO,
+        },
+        (Some(Status::Http(500..)), _) => Level::ERROR,
+        (Some(Status::Http(_)), _) | (None, None | Some(Ending::Cancelled)) => Level::INFO,
+        (None, Some(_)) => Level::ERROR,
+    }
+}
+
+impl Default for TracingTracer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for TracingTracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TracingTracer")
+            .field("methods", &self.methods)
+            .field("on_span", &self.on_span.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An RPC that runs, as the tracer keeps it.
+#[derive(Debug)]
+pub struct Running {
+    span: Arc<Span>,
+    /// Whether its method may turn out to be known when it ends.
+    undecided: bool,
+}
+
+impl Tracer for TracingTracer {
+    type State = Running;
+
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
+        let running = self.open(rpc, request);
+        let span = &running.span;
+        if span.is_none() {
+            return running;
+        }
+        if let Some(extensions) = request.extensions_mut() {
+            extensions.insert(SpanOf {
+                rpc: rpc.clone(),
+                span: Span::clone(span),
+            });
+        }
+        if let Some(hook) = &self.on_span {
+            hook(span, rpc, request);
+        }
+        running
+    }
+
+    fn finish(&self, running: Running, rpc: &RpcInfo) {
+        if running.undecided {
+            self.decide(&running.span, rpc);
+        }
+        close(&running.span, rpc);
+        if let Some(level) = (self.level_of)(rpc) {
+            log(level, &running.span, rpc);
+        }
+    }
+
+    fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+        let span = &running.span;
+        (!span.is_none()).then(|| Arc::new(Entered(Arc::downgrade(span))) as Arc<dyn Scope>)
+    }
+}
+
+impl TracingTracer {
+    fn open(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Running {
+        // Worked out only where somebody listens. Numbers are `i64`, as OpenTelemetry has them.
+        let about = LazyCell::new(|| self.describe(rpc, request));
+        let http = LazyCell::new(|| about.system.is_none().then(|| Http::of(rpc, request)));
+        let peer = rpc.peer().socket();
+        macro_rules! span {
+            ($($parent:tt)*) => {
+                info_span!(
+                    target: SPAN,
+                    $($parent)*
+                    "rpc",
+                    otel.name = about.name,
+                    otel.kind = rpc.role().as_str(),
+                    rpc.system.name = about.system.map(System::name),
+                    rpc.method = about.method,
+                    rpc.method_original = about.original.as_deref(),
+                    http.request.method = http.as_ref().map(|http| http.method),
+                    http.request.method_original = http.as_ref().and_then(|http| http.original),
+                    url.scheme = http.as_ref().and_then(|http| http.scheme),
+                    url.path = http.as_ref().and_then(|http| http.path.as_deref()),
+                    url.full = http.as_ref().and_then(|http| http.url.as_deref()),
+                    http.route = Empty,
+                    network.peer.address = peer.map(|peer| ::tracing::field::display(peer.ip())),
+                    network.peer.port = peer.map(|peer| i64::from(peer.port())),
+                    rpc.response.status_code = Empty,
+                    http.response.status_code = Empty,
+                    otel.status_code = Empty,
+                    otel.status_description = Empty,
+                    "error.type" = Empty,
+                )
+            };
+        }
+        let span = match carried_parent(rpc, request) {
+            Some(parent) => span!(parent: parent,),
+            None => span!(),
+        };
+        let undecided = !span.is_none() && about.undecided;
+        Running {
+            span: Arc::new(span),
+            undecided,
+        }
+    }
+
+    fn describe<'a>(&self, rpc: &'a RpcInfo, request: &RequestParts<'_>) -> About<'a> {
+        let Some(system) = System::of(rpc.protocol()) else {
+            let method = rpc.http_method();
+            let method = method.and_then(|method| known_http_method(method, &HTTP_METHODS));
+            return About {
+                name: method.unwrap_or("HTTP"),
+                ..About::default()
+            };
+        };
+        let about = About {
+            name: system.span_name(),
+            system: Some(system),
+            ..About::default()
+        };
+        let listed = || self.methods.listed.as_ref()?.find(rpc.path());
+        if let Some(method) = generated_name(rpc, request).or_else(listed) {
+            return About {
+                name: method,
+                method: Some(method),
+                ..about
+            };
+        }
+        let Some(method) = rpc.full_method() else {
+            return About {
+                method: Some(OTHER),
+                original: Some(escape(original_method(rpc), PATH)),
+                ..about
+            };
+        };
+        match self.methods.known(method) {
+            Some(true) => About {
+                name: method,
+                method: Some(method),
+                ..about
+            },
+            Some(false) => About {
+                method: Some(OTHER),
+                original: Some(method.into()),
+                ..about
+            },
+            None => About {
+                undecided: true,
+                ..about
+            },
+        }
+    }
+
+    /// Puts into the span which method it was, as its end has shown.
+    fn decide(&self, span: &Span, rpc: &RpcInfo) {
+        let method = rpc.full_method().unwrap_or_default();
+        if is_answered(rpc) && self.methods.learned.learn(method).is_some() {
+            span.record("rpc.method", method);
+        } else {
+            span.record("rpc.method", OTHER);
+            span.record("rpc.method_original", method);
+        }
+    }
+}
+
+/// What names a span.
+#[derive(Default)]
+struct About<'a> {
+    name: &'a str,
+    /// `None` for plain HTTP.
+    system: Option<System>,
+    method: Option<&'a str>,
+    original: Option<Cow<'a, str>>,
+    undecided: bool,
+}
+
+/// What a span tells of a request of plain HTTP.
+struct Http<'a> {
+    method: &'static str,
+    original: Option<&'a str>,
+    scheme: Option<&'static str>,
+    path: Option<Cow<'a, str>>,
+    url: Option<String>,
+}
+
+impl<'a> Http<'a> {
+    fn of(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Self {
+        let method = rpc.http_method();
+        let known = method.and_then(|method| known_http_method(method, &HTTP_METHODS));
+        let unknown = method.filter(|_| known.is_none());
+        let serves = rpc.role() == Role::Server;
+        let uri = request.uri();
+        let url = uri.filter(|_| !serves).and_then(full_url);
+        Self {
+            method: known.unwrap_or(OTHER),
+            original: unknown.map(|method| bounded(method.as_str(), HTTP_METHOD)),
+            scheme: serves.then(|| scheme(uri)),
+            path: serves.then(|| escape(rpc.path(), PATH)),
+            url: url.map(|url| escape(&url, PATH).into_owned()),
+        }
+    }
+}
+
+/// The methods that spans are named after.
+#[derive(Debug, Default)]
+struct Methods {
+    /// Where there is a list, no other method is known, but for those of generated clients.
+    listed: Option<KnownMethods>,
+    learned: Learned<()>,
+}
+
+impl Methods {
+    /// Whether a method that is not listed is known; `None` where that may turn out.
+    fn known(&self, method: &str) -> Option<bool> {
+        if self.listed.is_some() {
+            return Some(false);
+        }
+        self.learned.get(method).map(|()| true)
+    }
+}
+
+/// Makes the span current while the RPC's code runs.
+/// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
+struct Entered(Weak<Span>);
+
+impl Scope for Entered {
+    fn run(&self, f: &mut dyn FnMut()) {
+        match self.0.upgrade() {
+            Some(span) => span.in_scope(f),
+            None => f(),
+        }
+    }
+}
+
+/// What a request carries, for a layer further in.
+#[derive(Clone)]
+struct SpanOf {
+    rpc: RpcInfo,
+    span: Span,
+}
+
+/// The span of an outer layer's record where it is not current on this thread, which it mostly is:
+/// a buffer or a spawned task between the two layers takes the request elsewhere.
+fn carried_parent<'a>(rpc: &RpcInfo, request: &'a RequestParts<'_>) -> Option<&'a Span> {
+    let parent = rpc.parent()?;
+    let carried: &SpanOf = request.extensions()?.get()?;
+    let is_current = || RpcInfo::current().is_some_and(|current| current.ptr_eq(parent));
+    (carried.rpc.ptr_eq(parent) && !is_current()).then_some(&carried.span)
+}
+
+/// Puts into the span how its RPC ended.
+fn close(span: &Span, rpc: &RpcInfo) {
+    if span.is_none() {
+        return;
+    }
+    let stats = rpc.stats();
+    let error: Option<Cow<'static, str>> = match (stats.status(), System::of(rpc.protocol())) {
+        (Some(Status::Grpc(code)), system) => {
+            let code_text = system.unwrap_or(System::Grpc).code(code);
+            span.record("rpc.response.status_code", code_text);
+            let error = code_text.filter(|_| is_failure(rpc.role(), code));
+            error.map(Cow::Borrowed)
+        }
+        (Some(Status::Http(status)), _) => {
+            span.record("http.response.status_code", i64::from(status));
+            http_error(rpc.role(), Some(status), stats.ending())
+        }
+        (None, _) => http_error(rpc.role(), None, stats.ending()),
+    };
+    if let Some(error) = error {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", &*error);
+        if let Some(text) = stats.error().or(stats.panic()) {
+            span.record("otel.status_description", &*escape(text, LONGEST_TEXT));
+        }
+    }
+}
+
+fn status_text(status: Status) -> Cow<'static, str> {
+    match status {
+        Status::Grpc(code) => code.as_str().into(),
+        Status::Http(status) => status.to_string().into(),
+    }
+}
+
+const LONGEST_PATH: usize = 256;
+const LONGEST_TEXT: usize = 1024;
+
+fn log(level: Level, span: &Span, rpc: &RpcInfo) {
+    let stats = rpc.stats();
+    let (sent, answered) = (stats.request(), stats.response());
+    macro_rules! log {
+        ($level:expr) => {
+            // The fields are worked out only where somebody listens.
+            event!(
+                target: ACCESS,
+                parent: span,
+                $level,
+                role = rpc.role().as_str(),
+                method = &*rpc
+                    .full_method()
+                    .map_or_else(|| escape(rpc.path(), LONGEST_PATH), Cow::Borrowed),
+                peer = rpc
+                    .peer()
+                    .address()
+                    .map(|peer| escape(&peer.to_string(), LONGEST_PATH).into_owned()),
+                status = stats.status().map(status_text).as_deref(),
+                ending = stats.ending().map(Ending::as_str),
+                cost_ms = stats.duration().map(|cost| cost.as_micros() as f64 / 1000.0),
+                request_messages = sent.messages(),
+                request_bytes = sent.body_bytes(),
+                response_messages = answered.messages(),
+                response_bytes = answered.body_bytes(),
+                attempt = Some(rpc.attempt()).filter(|attempt| *attempt > 1),
+                error = stats.error().map(|text| escape(text, LONGEST_TEXT)).as_deref(),
+                panic = stats.panic().map(|text| escape(text, LONGEST_TEXT)).as_deref(),
+                "rpc"
+            )
+        };
+    }
+    match level {
+        Level::ERROR => log!(Level::ERROR),
+        Level::WARN => log!(Level::WARN),
+        Level::INFO => log!(Level::INFO),
+        Level::DEBUG => log!(Level::DEBUG),
+        Level::TRACE => log!(Level::TRACE),
+    }
+}
+
+/// The text up to `longest` bytes, with what could move the cursor, end the line or turn it around
+/// escaped.
+fn escape(text: &str, longest: usize) -> Cow<'_, str> {
+    let head = match text
+        .char_indices()
+        .find(|(at, c)| at + c.len_utf8() > longest)
+    {
+        Some((end, _)) => text.get(..end).unwrap_or_default(),
+        None => text,
+    };
+    if !head.contains(is_unprintable) {
+        return Cow::Borrowed(head);
+    }
+    let mut escaped = String::with_capacity(head.len() + 16);
+    for c in head.chars() {
+        if is_unprintable(c) {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "{}", c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Controls, ends of lines, and what Unicode calls ignorable, that is what has no look of its own:
+/// marks of direction, joiners, fillers, selectors of variants, tags.
+#[rustfmt::skip]
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+                | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn what_moves_the_cursor_is_escaped_and_the_rest_stays() {
+        for (text, expected) in [
+            ("", ""),
+            (
+                "plain \"text\", emoji 🦀, é\\",
+                "plain \"text\", emoji 🦀, é\\",
+            ),
+            ("a\nb\r\t\0", "a\\nb\\r\\t\\u{0}"),
+            ("\u{1b}[31mred\u{9b}", "\\u{1b}[31mred\\u{9b}"),
+            ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}"),
+            (
+                "\u{200e}\u{200f}\u{61c}\u{feff}",
+                "\\u{200e}\\u{200f}\\u{61c}\\u{feff}",
+            ),
+            (
+                "\u{ad}\u{200b}\u{2060}\u{e0041}",
+                "\\u{ad}\\u{200b}\\u{2060}\\u{e0041}",
+            ),
+            // Marks that belong to a letter stay.
+            ("e\u{301} \u{939}\u{93f}", "e\u{301} \u{939}\u{93f}"),
+        ] {
+            assert_eq!(escape(text, 100), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_where_a_character_ends() {
+        assert_eq!(escape("aé🦀b", 8), "aé🦀b");
+        assert_eq!(escape("aé🦀b", 7), "aé🦀");
+        assert_eq!(escape("aé🦀b", 6), "aé");
+        assert_eq!(escape("aé", 0), "");
+        assert_eq!(escape(&"x".repeat(60_000), 256).len(), 256);
+    }
+}
