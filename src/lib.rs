@@ -109,7 +109,9 @@
 //! * Retries, timeouts and limits: tower has them. A record says which attempt it is.
 //! * Containment where a panic aborts (`panic = "abort"`).
 
+mod config;
 pub mod guide;
+mod layer;
 pub mod methods;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
@@ -135,6 +137,7 @@ pub mod tracer;
 pub mod tracing;
 
 pub use crate::{
+    layer::TracerLayer,
     rpc::{
         ending::Ending,
         event::Event,
@@ -144,7 +147,6 @@ pub use crate::{
         stats::Stats,
         status::{Code, Status},
     },
-    service::layer::TracerLayer,
     tracer::{Tracer, adapters::on_finish, request::RequestParts},
 };
 

@@ -842,7 +842,10 @@ fn ready_made_filters_know_health_checks_and_reflection_by_their_services() {
         fn finish(&self, (): (), _: &RpcInfo) {}
 
         fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<()> {
-            *self.0.lock().unwrap() = (candidate.is_health_check(), candidate.is_reflection());
+            *self.0.lock().unwrap() = (
+                candidate.request().is_health_check(),
+                candidate.request().is_reflection(),
+            );
             None
         }
     }

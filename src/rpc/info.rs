@@ -232,7 +232,7 @@ impl RpcInfo {
     ///
     /// A record keeps at most 64 ancestors. Where its parent has as many, it has no parent, and is
     /// the first of a new chain: so a request that is passed on without end holds no more than 65
-    /// records. The new chain has the [draw](crate::tracer::Candidate::draw) of the old one.
+    /// records. The new chain has the [draw](crate::RequestParts::draw) of the old one.
     #[must_use]
     #[inline]
     pub fn parent(&self) -> Option<&Self> {

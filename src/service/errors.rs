@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    config::AsError,
     panics::contain,
     rpc::{Code, Ending},
 };
@@ -21,15 +22,12 @@ pub(super) struct ErrorInfo {
     pub(super) text: String,
 }
 
-/// Views a value as the error that it is, if it is of one type.
+/// Views a value as an error of type `E`, if it is one.
 ///
 /// A type parameter does not tell whether it is an error, and a bound `Into<BoxError>` would not help:
-/// an error has to pass unchanged, and a type whose `From` makes another error of it could not be
-/// made from the box again. So the layer knows the types that matter, and a user names others.
-pub(crate) type AsError = fn(&dyn Any) -> Option<&(dyn Error + 'static)>;
-
-/// Views a value as an error of type `E`, if it is one.
-pub(super) fn view_as<E: Error + 'static>(value: &dyn Any) -> Option<&(dyn Error + 'static)> {
+/// an error has to pass unchanged, and if its `From` makes another error of it, that one cannot be made
+/// from the box again. So the layer knows the types that matter, and a user names others.
+pub(crate) fn view_as<E: Error + 'static>(value: &dyn Any) -> Option<&(dyn Error + 'static)> {
     let error: &E = value.downcast_ref()?;
     Some(error)
 }

@@ -9,11 +9,12 @@ use std::{
 
 use super::{
     TracedResponse,
-    errors::{AsError, ErrorInfo},
-    layer::{Settings, Shared},
+    errors::ErrorInfo,
     outcome::{Cause, Facts, decide},
+    start::Shared,
 };
 use crate::{
+    config::{AsError, Config},
     panics::contain,
     rpc::{Direction, Protocol, RpcInfo, SampleKey, Slot, Status, TrafficCell, clock},
     tracer::{EventSink, Meter, Scopes, StreamEvent, StreamEventKind, Tracer},
@@ -149,7 +150,7 @@ impl<T: Tracer> RpcGuard<T> {
     #[inline]
     pub(super) fn insert_into_response(&self, response: &mut impl TracedResponse) {
         if let State::Active(active) = &*self.0
-            && active.traced.shared().settings.insert_into_response
+            && active.traced.shared().config.insert_into_response
             && let Some(rpc) = active.slot.rpc()
         {
             response.set_rpc(rpc);
@@ -305,14 +306,13 @@ impl<T: Tracer> RpcGuard<T> {
 
     /// The types of errors that the layer's user has named.
     fn error_types(&self) -> &[AsError] {
-        self.settings()
-            .map_or(&[], |settings| &settings.error_types)
+        self.config().map_or(&[], |config| &config.error_types)
     }
 
     #[inline]
-    pub(super) fn settings(&self) -> Option<&Settings> {
+    pub(super) fn config(&self) -> Option<&Config> {
         match &*self.0 {
-            State::Active(active) => Some(&active.traced.shared().settings),
+            State::Active(active) => Some(&active.traced.shared().config),
             State::Finished(_) | State::Untraced(_) => None,
         }
     }

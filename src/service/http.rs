@@ -152,8 +152,8 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, guard: &mut RpcGuard<T>) ->
     let is_whole = is_bodiless(rpc, response.status()) || response.body().is_end_stream();
     let at_once = protocol == Protocol::Http
         && guard
-            .settings()
-            .is_some_and(|settings| settings.finish_at_response);
+            .config()
+            .is_some_and(|config| config.finish_at_response);
     if is_whole || !at_once {
         meter.observe(reader.counts_messages());
     }

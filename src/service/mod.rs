@@ -6,12 +6,12 @@ pub(crate) mod fast_path;
 mod future;
 mod guard;
 mod http;
-pub(crate) mod layer;
 mod outcome;
 mod request_body;
 mod response;
 mod response_body;
 mod stage;
+mod start;
 
 use std::{
     fmt,
@@ -20,26 +20,25 @@ use std::{
     task::{Context, Poll},
 };
 
+pub(crate) use errors::view_as;
 pub use future::ResponseFuture;
 pub use guard::RpcGuard;
-pub use layer::LevelHandle;
-use layer::Shared;
 pub use response::TracedResponse;
 pub use response_body::ResponseBody;
 pub use stage::{Stage, StageFuture, StageLayer};
+pub(crate) use start::{LevelOf, Shared};
 use tower_service::Service;
 
-pub use crate::tracer::request::{RequestObserver, TracedRequest};
-use crate::{
-    panics::contain,
-    rpc::{Level, Slot},
-    tracer::{Candidate, Known, Started, Tracer},
+pub use crate::{
+    config::LevelHandle,
+    tracer::request::{RequestObserver, TracedRequest},
 };
+use crate::{rpc::Level, tracer::Tracer};
 
 /// A service whose RPCs are traced; made by [`TracerLayer`](crate::TracerLayer).
 pub struct TracerService<S, T> {
-    inner: S,
-    shared: Arc<Shared<T>>,
+    pub(crate) inner: S,
+    pub(crate) shared: Arc<Shared<T>>,
 }
 
 impl<S, T> TracerService<S, T> {
@@ -98,47 +97,12 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let level = self.shared.settings.level(&mut request);
+        let level = self.shared.level(&mut request);
         if level == Level::Disabled {
             return ResponseFuture::bare(self.inner.call(request));
         }
-        let open = self.shared.open(level, &mut request);
-        ResponseFuture::new(&mut self.inner, request, open)
-    }
-}
-
-impl<T: Tracer> Shared<T> {
-    /// Starts the tracers on a request, and has it observed.
-    #[inline]
-    fn open<Req: TracedRequest>(self: &Arc<Self>, level: Level, request: &mut Req) -> RpcGuard<T> {
-        let mut started = Started::default();
-        let known = Known {
-            level,
-            told: &self.settings.told,
-        };
-        let mut candidate = Candidate::new(request, known, &mut started);
-        let start = || self.tracer.as_ref()?.try_start(&mut candidate);
-        let state = contain::<T, _>("try_start", start).flatten();
-        let Some(rpc) = started.rpc else {
-            if let (Some(state), Some(tracer)) = (state, &self.tracer) {
-                // A state that was made without a record is of no RPC.
-                contain::<T, _>("discard", || tracer.discard(state));
-            }
-            return RpcGuard::declined(started.draw.get());
-        };
-        started.scopes.tell(&rpc);
-        let mut observer = RequestObserver {
-            slot: Slot::new(rpc.clone()),
-            scopes: started.scopes.clone(),
-            sink: None,
-        };
-        let mut open = RpcGuard::new(Arc::clone(self), rpc, state, started.scopes);
-        if started.wants_events {
-            observer.sink = open.watch();
-            observer.headers(request.headers());
-        }
-        request.observe(observer);
-        open
+        let guard = self.shared.start(level, &mut request);
+        ResponseFuture::new(&mut self.inner, request, guard)
     }
 }
 
@@ -160,7 +124,7 @@ impl<S: fmt::Debug, T> fmt::Debug for TracerService<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TracerService")
             .field("inner", &self.inner)
-            .field("settings", &self.shared.settings)
+            .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
 }

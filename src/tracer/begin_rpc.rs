@@ -1,51 +1,43 @@
 //! Makes the record of a request.
 
-use std::{sync::Arc, time::Duration};
-
 use http::{Method, Uri};
 
 use super::request::TracedRequest;
 use crate::{
+    config::Config,
     protocol::{self, RequestHead},
     rpc::{
-        Description, Endpoints, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Sockets,
-        Tick, clock,
+        Description, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Sockets, Tick, clock,
     },
 };
-
-/// What the layer was told of its RPCs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) role: Option<Role>,
-    pub(crate) endpoints: Option<Arc<Endpoints>>,
-    pub(crate) server_timeout: Option<Duration>,
-}
-
-/// What the layer knows of an RPC before the request is looked at.
-#[derive(Clone, Copy)]
-pub(crate) struct Known<'a> {
-    pub(crate) level: Level,
-    pub(crate) told: &'a Told,
-}
 
 /// A request that a record can be made of. Its own trait, so that there is a function for each type
 /// of request, which calls what [`TracedRequest`] says without a detour.
 pub(crate) trait Describe: TracedRequest {
-    /// Makes the record, hands it to the request, and links it to the one above it; `drawn` where a
-    /// tracer has asked for the draw by then.
-    fn describe(&mut self, known: &Known<'_>, drawn: Option<SampleKey>) -> RpcInfo;
+    /// Makes the record, puts it into the request, and links it to its parent. `sample_key` is the one
+    /// that a tracer has asked for before.
+    fn begin_rpc(
+        &mut self,
+        config: &Config,
+        level: Level,
+        sample_key: Option<SampleKey>,
+    ) -> RpcInfo;
 
-    /// The side the request is seen from.
-    fn role(&self, told: &Told) -> Role;
+    /// The side that the layer is on.
+    fn role(&self, config: &Config) -> Role;
 
     /// The query of a GET, which may be a whole call of Connect.
     fn query_of_get(&self) -> Option<&str>;
 }
 
 impl<R: TracedRequest> Describe for R {
-    fn describe(&mut self, known: &Known<'_>, drawn: Option<SampleKey>) -> RpcInfo {
-        let Known { level, told } = *known;
-        let role = self.role(told);
+    fn begin_rpc(
+        &mut self,
+        config: &Config,
+        level: Level,
+        sample_key: Option<SampleKey>,
+    ) -> RpcInfo {
+        let role = self.role(config);
         let RequestHead {
             protocol,
             mut timeout,
@@ -53,7 +45,7 @@ impl<R: TracedRequest> Describe for R {
         } = protocol::request_head(self.headers(), || self.query_of_get(), role);
         let mut sockets = Sockets::default();
         if role == Role::Server {
-            if let Some(own) = told.server_timeout {
+            if let Some(own) = config.server_timeout {
                 timeout = Some(timeout.map_or(own, |asked| asked.min(own)));
             }
             sockets = addresses(self);
@@ -67,7 +59,7 @@ impl<R: TracedRequest> Describe for R {
             role,
             protocol,
             path,
-            endpoints: told.endpoints.clone(),
+            endpoints: config.endpoints.clone(),
             timeout,
             deadline: timeout.and_then(clock::deadline_after),
             attempt,
@@ -75,14 +67,14 @@ impl<R: TracedRequest> Describe for R {
         let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
         let outer = self.set_rpc(rpc.clone());
         rpc.set_parent(outer);
-        if let Some(draw) = drawn.or_else(|| inherited_by_root(&rpc)) {
-            rpc.set_draw(draw);
+        if let Some(key) = sample_key.or_else(|| inherited_by_root(&rpc)) {
+            rpc.set_draw(key);
         }
         rpc
     }
 
-    fn role(&self, told: &Told) -> Role {
-        told.role.unwrap_or_else(|| found_role(self))
+    fn role(&self, config: &Config) -> Role {
+        config.role.unwrap_or_else(|| inferred_role(self))
     }
 
     fn query_of_get(&self) -> Option<&str> {
@@ -101,7 +93,7 @@ fn received_path(request: &impl TracedRequest) -> MethodPath {
     }
 }
 
-fn found_role(request: &impl TracedRequest) -> Role {
+fn inferred_role(request: &impl TracedRequest) -> Role {
     #[cfg(feature = "tonic")]
     if let Some(extensions) = request.extensions()
         && extensions.get::<tonic::GrpcMethod<'static>>().is_some()

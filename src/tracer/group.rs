@@ -170,7 +170,7 @@ impl<T: Tracer> Tracer for Vec<T> {
     fn scope(&self, states: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         let mut scopes = Scopes::default();
         for (tracer, state) in self.iter().zip(states) {
-            scopes.enter_with(tracer, state.as_ref(), rpc);
+            scopes.push_from(tracer, state.as_ref(), rpc);
         }
         scopes.into_scope()
     }
@@ -247,7 +247,7 @@ macro_rules! tuple {
 
             fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
                 let mut scopes = Scopes::default();
-                $(scopes.enter_with(&self.$index, state.$index.as_ref(), rpc);)+
+                $(scopes.push_from(&self.$index, state.$index.as_ref(), rpc);)+
                 scopes.into_scope()
             }
 

@@ -13,10 +13,9 @@ mod stream_event;
 use std::{sync::Arc, time::Duration};
 
 pub use adapters::{Either, Filter, FinishIf, InvalidRatio, OnFinish, Reload};
-pub(crate) use begin_rpc::{Describe, Known, Told};
+pub(crate) use begin_rpc::Describe;
 pub use boxed::BoxTracer;
 pub use candidate::Candidate;
-pub(crate) use candidate::Started;
 pub(crate) use meter::Meter;
 pub(crate) use request::{RequestObserver, RequestParts, TracedRequest};
 pub(crate) use scope::Scopes;
@@ -206,7 +205,7 @@ pub trait Tracer: Send + Sync + 'static {
     fn filter<P>(self, wanted: P) -> Filter<Self, P>
     where
         Self: Sized,
-        P: Fn(&Candidate<'_>) -> bool + Send + Sync + 'static,
+        P: Fn(&RequestParts<'_>) -> bool + Send + Sync + 'static,
     {
         Filter::new(self, wanted)
     }
@@ -216,7 +215,7 @@ pub trait Tracer: Send + Sync + 'static {
     /// It is decided once per RPC, and for all that stands under it: the attempts of a call are
     /// chosen with it, and the calls a handler makes with the RPC that it serves, also where that
     /// one was declined and left no record. All samplers of a process look at the same
-    /// [number](Candidate::draw), so that what a small ratio chooses, a larger one chooses too.
+    /// [number](RequestParts::draw), so that what a small ratio chooses, a larger one chooses too.
     ///
     /// A declined RPC costs nothing, and so it is followed only by what runs within its call, its
     /// future and its response's body. What runs in a task of its own, such as a service behind
@@ -254,7 +253,7 @@ pub trait Tracer: Send + Sync + 'static {
         self,
         ratio: f64,
     ) -> Result<
-        Filter<Self, impl Fn(&Candidate<'_>) -> bool + Clone + Send + Sync + 'static>,
+        Filter<Self, impl Fn(&RequestParts<'_>) -> bool + Clone + Send + Sync + 'static>,
         InvalidRatio,
     >
     where

@@ -1,9 +1,13 @@
-use std::{fmt, sync::Arc};
+use std::{cell::Cell, fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
 use super::{Describe, EventSink, Meter, Scopes, StreamEventKind};
-use crate::rpc::{Direction, MethodPath, RpcInfo, Slot, TrafficCell};
+use crate::{
+    config::Config,
+    protocol,
+    rpc::{Direction, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Slot, TrafficCell},
+};
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
@@ -111,11 +115,24 @@ pub trait TracedRequest {
 /// changed.
 pub struct RequestParts<'a> {
     request: &'a mut dyn Describe,
+    config: &'a Config,
+    /// The random number of the RPC, if a tracer asked for it.
+    sample_key: Cell<Option<SampleKey>>,
+    /// The record, once it is made; taken out while a tracer starts.
+    pub(super) rpc: Option<RpcInfo>,
+    role: Option<Role>,
 }
 
 impl<'a> RequestParts<'a> {
-    pub(crate) fn new(request: &'a mut dyn Describe) -> Self {
-        Self { request }
+    #[inline]
+    pub(crate) fn new(request: &'a mut dyn Describe, config: &'a Config) -> Self {
+        Self {
+            request,
+            config,
+            sample_key: Cell::new(None),
+            rpc: None,
+            role: None,
+        }
     }
 
     /// The path. On a server it is what the caller sent: fit for a log, not for a label.
@@ -160,12 +177,76 @@ impl<'a> RequestParts<'a> {
         self.request.http_method()
     }
 
-    pub(crate) fn request(&self) -> &dyn Describe {
-        self.request
+    /// Which side the layer is on.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role.unwrap_or_else(|| self.request.role(self.config))
     }
 
-    pub(crate) fn request_mut(&mut self) -> &mut dyn Describe {
-        self.request
+    /// What the request speaks.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        protocol::detect(self.request.headers(), || self.request.query_of_get())
+    }
+
+    /// Whether this is a call of gRPC's health service, `grpc.health.v1.Health`.
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        self.path().starts_with("/grpc.health.v1.Health/")
+    }
+
+    /// Whether this is a call of gRPC's reflection service, in its version `v1` or `v1alpha`.
+    #[must_use]
+    pub fn is_reflection(&self) -> bool {
+        let path = self.path();
+        path.starts_with("/grpc.reflection.v1.ServerReflection/")
+            || path.starts_with("/grpc.reflection.v1alpha.ServerReflection/")
+    }
+
+    /// The RPC's draw, a random number from 0 up to, and without, 1: a sampler takes part where it
+    /// is below its ratio, as [`sample`](crate::Tracer::sample) does.
+    ///
+    /// Drawn once per RPC, and inherited by the RPCs under it: by the attempts of a call, and by
+    /// the calls a handler makes, also where the RPC itself was declined.
+    ///
+    /// ```
+    /// use tower_tracer::{Tracer, on_finish};
+    ///
+    /// // All calls of one service, a hundredth of the others.
+    /// let tracer = on_finish(|rpc| println!("{rpc:?}"))
+    ///     .filter(|rpc| rpc.path().starts_with("/shop.Checkout/") || rpc.draw() < 0.01);
+    /// # let _ = tower_tracer::TracerLayer::new(tracer);
+    /// ```
+    #[must_use]
+    pub fn draw(&self) -> f64 {
+        let key = self.sample_key.get().unwrap_or_else(|| {
+            let key = match (&self.rpc, self.request.rpc()) {
+                (Some(rpc), _) | (None, Some(rpc)) => rpc.draw(),
+                (None, None) => RpcInfo::current()
+                    .map(|rpc| rpc.draw())
+                    .or_else(SampleKey::of_declined)
+                    .unwrap_or_else(SampleKey::new),
+            };
+            self.sample_key.set(Some(key));
+            key
+        });
+        key.as_f64()
+    }
+
+    /// Takes the record out; makes it if there is none.
+    #[inline]
+    pub(super) fn take_rpc(&mut self, level: Level) -> RpcInfo {
+        if let Some(rpc) = self.rpc.take() {
+            return rpc;
+        }
+        let key = self.sample_key.get();
+        let rpc = self.request.begin_rpc(self.config, level, key);
+        self.role = Some(rpc.role());
+        rpc
+    }
+
+    pub(crate) fn sample_key(&self) -> Option<SampleKey> {
+        self.sample_key.get()
     }
 }
 

@@ -30,7 +30,7 @@ impl Scopes {
     }
 
     /// Adds the scope of a tracer that has started, if it has one.
-    pub(crate) fn enter_with<T: Tracer + ?Sized>(
+    pub(crate) fn push_from<T: Tracer + ?Sized>(
         &mut self,
         tracer: &T,
         state: Option<&T::State>,
@@ -49,7 +49,7 @@ impl Scopes {
 
     /// Lets the record find them, for as long as they are there.
     #[inline]
-    pub(crate) fn tell(&self, rpc: &RpcInfo) {
+    pub(crate) fn publish(&self, rpc: &RpcInfo) {
         if let Some(scope) = &self.0 {
             rpc.set_scope(Arc::downgrade(scope));
         }

@@ -21,14 +21,14 @@ impl<T, P> Filter<T, P> {
 impl<T, P> Tracer for Filter<T, P>
 where
     T: Tracer,
-    P: Fn(&Candidate<'_>) -> bool + Send + Sync + 'static,
+    P: Fn(&RequestParts<'_>) -> bool + Send + Sync + 'static,
 {
     type State = T::State;
 
     inner! { start finish rest }
 
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
-        if !(self.wanted)(candidate) {
+        if !(self.wanted)(candidate.request()) {
             return None;
         }
         self.inner.try_start(candidate)

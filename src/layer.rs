@@ -1,15 +1,12 @@
-use std::{any::type_name, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use super::{
-    TracerService,
-    errors::{AsError, view_as},
-};
 use crate::{
-    panics::{Whose, contain, contain_as},
-    rpc::{AtomicLevel, Endpoint, Endpoints, Level, Role, clock},
-    tracer::{Describe, RequestParts, Told},
+    config::{Config, LevelHandle},
+    rpc::{Endpoint, Endpoints, Level, Role, clock},
+    service::{LevelOf, Shared, TracerService, view_as},
+    tracer::RequestParts,
 };
 
 /// Traces every RPC of the service it wraps, with a [`Tracer`](crate::Tracer) of yours.
@@ -79,36 +76,8 @@ use crate::{
 ///   `tokio::time::pause`. Whether a deadline has passed is asked of tokio's clock.
 pub struct TracerLayer<T> {
     tracer: Arc<T>,
-    settings: Settings,
-}
-
-/// What one layer's services share.
-pub(crate) struct Shared<T> {
-    // Empty only in the drop.
-    pub(super) tracer: Option<Arc<T>>,
-    pub(super) settings: Settings,
-}
-
-/// An RPC that outlives its service may be the last to hold what is a user's, whose drop can panic as
-/// its hooks can.
-impl<T> Drop for Shared<T> {
-    fn drop(&mut self) {
-        let whose = || Whose::named(type_name::<T>());
-        contain_as("drop", whose, || self.tracer = None);
-        contain::<LevelOf, _>("drop", || self.settings.level_of = None);
-    }
-}
-
-type LevelOf = dyn Fn(&RequestParts<'_>) -> Level + Send + Sync;
-
-#[derive(Clone)]
-pub(crate) struct Settings {
-    level: LevelHandle,
     level_of: Option<Arc<LevelOf>>,
-    pub(super) told: Told,
-    pub(super) finish_at_response: bool,
-    pub(super) insert_into_response: bool,
-    pub(super) error_types: Vec<AsError>,
+    config: Config,
 }
 
 impl<T> TracerLayer<T> {
@@ -122,28 +91,22 @@ impl<T> TracerLayer<T> {
         clock::prepare();
         Self {
             tracer: Arc::new(tracer),
-            settings: Settings {
-                level: LevelHandle(Arc::new(AtomicLevel::new(Level::Base))),
-                level_of: None,
-                told: Told::default(),
-                finish_at_response: false,
-                insert_into_response: false,
-                error_types: Vec::new(),
-            },
+            level_of: None,
+            config: Config::default(),
         }
     }
 
     /// The layer stands on a client.
     #[must_use]
     pub fn client(mut self) -> Self {
-        self.settings.told.role = Some(Role::Client);
+        self.config.role = Some(Role::Client);
         self
     }
 
     /// The layer stands on a server.
     #[must_use]
     pub fn server(mut self) -> Self {
-        self.settings.told.role = Some(Role::Server);
+        self.config.role = Some(Role::Server);
         self
     }
 
@@ -151,7 +114,7 @@ impl<T> TracerLayer<T> {
     /// [`Level::Disabled`] is not raised, and asks no tracer.
     #[must_use]
     pub fn level(mut self, level: Level) -> Self {
-        self.settings.level = LevelHandle(Arc::new(AtomicLevel::new(level)));
+        self.config.level = LevelHandle::new(level);
         self
     }
 
@@ -169,7 +132,7 @@ impl<T> TracerLayer<T> {
     /// ```
     #[must_use]
     pub fn level_handle(&self) -> LevelHandle {
-        self.settings.level.clone()
+        self.config.level.clone()
     }
 
     /// Chooses the level of each request, called first of all; it replaces [`level`](Self::level).
@@ -190,7 +153,7 @@ impl<T> TracerLayer<T> {
         mut self,
         choose: impl Fn(&RequestParts<'_>) -> Level + Send + Sync + 'static,
     ) -> Self {
-        self.settings.level_of = Some(Arc::new(choose));
+        self.level_of = Some(Arc::new(choose));
         self
     }
 
@@ -213,7 +176,7 @@ impl<T> TracerLayer<T> {
     /// layer cannot see. The deadline of an RPC is the earlier of it and the request's own.
     #[must_use]
     pub fn server_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.told.server_timeout = Some(timeout);
+        self.config.server_timeout = Some(timeout);
         self
     }
 
@@ -221,7 +184,7 @@ impl<T> TracerLayer<T> {
     /// HTTP clients whose callers may not read the body. Other protocols are not affected.
     #[must_use]
     pub fn finish_at_response(mut self) -> Self {
-        self.settings.finish_at_response = true;
+        self.config.finish_at_response = true;
         self
     }
 
@@ -232,7 +195,7 @@ impl<T> TracerLayer<T> {
     /// reaches the caller of a call that succeeds; a `tonic::Status` does not carry extensions.
     #[must_use]
     pub fn insert_into_response(mut self) -> Self {
-        self.settings.insert_into_response = true;
+        self.config.insert_into_response = true;
         self
     }
 
@@ -269,32 +232,12 @@ impl<T> TracerLayer<T> {
     /// ```
     #[must_use]
     pub fn error_type<E: std::error::Error + 'static>(mut self) -> Self {
-        self.settings.error_types.push(view_as::<E>);
+        self.config.error_types.push(view_as::<E>);
         self
     }
 
     fn endpoints(&mut self) -> &mut Endpoints {
-        Arc::make_mut(self.settings.told.endpoints.get_or_insert_default())
-    }
-}
-
-/// Changes the level of a layer and of all its clones and services, at any time; a request that has
-/// started keeps its own. Where [`level_of`](TracerLayer::level_of) chooses, this has no say. Made
-/// by [`TracerLayer::level_handle`].
-#[derive(Clone, Debug)]
-pub struct LevelHandle(Arc<AtomicLevel>);
-
-impl LevelHandle {
-    /// The level that requests start with.
-    #[must_use]
-    #[inline]
-    pub fn get(&self) -> Level {
-        self.0.get()
-    }
-
-    /// Sets the level of the requests to come.
-    pub fn set(&self, level: Level) {
-        self.0.set(level);
+        Arc::make_mut(self.config.endpoints.get_or_insert_default())
     }
 }
 
@@ -306,22 +249,9 @@ impl<S, T> Layer<S> for TracerLayer<T> {
             inner,
             shared: Arc::new(Shared {
                 tracer: Some(Arc::clone(&self.tracer)),
-                settings: self.settings.clone(),
+                level_of: self.level_of.clone(),
+                config: self.config.clone(),
             }),
-        }
-    }
-}
-
-impl Settings {
-    /// The level of a request.
-    #[inline]
-    pub(super) fn level(&self, request: &mut dyn Describe) -> Level {
-        match &self.level_of {
-            None => self.level.get(),
-            Some(choose) => {
-                let parts = RequestParts::new(request);
-                contain::<LevelOf, _>("level_of", || choose(&parts)).unwrap_or(self.level.get())
-            }
         }
     }
 }
@@ -330,7 +260,8 @@ impl<T> Clone for TracerLayer<T> {
     fn clone(&self) -> Self {
         Self {
             tracer: Arc::clone(&self.tracer),
-            settings: self.settings.clone(),
+            level_of: self.level_of.clone(),
+            config: self.config.clone(),
         }
     }
 }
@@ -339,21 +270,8 @@ impl<T> fmt::Debug for TracerLayer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TracerLayer")
             .field("tracer", &std::any::type_name::<T>())
-            .field("settings", &self.settings)
-            .finish()
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("role", &self.told.role)
-            .field("level", &self.level)
             .field("level_of", &self.level_of.is_some())
-            .field("endpoints", &self.told.endpoints)
-            .field("server_timeout", &self.told.server_timeout)
-            .field("finish_at_response", &self.finish_at_response)
-            .field("insert_into_response", &self.insert_into_response)
+            .field("config", &self.config)
             .finish()
     }
 }
