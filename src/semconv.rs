@@ -108,7 +108,12 @@ pub(crate) fn http_error(
         // A caller that goes away does not make the server fail, and one that has seen the
         // response may have seen enough.
         Ending::Cancelled if role == Role::Server || status.is_some() => None,
-        ending => Some(ending.as_str().into()),
+        ending @ (Ending::ServiceError
+        | Ending::BodyError
+        | Ending::Reset
+        | Ending::Cancelled
+        | Ending::Deadline
+        | Ending::Panic) => Some(ending.as_str().into()),
     }
 }
 

@@ -451,8 +451,8 @@ struct Method {
 struct Outcome {
     labels: [Label; 4],
     duration: OnceLock<Histogram>,
-    /// By ending, whose numbers begin with 1.
-    handled: [OnceLock<Counter>; 11],
+    /// By ending.
+    handled: [OnceLock<Counter>; Ending::ALL.len()],
 }
 
 impl Method {
@@ -482,7 +482,7 @@ impl Method {
         let labels = [role, service, method, Label::new("code", code)];
         Outcome {
             duration: OnceLock::new(),
-            handled: [const { OnceLock::new() }; 11],
+            handled: [const { OnceLock::new() }; Ending::ALL.len()],
             labels,
         }
     }

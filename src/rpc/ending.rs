@@ -2,70 +2,75 @@ use std::{borrow::Cow, fmt};
 
 use super::Status;
 
-/// How an RPC came to its end, as the layer saw it. What its status was is another matter: see
-/// [`Stats::status`](crate::Stats::status).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Ending {
+/// Declares the endings, so that none can be left out of [`Ending::ALL`].
+macro_rules! endings {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// How an RPC ended, as the layer saw it. Its status is a separate matter: see
+        /// [`Stats::status`](crate::Stats::status).
+        ///
+        /// ```
+        /// use tower_tracer::Ending;
+        ///
+        /// let names = Ending::ALL.map(Ending::as_str);
+        /// assert!(names.contains(&"trailers") && names.contains(&"cancelled"));
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum Ending {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Ending {
+            /// All endings, in the order of their declaration.
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
+
+            /// A short name, such as `trailers` or `cancelled`. There are as many as endings, so it is
+            /// fit for a label.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+endings! {
     /// The response's trailers passed.
-    Trailers = 1,
-    /// The response had headers only, which for gRPC carry the status.
-    HeadersOnly,
-    /// The response's body came to its end without trailers. Over plain HTTP it may also be dropped
-    /// there: after as many bytes as its header told of, or its own size hint.
-    BodyEnd,
-    /// The layer was told that the RPC is over with the response itself: a response without a
-    /// body, or one of a type of the user's own.
-    Response,
+    Trailers = "trailers",
+    /// The response had only headers. For gRPC they carry the status.
+    HeadersOnly = "headers_only",
+    /// The response's body ended without trailers. Over plain HTTP it can also be dropped at its end:
+    /// after as many bytes as its `content-length`, or its own size hint, announced.
+    BodyEnd = "body_end",
+    /// The RPC was over with the response itself: a response without a body, or one of a custom type.
+    Response = "response",
     /// The inner service returned an error instead of a response.
-    ServiceError,
+    ServiceError = "service_error",
     /// The response's body failed.
-    BodyError,
+    BodyError = "body_error",
     /// The peer reset the stream.
-    Reset,
+    Reset = "reset",
     /// The response was dropped before its end: on a client by the caller, on a server because the
     /// caller cancelled or is gone.
-    Cancelled,
-    /// A timeout ended it: the error says so, or it was dropped when its deadline had passed.
-    Deadline,
+    Cancelled = "cancelled",
+    /// A timeout ended it: the error says so, or it was dropped after its deadline.
+    Deadline = "deadline",
     /// The inner service panicked, in the call, in a poll of its future or of its body.
-    Panic,
+    Panic = "panic",
 }
 
 impl Ending {
-    const ALL: [Self; 10] = [
-        Self::Trailers,
-        Self::HeadersOnly,
-        Self::BodyEnd,
-        Self::Response,
-        Self::ServiceError,
-        Self::BodyError,
-        Self::Reset,
-        Self::Cancelled,
-        Self::Deadline,
-        Self::Panic,
-    ];
-
-    /// A short name, such as `trailers` or `cancelled`; one of ten, so fit for a label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Trailers => "trailers",
-            Self::HeadersOnly => "headers_only",
-            Self::BodyEnd => "body_end",
-            Self::Response => "response",
-            Self::ServiceError => "service_error",
-            Self::BodyError => "body_error",
-            Self::Reset => "reset",
-            Self::Cancelled => "cancelled",
-            Self::Deadline => "deadline",
-            Self::Panic => "panic",
-        }
+    /// Into one byte for an atomic. 0 stands for none.
+    #[inline]
+    pub(super) const fn pack(self) -> u8 {
+        self as u8 + 1
     }
 
-    pub(super) fn from_u8(value: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(value).checked_sub(1)?).copied()
+    pub(super) fn unpack(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }
 }
 

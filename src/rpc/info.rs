@@ -7,8 +7,8 @@ use std::{
 use http::Method;
 
 use super::{
-    Description, EndpointRef, Event, Level, MethodPath, Protocol, Role, SampleKey, Scope, Severity,
-    Sockets, Stats, Tick,
+    EndpointRef, Event, Level, MethodPath, Protocol, Role, RpcStart, SampleKey, Scope, Severity,
+    Stats, Tick,
     internal::{HttpMethod, RareFields, current, pool},
     record::{MOST_ANCESTORS, ParentLink, Record},
 };
@@ -57,23 +57,22 @@ use super::{
 pub struct RpcInfo(Arc<Record>);
 
 impl RpcInfo {
-    /// The record of an RPC that begins at `start`.
+    /// The record of an RPC that starts now, with this HTTP method.
     #[inline]
     pub(crate) fn new(
-        description: Description,
+        start: RpcStart,
         http_method: Option<&Method>,
         level: Level,
-        start: Tick,
-        sockets: Sockets,
+        now: Tick,
     ) -> Self {
         let mut record = pool::take();
         // It always is: nobody else has it.
         if let Some(record) = Arc::get_mut(&mut record) {
-            record.begin(description, http_method, level, start, sockets);
+            record.begin(start, level, now);
         }
         let rpc = Self(record);
         if let Some(method) = http_method
-            && rpc.0.http_method == Some(HttpMethod::OWN)
+            && rpc.0.start.http_method == Some(HttpMethod::OWN)
         {
             let _ = rpc.stats().extra().http_method.set(method.clone());
         }
@@ -98,12 +97,12 @@ impl RpcInfo {
         let Some(rpc) = outer.or_else(current) else {
             return;
         };
-        let above_it = rpc.0.above.get().map_or(0, |above| above.ancestors);
+        let above_it = rpc.0.parent.get().map_or(0, |above| above.ancestors);
         if above_it == MOST_ANCESTORS {
             self.set_draw(rpc.draw());
             return;
         }
-        let _ = self.0.above.set(ParentLink {
+        let _ = self.0.parent.set(ParentLink {
             attempt: is_attempt.then(|| rpc.stats().next_attempt()),
             rpc,
             ancestors: above_it + 1,
@@ -121,21 +120,21 @@ impl RpcInfo {
     #[must_use]
     #[inline]
     pub fn role(&self) -> Role {
-        self.0.description.role
+        self.0.start.role
     }
 
     /// What the two sides speak.
     #[must_use]
     #[inline]
     pub fn protocol(&self) -> Protocol {
-        self.0.description.protocol
+        self.0.start.protocol
     }
 
     /// The path as the request had it, without a query. It is a peer's word: use
     /// [`full_method`](Self::full_method) for names.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.0.description.path.as_str()
+        self.0.start.path.as_str()
     }
 
     /// The package of the service, `pkg` of `pkg.Svc`.
@@ -167,7 +166,7 @@ impl RpcInfo {
     /// The request's HTTP method; `None` for a request that is not HTTP.
     #[must_use]
     pub fn http_method(&self) -> Option<&Method> {
-        match self.0.http_method? {
+        match self.0.start.http_method? {
             HttpMethod::OWN => self.stats().extra_if_any()?.http_method.get(),
             standard => standard.get(),
         }
@@ -176,20 +175,20 @@ impl RpcInfo {
     /// The end that calls (From in Kitex).
     #[must_use]
     pub fn caller(&self) -> EndpointRef<'_> {
-        let description = &self.0.description;
+        let start = &self.0.start;
         EndpointRef {
-            told: description.endpoints.as_ref().map(|e| &e.caller),
-            socket: self.0.sockets.peer,
+            told: start.endpoints.as_ref().map(|e| &e.caller),
+            socket: self.0.start.sockets.peer,
         }
     }
 
     /// The end that is called (To in Kitex).
     #[must_use]
     pub fn callee(&self) -> EndpointRef<'_> {
-        let description = &self.0.description;
+        let start = &self.0.start;
         EndpointRef {
-            told: description.endpoints.as_ref().map(|e| &e.callee),
-            socket: self.0.sockets.local,
+            told: start.endpoints.as_ref().map(|e| &e.callee),
+            socket: self.0.start.sockets.local,
         }
     }
 
@@ -206,13 +205,13 @@ impl RpcInfo {
     /// the layer was told it and it is shorter.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.0.description.timeout
+        self.0.start.timeout
     }
 
     /// When that time is up; `None` also where the clock cannot hold it.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.description.deadline
+        self.0.start.deadline
     }
 
     /// Which attempt of a call this is, 1 for the first.
@@ -222,8 +221,8 @@ impl RpcInfo {
     /// tracer layers makes.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        let counted = self.0.above.get().and_then(|above| above.attempt);
-        self.0.description.attempt.or(counted).unwrap_or(1)
+        let counted = self.0.parent.get().and_then(|above| above.attempt);
+        self.0.start.attempt.or(counted).unwrap_or(1)
     }
 
     /// The record this one stands under: that of an outer layer on the same request (the call of
@@ -236,14 +235,14 @@ impl RpcInfo {
     #[must_use]
     #[inline]
     pub fn parent(&self) -> Option<&Self> {
-        self.0.above.get().map(|above| &above.rpc)
+        self.0.parent.get().map(|above| &above.rpc)
     }
 
     /// The record of the layer further out that has seen this same request, on the same side: of the
     /// call, where this is an attempt. It is the [parent](Self::parent) then.
     #[must_use]
     pub fn same_request_parent(&self) -> Option<&Self> {
-        let above = self.0.above.get()?;
+        let above = self.0.parent.get()?;
         above.attempt.is_some().then_some(&above.rpc)
     }
 
@@ -324,12 +323,12 @@ impl RpcInfo {
     /// The random number it shares with the RPCs it stands under and with those under it.
     pub(crate) fn draw(&self) -> SampleKey {
         let inherit = || self.parent().map_or_else(SampleKey::new, Self::draw);
-        self.0.draw.get_or_init(inherit)
+        self.0.sample_key.get_or_init(inherit)
     }
 
     /// Gives it a draw that was made before the record was.
     pub(crate) fn set_draw(&self, draw: SampleKey) {
-        self.0.draw.get_or_init(|| draw);
+        self.0.sample_key.get_or_init(|| draw);
     }
 
     /// Whether two handles are of the same record.
@@ -339,6 +338,6 @@ impl RpcInfo {
     }
 
     fn named(&self) -> Option<&MethodPath> {
-        (self.protocol() != Protocol::Http).then_some(&self.0.description.path)
+        (self.protocol() != Protocol::Http).then_some(&self.0.start.path)
     }
 }

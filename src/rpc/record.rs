@@ -4,8 +4,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
-
 use super::{
     Endpoints, Level, MethodPath, Protocol, Role, RpcInfo, Scope, Stats,
     internal::{HttpMethod, LazySampleKey, Tick},
@@ -13,43 +11,44 @@ use super::{
 
 /// What an [`RpcInfo`] is a handle of.
 pub(super) struct Record {
-    pub(super) description: Description,
-    pub(super) http_method: Option<HttpMethod>,
-    pub(super) sockets: Sockets,
-    /// Known once the request carries this record and has given the one it had.
-    pub(super) above: OnceLock<ParentLink>,
-    /// Its tracers' scopes, where they have some.
+    pub(super) start: RpcStart,
+    /// Set once the request carries this record and has given the one it had.
+    pub(super) parent: OnceLock<ParentLink>,
+    /// Its tracers' scopes, if they have some.
     pub(super) scope: OnceLock<Weak<dyn Scope>>,
     pub(super) stats: Stats,
-    pub(super) draw: LazySampleKey,
+    pub(super) sample_key: LazySampleKey,
 }
 
 /// What is known of an RPC when it starts.
 #[derive(Debug)]
-pub(crate) struct Description {
+pub(crate) struct RpcStart {
     pub(crate) role: Role,
     pub(crate) protocol: Protocol,
     pub(crate) path: MethodPath,
+    pub(crate) http_method: Option<HttpMethod>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
+    /// The addresses of the connection that it came on.
+    pub(crate) sockets: Sockets,
     pub(crate) timeout: Option<Duration>,
     pub(crate) deadline: Option<Instant>,
-    /// Which attempt it is, where the request says so.
+    /// Which attempt it is, if the request says so.
     pub(crate) attempt: Option<u32>,
 }
 
-/// The addresses of the connection that an RPC came on.
+/// The addresses of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
 }
 
-/// The record an RPC stands under, and which attempt of that it is.
+/// The parent of a record, and which attempt of it the record is.
 pub(super) struct ParentLink {
     pub(super) rpc: RpcInfo,
-    /// `None` where that is the record of another request, which this one was made for.
+    /// `None` if the parent is the record of another request, which this one was made for.
     pub(super) attempt: Option<u32>,
-    /// How many records can be reached from here by going up.
+    /// How many ancestors the record has.
     pub(super) ancestors: u8,
 }
 
@@ -61,57 +60,46 @@ impl Record {
     /// Of no RPC yet.
     pub(super) fn blank() -> Self {
         Self {
-            description: Description {
+            start: RpcStart {
                 role: Role::Client,
                 protocol: Protocol::Other,
                 path: MethodPath::from(""),
+                http_method: None,
                 endpoints: None,
+                sockets: Sockets::default(),
                 timeout: None,
                 deadline: None,
                 attempt: None,
             },
-            http_method: None,
-            sockets: Sockets::default(),
-            above: OnceLock::new(),
+            parent: OnceLock::new(),
             scope: OnceLock::new(),
             stats: Stats::blank(),
-            draw: LazySampleKey::default(),
+            sample_key: LazySampleKey::default(),
         }
     }
 
-    /// Makes it the record of an RPC that begins at `start`.
+    /// Makes it the record of an RPC that starts now.
     #[inline]
-    pub(super) fn begin(
-        &mut self,
-        known: Description,
-        method: Option<&Method>,
-        level: Level,
-        start: Tick,
-        from: Sockets,
-    ) {
+    pub(super) fn begin(&mut self, known: RpcStart, level: Level, now: Tick) {
         let Self {
-            description,
-            http_method,
-            sockets,
+            start,
             stats,
-            draw,
-            // Empty: nothing is under anything yet.
-            above: _,
+            sample_key,
+            // Empty since `clear`.
+            parent: _,
             scope: _,
         } = self;
-        stats.begin(known.role, level, start);
-        *description = known;
-        *http_method = method.map(HttpMethod::new);
-        *sockets = from;
-        *draw = LazySampleKey::default();
+        stats.begin(known.role, level, now);
+        *start = known;
+        *sample_key = LazySampleKey::default();
     }
 
-    /// Lets go of what it holds; all the rest is overwritten by [`begin`](Self::begin).
+    /// Releases what it holds. [`begin`](Self::begin) overwrites the rest.
     #[inline]
     pub(super) fn clear(&mut self) {
-        self.description.path = MethodPath::from("");
-        self.description.endpoints = None;
-        self.above.take();
+        self.start.path = MethodPath::from("");
+        self.start.endpoints = None;
+        self.parent.take();
         self.scope.take();
         self.stats.clear();
     }

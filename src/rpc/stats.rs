@@ -326,7 +326,7 @@ impl Stats {
     #[must_use]
     #[inline]
     pub fn ending(&self) -> Option<Ending> {
-        Ending::from_u8(self.ending.load(Ordering::Acquire))
+        Ending::unpack(self.ending.load(Ordering::Acquire))
     }
 
     /// The text of the error: the status's message, or what the error displays. 1024 bytes at most.
@@ -349,14 +349,16 @@ impl Stats {
     /// plain HTTP's can.
     #[must_use]
     pub fn failed(&self) -> bool {
-        let broken = |ending| {
-            matches!(
-                ending,
-                Ending::BodyError | Ending::Reset | Ending::Deadline | Ending::Panic
-            )
-        };
-        self.ending()
-            .is_some_and(|ending| broken(ending) || !self.status().is_some_and(Status::is_ok))
+        let is_ok = || self.status().is_some_and(Status::is_ok);
+        self.ending().is_some_and(|ending| match ending {
+            Ending::BodyError | Ending::Reset | Ending::Deadline | Ending::Panic => true,
+            Ending::Trailers
+            | Ending::HeadersOnly
+            | Ending::BodyEnd
+            | Ending::Response
+            | Ending::ServiceError
+            | Ending::Cancelled => !is_ok(),
+        })
     }
 
     /// The number of the next attempt under this record, from 1.
@@ -493,7 +495,7 @@ impl Stats {
         self.wire_status
             .store(Status::pack(wire_status), Ordering::Relaxed);
         self.finish.move_to(self.now());
-        self.ending.store(ending as u8, Ordering::Release);
+        self.ending.store(ending.pack(), Ordering::Release);
     }
 
     pub(super) fn extra(&self) -> &RareFields {

@@ -2,7 +2,7 @@ use std::{
     any::Any,
     fmt,
     mem::{self, ManuallyDrop},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,8 +16,8 @@ use super::{
 use crate::{
     config::{AsError, Config},
     panics::contain,
-    rpc::{Direction, Protocol, RpcInfo, SampleKey, Slot, Status, TrafficCell, clock},
-    tracer::{EventSink, Meter, Scopes, StreamEvent, StreamEventKind, Tracer},
+    rpc::{Direction, Protocol, RpcInfo, SampleKey, Status, TrafficCell, clock},
+    tracer::{Context, DirectionMeter, EventSink, Scopes, StreamEvent, StreamEventKind, Tracer},
 };
 
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
@@ -38,13 +38,11 @@ enum State<T: Tracer> {
     Untraced(Option<SampleKey>),
 }
 
-// In this order, so that moving the guard does not read the slot, which was just written, as half of
-// a wider load: a processor stalls on that.
+// In this order for the same reason as in `Context`.
 #[repr(C)]
 struct Active<T: Tracer> {
-    scopes: Scopes,
     traced: Traced<T>,
-    slot: Slot,
+    context: Context,
 }
 
 /// The tracer and its state: in the guard, or shared with both bodies if the tracer wants events.
@@ -82,9 +80,8 @@ impl<T: Tracer> RpcGuard<T> {
         scopes: Scopes,
     ) -> Self {
         Self(ManuallyDrop::new(State::Active(Active {
-            slot: Slot::new(rpc),
-            scopes,
             traced: Traced::Here(state, shared),
+            context: Context::new(rpc, scopes),
         })))
     }
 
@@ -99,7 +96,7 @@ impl<T: Tracer> RpcGuard<T> {
         };
         let watched = Arc::new(Watched {
             state: Mutex::new(state.take()),
-            rpc: active.slot.rpc()?.clone(),
+            rpc: active.context.rpc()?.clone(),
             shared: Arc::clone(shared),
         });
         active.traced = Traced::Watched(Arc::clone(&watched));
@@ -111,7 +108,7 @@ impl<T: Tracer> RpcGuard<T> {
     #[inline]
     pub fn rpc(&self) -> Option<&RpcInfo> {
         match &*self.0 {
-            State::Active(active) => active.slot.rpc(),
+            State::Active(active) => active.context.rpc(),
             State::Finished(_) | State::Untraced(_) => None,
         }
     }
@@ -151,7 +148,7 @@ impl<T: Tracer> RpcGuard<T> {
     pub(super) fn insert_into_response(&self, response: &mut impl TracedResponse) {
         if let State::Active(active) = &*self.0
             && active.traced.shared().config.insert_into_response
-            && let Some(rpc) = active.slot.rpc()
+            && let Some(rpc) = active.context.rpc()
         {
             response.set_rpc(rpc);
         }
@@ -171,16 +168,10 @@ impl<T: Tracer> RpcGuard<T> {
     /// the RPC is over: `last` is called, and the panic goes on. `f` writes its result itself, because
     /// to return it would move it once more.
     #[inline]
-    pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&Meter<'_>)) {
+    pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&DirectionMeter<'_>)) {
         let caught = match &mut *self.0 {
-            State::Active(active) if active.scopes.is_empty() => {
-                active.slot.swap();
-                let caught = catch_unwind(AssertUnwindSafe(f));
-                active.slot.swap();
-                caught
-            }
-            State::Active(active) => active.run_in_scopes(f),
-            State::Finished(scopes) => return scopes.run_rest(f),
+            State::Active(active) => active.context.run_catching(f),
+            State::Finished(scopes) => return scopes.run_after_finish(f),
             State::Untraced(None) => return f(),
             State::Untraced(Some(draw)) => return draw.enter(f),
         };
@@ -190,7 +181,11 @@ impl<T: Tracer> RpcGuard<T> {
     }
 
     #[cold]
-    fn panicked(&mut self, panic: Box<dyn Any + Send>, last: impl FnOnce(&Meter<'_>)) -> ! {
+    fn panicked(
+        &mut self,
+        panic: Box<dyn Any + Send>,
+        last: impl FnOnce(&DirectionMeter<'_>),
+    ) -> ! {
         if let Some(meter) = self.meter() {
             last(&meter);
         }
@@ -202,10 +197,7 @@ impl<T: Tracer> RpcGuard<T> {
     /// current while the RPC is not over.
     pub(super) fn drop_in_scope(&mut self, drop: impl FnOnce()) {
         match &mut *self.0 {
-            State::Active(active) => {
-                let scopes = &active.scopes;
-                active.slot.enter(|| scopes.run(drop));
-            }
+            State::Active(active) => active.context.run(drop),
             State::Finished(scopes) => scopes.run(drop),
             State::Untraced(_) => drop(),
         }
@@ -229,7 +221,7 @@ impl<T: Tracer> RpcGuard<T> {
         let State::Active(active) = &mut *self.0 else {
             return;
         };
-        if let Some(rpc) = active.slot.rpc() {
+        if let Some(rpc) = active.context.rpc() {
             record(rpc, cause);
         }
         self.close_active();
@@ -241,7 +233,7 @@ impl<T: Tracer> RpcGuard<T> {
         let State::Active(active) = &mut *self.0 else {
             return;
         };
-        if let Some(rpc) = active.slot.rpc() {
+        if let Some(rpc) = active.context.rpc() {
             rpc.stats().end_ok();
         }
         self.close_active();
@@ -252,13 +244,13 @@ impl<T: Tracer> RpcGuard<T> {
     fn close_active(&mut self) {
         if let State::Active(active) = &mut *self.0 {
             active.finish();
-            if let Some(rpc) = active.slot.take() {
+            if let Some(rpc) = active.context.take_rpc() {
                 rpc.release();
             }
-            if active.scopes.is_empty() {
-                *self.0 = State::Untraced(None);
-            } else {
+            if active.context.has_scopes() {
                 self.keep_scopes();
+            } else {
+                *self.0 = State::Untraced(None);
             }
         }
     }
@@ -267,7 +259,7 @@ impl<T: Tracer> RpcGuard<T> {
     #[inline(never)]
     fn keep_scopes(&mut self) {
         if let State::Active(active) = &mut *self.0 {
-            *self.0 = State::Finished(mem::take(&mut active.scopes));
+            *self.0 = State::Finished(active.context.take_scopes());
         }
     }
 
@@ -279,16 +271,16 @@ impl<T: Tracer> RpcGuard<T> {
 
     /// Counts the response.
     #[inline]
-    pub(super) fn meter(&self) -> Option<Meter<'_>> {
+    pub(super) fn meter(&self) -> Option<DirectionMeter<'_>> {
         let State::Active(active) = &*self.0 else {
             return None;
         };
-        let stats = active.slot.rpc()?.stats();
+        let stats = active.context.rpc()?.stats();
         let sink: Option<&dyn EventSink> = match &active.traced {
             Traced::Here(..) => None,
             Traced::Watched(watched) => Some(&**watched),
         };
-        Some(Meter::new(stats, Direction::Response, sink))
+        Some(DirectionMeter::new(stats, Direction::Response, sink))
     }
 
     /// Where the response is counted, if the moments of it are not asked for and no tracer wants events.
@@ -296,10 +288,9 @@ impl<T: Tracer> RpcGuard<T> {
     pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match &*self.0 {
             State::Active(Active {
-                slot,
                 traced: Traced::Here(..),
-                ..
-            }) => slot.rpc()?.stats().quiet_cell(Direction::Response),
+                context,
+            }) => context.rpc()?.stats().quiet_cell(Direction::Response),
             _ => None,
         }
     }
@@ -343,33 +334,17 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
 }
 
 impl<T: Tracer> Active<T> {
-    /// Apart from `run`: few RPCs have a scope.
-    #[inline(never)]
-    fn run_in_scopes(&mut self, f: impl FnOnce()) -> std::thread::Result<()> {
-        self.slot.swap();
-        let caught = self.scopes.catch(f);
-        self.slot.swap();
-        caught
-    }
-
     /// Calls `finish`, within the scopes.
     #[inline(always)]
     fn finish(&mut self) {
-        let Some(rpc) = self.slot.rpc() else { return };
         let state = match &mut self.traced {
             Traced::Here(state, _) => state.take(),
             Traced::Watched(watched) => watched.take(),
         };
         if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
-            let finish = || contain::<T, _>("finish", || tracer.finish(state, rpc));
-            // A drop runs in the scopes already.
-            if self.scopes.is_empty() || self.scopes.are_current() {
-                finish();
-            } else {
-                self.scopes.run_rest(|| {
-                    finish();
-                });
-            }
+            self.context.run_with_rpc(|rpc| {
+                contain::<T, _>("finish", || tracer.finish(state, rpc));
+            });
         }
     }
 }

@@ -6,8 +6,8 @@ use super::RpcGuard;
 use crate::{
     config::Config,
     panics::{Whose, contain, contain_as},
-    rpc::{Level, Slot},
-    tracer::{Candidate, Describe, RequestObserver, RequestParts, TracedRequest, Tracer},
+    rpc::Level,
+    tracer::{Candidate, Context, Describe, RequestObserver, RequestParts, TracedRequest, Tracer},
 };
 
 /// What the services of one layer share.
@@ -58,8 +58,7 @@ impl<T: Tracer> Shared<T> {
         };
         scopes.publish(&rpc);
         let mut observer = RequestObserver {
-            slot: Slot::new(rpc.clone()),
-            scopes: scopes.clone(),
+            context: Context::new(rpc.clone(), scopes.clone()),
             sink: None,
         };
         let mut guard = RpcGuard::new(Arc::clone(self), rpc, state, scopes);

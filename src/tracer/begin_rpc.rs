@@ -7,7 +7,8 @@ use crate::{
     config::Config,
     protocol::{self, RequestHead},
     rpc::{
-        Description, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Sockets, Tick, clock,
+        HttpMethod, Level, MethodPath, Protocol, Role, RpcInfo, RpcStart, SampleKey, Sockets, Tick,
+        clock,
     },
 };
 
@@ -54,17 +55,19 @@ impl<R: TracedRequest> Describe for R {
             Protocol::Http => received_path(self),
             _ => self.method_path(),
         };
-        let start = Tick::now();
-        let description = Description {
+        let now = Tick::now();
+        let start = RpcStart {
             role,
             protocol,
             path,
+            http_method: self.http_method().map(HttpMethod::new),
             endpoints: config.endpoints.clone(),
+            sockets,
             timeout,
             deadline: timeout.and_then(clock::deadline_after),
             attempt,
         };
-        let rpc = RpcInfo::new(description, self.http_method(), level, start, sockets);
+        let rpc = RpcInfo::new(start, self.http_method(), level, now);
         let outer = self.set_rpc(rpc.clone());
         rpc.set_parent(outer);
         if let Some(key) = sample_key.or_else(|| inherited_by_root(&rpc)) {

@@ -2,11 +2,11 @@ use std::{cell::Cell, fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri};
 
-use super::{Describe, EventSink, Meter, Scopes, StreamEventKind};
+use super::{Context, Describe, DirectionMeter, EventSink, StreamEventKind};
 use crate::{
     config::Config,
     protocol,
-    rpc::{Direction, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, Slot, TrafficCell},
+    rpc::{Direction, Level, MethodPath, Protocol, Role, RpcInfo, SampleKey, TrafficCell},
 };
 
 /// Says how a request carries the record of its RPC. One of the two traits that make
@@ -263,15 +263,14 @@ impl fmt::Debug for RequestParts<'_> {
 ///
 /// The request's figures are unknown until one of the methods is called.
 pub struct RequestObserver {
-    pub(crate) slot: Slot,
-    pub(crate) scopes: Scopes,
+    pub(crate) context: Context,
     pub(crate) sink: Option<Arc<dyn EventSink>>,
 }
 
 impl RequestObserver {
     /// The record this counts for.
     pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
-        self.slot.rpc()
+        self.context.rpc()
     }
 
     /// Counts a message of this size, as it stands on the wire.
@@ -298,41 +297,32 @@ impl RequestObserver {
         }
     }
 
-    /// Runs code of the request's body, with its record and its tracers' scopes current. Where code
-    /// of the same RPC is running, as when a handler reads its request, they are already.
+    /// Runs code of the request's body.
     #[inline]
-    pub(crate) fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
-        if self.slot.is_current() {
-            return f();
-        }
-        let scopes = &self.scopes;
-        self.slot.enter(|| match scopes.are_current() {
-            // The RPC is over, and this is the rest of its code.
-            true => f(),
-            false => scopes.run(f),
-        })
+    pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.context.run_nested(f)
     }
 
     /// Whether its tracers have scopes.
     #[inline]
     pub(crate) fn has_scopes(&self) -> bool {
-        !self.scopes.is_empty()
+        self.context.has_scopes()
     }
 
     /// Where the request is counted, if nobody is to hear of it but at the end.
     #[inline]
     pub(crate) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match self.sink {
-            None => self.slot.rpc()?.stats().quiet_cell(Direction::Request),
+            None => self.context.rpc()?.stats().quiet_cell(Direction::Request),
             Some(_) => None,
         }
     }
 
     #[inline]
-    pub(crate) fn meter(&self) -> Option<Meter<'_>> {
-        let rpc = self.slot.rpc()?;
+    pub(crate) fn meter(&self) -> Option<DirectionMeter<'_>> {
+        let rpc = self.context.rpc()?;
         let sink = self.sink.as_deref();
-        Some(Meter::new(rpc.stats(), Direction::Request, sink))
+        Some(DirectionMeter::new(rpc.stats(), Direction::Request, sink))
     }
 }
 

@@ -75,7 +75,7 @@ impl Scopes {
 
     /// As [`run`](Self::run), for what is left when the RPC is over. Apart, as few RPCs have a scope.
     #[inline(never)]
-    pub(crate) fn run_rest(&self, f: impl FnOnce()) {
+    pub(crate) fn run_after_finish(&self, f: impl FnOnce()) {
         self.run(f);
     }
 
@@ -86,7 +86,7 @@ impl Scopes {
     /// would be without the layer. What it gives it puts where it belongs by itself: a result would
     /// be moved once more.
     #[inline]
-    pub(crate) fn catch<R>(&self, f: impl FnOnce() -> R) -> thread::Result<R> {
+    pub(crate) fn run_catching<R>(&self, f: impl FnOnce() -> R) -> thread::Result<R> {
         match &self.0 {
             None => catch_unwind(AssertUnwindSafe(f)),
             Some(scope) => enter(&**scope, f),

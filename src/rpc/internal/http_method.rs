@@ -2,7 +2,7 @@ use http::Method;
 
 /// The HTTP method of a request in a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::rpc) struct HttpMethod(u8);
+pub(crate) struct HttpMethod(u8);
 
 static STANDARD: [Method; 9] = [
     Method::POST,
@@ -18,10 +18,10 @@ static STANDARD: [Method; 9] = [
 
 impl HttpMethod {
     /// One that is not among the standard ones, kept elsewhere.
-    pub(in crate::rpc) const OWN: Self = Self(u8::MAX);
+    pub(crate) const OWN: Self = Self(u8::MAX);
 
     #[inline]
-    pub(in crate::rpc) fn new(method: &Method) -> Self {
+    pub(crate) fn new(method: &Method) -> Self {
         match *method {
             Method::POST => Self(0),
             Method::GET => Self(1),
@@ -38,7 +38,7 @@ impl HttpMethod {
 
     /// The standard method.
     #[inline]
-    pub(in crate::rpc) fn get(self) -> Option<&'static Method> {
+    pub(crate) fn get(self) -> Option<&'static Method> {
         STANDARD.get(usize::from(self.0))
     }
 }

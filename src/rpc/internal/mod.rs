@@ -11,7 +11,7 @@ mod sample;
 pub(crate) use clock::Tick;
 pub(crate) use context::Slot;
 pub(super) use context::current;
-pub(super) use http_method::HttpMethod;
+pub(crate) use http_method::HttpMethod;
 pub(super) use offset::AtomicOffset;
 pub(super) use rare::{MessagesAt, RareFields};
 pub(super) use sample::LazySampleKey;

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Counts one direction of an RPC, and tells those who want to hear.
-pub(crate) struct Meter<'a> {
+pub(crate) struct DirectionMeter<'a> {
     pub(crate) stats: &'a Stats,
     pub(crate) direction: Direction,
     pub(crate) sink: Option<&'a dyn EventSink>,
@@ -17,7 +17,7 @@ pub(crate) struct Meter<'a> {
     now: Cell<Option<u64>>,
 }
 
-impl<'a> Meter<'a> {
+impl<'a> DirectionMeter<'a> {
     /// Counts what passes at one moment: the clock is read once at most.
     #[inline]
     pub(crate) fn new(
