@@ -117,6 +117,12 @@ pub(crate) fn http_error(
     }
 }
 
+/// The HTTP status with which plain HTTP answered a request of gRPC: that of a proxy or of middleware.
+pub(crate) fn http_answer(rpc: &RpcInfo) -> Option<u16> {
+    let status = rpc.stats().http_status().filter(|status| *status != 200);
+    status.filter(|_| rpc.protocol().is_grpc())
+}
+
 /// The methods of HTTP and PATCH and QUERY, which are known unless a user has a list.
 pub(crate) const HTTP_METHODS: [&str; 10] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",

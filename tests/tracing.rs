@@ -169,7 +169,7 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         match field.name() {
             "otel.name" => self.name = format!("{value:?}").trim_matches('"').to_owned(),
-            "cost_ms" => {}
+            "duration_ms" => {}
             "message" => write!(self.text, "{value:?}").unwrap(),
             name => write!(self.text, " {name}={value:?}").unwrap(),
         }
@@ -325,12 +325,12 @@ async fn each_end_has_a_line_with_method_peer_status_ending_and_sizes() {
         log.lines(),
         [
             format!(
-                "grpc: rpc role=\"server\" method=\"echo.Echo/UnaryEcho\" \
+                ": rpc role=\"server\" method=\"echo.Echo/UnaryEcho\" \
                  peer=\"{first}\" status=\"OK\" ending=\"trailers\" request_messages=1 \
                  request_bytes=12 response_messages=1 response_bytes=12"
             ),
             format!(
-                "echo.Echo/UnaryEcho: rpc role=\"server\" method=\"echo.Echo/UnaryEcho\" \
+                ": rpc role=\"server\" method=\"echo.Echo/UnaryEcho\" \
                  peer=\"{second}\" status=\"NOT_FOUND\" ending=\"headers_only\" request_messages=1 \
                  request_bytes=26 response_messages=0 response_bytes=0 \
                  error=\"line one\\\\nline two\""
@@ -447,10 +447,12 @@ async fn no_peer_writes_a_line_or_moves_the_cursor() {
         let [line] = &*printed.lines().collect::<Vec<_>>() else {
             panic!("{printed:?}")
         };
-        assert!(line.starts_with("ERROR rpc{"), "{line:?}");
+        assert!(
+            line.starts_with("ERROR tower_tracer::access: rpc role="),
+            "{line:?}"
+        );
         assert!(!line.contains(forges), "{line:?}");
         assert!(line.len() < 4096, "{}", line.len());
-        assert!(line.contains(r#"otel.name="rpc""#), "{line:?}");
     }
     // `Fields` asserts within a hook, where the layer contains it.
     assert_eq!(tower_tracer::tracer::contained_panics(), 0);
@@ -628,7 +630,7 @@ async fn without_a_list_a_method_is_known_once_it_was_answered_and_few_are() {
     ];
     assert_eq!(
         names(spans(layer.clone(), first).await),
-        ["grpc _OTHER a.B/C", "grpc a.B/C", "a.B/C a.B/C"]
+        ["grpc _OTHER a.B/C", "a.B/C a.B/C", "a.B/C a.B/C"]
     );
     // A service that answers to any name.
     let any = (0..200).map(|n| grpc(&format!("/any.Any/M{n}"), "0"));
@@ -739,6 +741,7 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
             client.span_context.trace_id()
         );
         assert_eq!(client.name, "echo.Echo/UnaryEcho");
+        // The bridge keeps the name that a span has when it is first entered.
         let learned = if code == 0 {
             "grpc"
         } else {
@@ -806,4 +809,232 @@ async fn finish_runs_within_the_scopes_of_its_rpc() {
     check(TracerLayer::new((spans(), ended()))).await;
     check(TracerLayer::new((ended(), spans()))).await;
     check(TracerLayer::new((ended(), spans(), ()))).await;
+}
+
+/// One line of the usual subscriber, of one exchange within a span of the program's own.
+async fn line_within(filter: &str, request: http::Request<String>, status: u16) -> String {
+    let written = Written::default();
+    let writer = written.clone();
+    let _installed = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .without_time()
+        .set_default();
+    let answer = service_fn(move |request: Request<String>| async move {
+        if let Some(rpc) = request.extensions().get::<RpcInfo>() {
+            rpc.set_tag("tenant", "blue\nforged");
+        }
+        let is_grpc = request.headers().contains_key("content-type") && status == 200;
+        let response = Response::builder().status(status);
+        let response = match is_grpc {
+            true => response
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "5"),
+            false => response,
+        };
+        Ok::<_, Infallible>(response.body(String::new()).unwrap())
+    });
+    let service = TracerLayer::new(TracingTracer::new())
+        .server()
+        .layer(answer);
+    let program = tracing::info_span!("program", id = 7);
+    let _ = tracing::Instrument::instrument(service.oneshot(request), program).await;
+    let bytes = written.0.lock().unwrap().clone();
+    let printed = String::from_utf8(bytes).unwrap();
+    assert_eq!(printed.lines().count(), 1, "{printed}");
+    printed.trim().to_owned()
+}
+
+fn grpc_with(header: Option<(&str, &str)>) -> http::Request<String> {
+    let request = Request::post("/echo.Echo/UnaryEcho").header("content-type", "application/grpc");
+    let request = match header {
+        Some((name, value)) => request.header(name, value),
+        None => request,
+    };
+    request.body(String::new()).unwrap()
+}
+
+#[tokio::test]
+async fn a_line_says_each_thing_once_and_belongs_to_the_programs_span() {
+    for filter in ["info", "info,tower_tracer::span=off"] {
+        let line = line_within(filter, grpc_with(None), 200).await;
+        let (before, rest) = line.split_once("duration_ms=").unwrap();
+        let (_, after) = rest.split_once(' ').unwrap();
+        assert_eq!(
+            format!("{before}{after}"),
+            "INFO program{id=7}: tower_tracer::access: rpc role=\"server\" \
+             method=\"echo.Echo/UnaryEcho\" status=\"NOT_FOUND\" ending=\"headers_only\" \
+             response_messages=0 response_bytes=0 tags=\"tenant=blue\\\\nforged\"",
+            "{filter}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_line_of_plain_http_has_the_method() {
+    for method in ["GET", "DELETE"] {
+        let request = Request::builder().method(method).uri("/users/7");
+        let line = line_within("info", request.body(String::new()).unwrap(), 200).await;
+        let expected = format!("http_method=\"{method}\" method=\"/users/7\" status=\"200\"");
+        assert!(line.contains(&expected), "{line}");
+    }
+}
+
+// Ending 46.
+#[tokio::test]
+async fn plain_http_in_answer_to_grpc_is_in_the_line_and_in_both_spans() {
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    for status in [401, 404, 413, 429, 503] {
+        let line = line_within("info", grpc_with(None), status).await;
+        let expected = format!("status=\"UNKNOWN\" http_status={status} ");
+        assert!(line.contains(&expected), "{line}");
+
+        let exporter = InMemorySpanExporter::default();
+        let traces = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
+        let otel = tower_tracer::otel::OtelTracer::new()
+            .tracer_provider(&traces)
+            .meter_provider(&SdkMeterProvider::builder().build());
+        let spans = Spans::default();
+        let _installed = tracing_subscriber::registry()
+            .with(spans.clone())
+            .set_default();
+        let refuse = service_fn(move |_: Request<String>| async move {
+            let response = Response::builder().status(status);
+            Ok::<_, Infallible>(response.body(String::new()).unwrap())
+        });
+        let layer = TracerLayer::new((otel, TracingTracer::new())).server();
+        layer.layer(refuse).oneshot(grpc_with(None)).await.unwrap();
+        let [of_tracing] = &spans.0.lock().unwrap()[..] else {
+            panic!("one span")
+        };
+        let expected = format!("http.response.status_code={status}");
+        assert!(of_tracing.contains(&expected), "{of_tracing}");
+        let [of_otel] = &exporter.get_finished_spans().unwrap()[..] else {
+            panic!("one span")
+        };
+        let attribute = |key| {
+            let mut attributes = of_otel.attributes.iter();
+            attributes
+                .find(|a| a.key.as_str() == key)
+                .map(|a| a.value.clone())
+        };
+        let found = attribute("http.response.status_code");
+        assert_eq!(found, Some(Value::I64(status.into())));
+        let found = attribute("rpc.response.status_code");
+        assert_eq!(found, Some(Value::from("UNKNOWN")));
+    }
+    let line = line_within("info", grpc_with(None), 200).await;
+    assert!(!line.contains("http_status"), "{line}");
+}
+
+#[tokio::test]
+async fn a_line_has_the_id_of_its_trace() {
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let header = format!("00-{id}-00f067aa0ba902b7-01");
+    let line = line_within("info", grpc_with(Some(("traceparent", &header))), 200).await;
+    assert!(line.contains(&format!("trace_id=\"{id}\"")), "{line}");
+    let garbled = header.replace('4', "\u{78}");
+    let line = line_within("info", grpc_with(Some(("traceparent", &garbled))), 200).await;
+    assert!(!line.contains("trace_id"), "{line}");
+
+    // That of an OpenTelemetry span goes before, in whatever order the tracers stand.
+    let exporter = InMemorySpanExporter::default();
+    let traces = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let otel = || {
+        tower_tracer::otel::OtelTracer::new()
+            .tracer_provider(&traces)
+            .meter_provider(&SdkMeterProvider::builder().build())
+    };
+    let log = Log::default();
+    let _installed = log.install();
+    let ok = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
+    let first = TracerLayer::new((otel(), TracingTracer::new())).layer(service_fn(ok));
+    first.oneshot(grpc_with(None)).await.unwrap();
+    let second = TracerLayer::new((TracingTracer::new(), otel())).layer(service_fn(ok));
+    second.oneshot(grpc_with(None)).await.unwrap();
+    let spans = exporter.get_finished_spans().unwrap();
+    assert_eq!(spans.len(), 2);
+    for (span, line) in spans.iter().zip(log.lines()) {
+        let id = span.span_context.trace_id();
+        assert!(line.contains(&format!("trace_id=\"{id}\"")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_span_that_is_off_meets_no_hook_and_has_no_scope() {
+    let called = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&called);
+    let tracer = || {
+        let count = Arc::clone(&count);
+        TracingTracer::new().on_span(move |_, _, _| *count.lock().unwrap() += 1)
+    };
+    for (filter, times) in [("warn", 0), ("info,tower_tracer::span=off", 0), ("info", 1)] {
+        let _installed = tracing_subscriber::registry()
+            .with(tracing_subscriber::EnvFilter::new(filter))
+            .set_default();
+        let ok = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
+        let service = TracerLayer::new(tracer()).layer(service_fn(ok));
+        service.oneshot(grpc_with(None)).await.unwrap();
+        assert_eq!(*called.lock().unwrap(), times, "{filter}");
+    }
+}
+
+/// A job that keeps the request keeps neither the span of the RPC nor of its handler open.
+#[tokio::test]
+async fn a_span_closes_with_its_rpc_though_a_task_keeps_the_request() {
+    let spans = Spans::default();
+    let _installed = tracing_subscriber::registry()
+        .with(spans.clone())
+        .set_default();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&kept);
+    let handler = service_fn(move |request: Request<String>| {
+        keep.lock().unwrap().push(request);
+        std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
+    });
+    let inner = TracerLayer::new(TracingTracer::new()).layer(handler);
+    let service = TracerLayer::new(TracingTracer::new()).layer(inner);
+    service.oneshot(grpc_with(None)).await.unwrap();
+    assert_eq!(kept.lock().unwrap().len(), 1);
+    assert_eq!(spans.0.lock().unwrap().len(), 2, "both are closed");
+}
+
+/// The line of a call belongs to what the program has around its handler.
+#[tokio::test]
+async fn a_call_in_a_handler_logs_within_the_programs_span_too() {
+    let log = Log::default();
+    let _installed = log.install();
+    let ok = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
+    let client = TracerLayer::new(TracingTracer::new())
+        .client()
+        .layer(service_fn(ok));
+    let handler = service_fn(move |_: Request<String>| {
+        let client = client.clone();
+        async move { client.oneshot(grpc_with(None)).await }
+    });
+    let server = TracerLayer::new(TracingTracer::new())
+        .server()
+        .layer(handler);
+    let program = tracing::info_span!("program");
+    tracing::Instrument::instrument(server.oneshot(grpc_with(None)), program)
+        .await
+        .unwrap();
+    let lines = log.lines();
+    let starts: Vec<_> = lines
+        .iter()
+        .map(|line| line.split(" method").next().unwrap())
+        .collect();
+    assert_eq!(
+        starts,
+        [
+            "program: rpc role=\"client\"",
+            "program: rpc role=\"server\""
+        ]
+    );
 }

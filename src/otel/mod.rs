@@ -163,7 +163,7 @@ use crate::{
     Event, Level, RequestParts, Role, RpcInfo, Status, Tracer,
     methods::{KnownMethods, generated_name, is_answered},
     rpc::Address,
-    semconv::{HTTP_METHODS, System, original_method},
+    semconv::{HTTP_METHODS, System, http_answer, original_method},
     tracer::{Candidate, Scope, StreamEvent, StreamEventKind},
 };
 
@@ -806,6 +806,10 @@ impl OtelTracer {
         } else {
             started
         };
+        if let (Some(http), Some(span)) = (http_answer(rpc), running.span()) {
+            let http = i64::from(http);
+            span.set_attribute(KeyValue::new("http.response.status_code", http));
+        }
         let without_code;
         let outcome = match stats.status().and_then(Status::code) {
             Some(code) => series.outcome(code),

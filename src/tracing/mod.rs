@@ -27,7 +27,7 @@
 //! | `url.scheme`, `url.path` | start | on a server; of the path 1024 bytes at most |
 //! | `url.full` | start | on a client, where it is known; without user, password and query |
 //! | `http.route` | | for [`on_span`](TracingTracer::on_span) to record, where the route is known |
-//! | `http.response.status_code` | end | a number |
+//! | `http.response.status_code` | end | a number; of gRPC if plain HTTP answered, as a proxy does with 503 |
 //! | `network.peer.address`, `network.peer.port` | start | of the connection, where it is known |
 //! | `rpc.response.status_code` | end | a code as the protocol spells it, such as `NOT_FOUND` |
 //! | `otel.status_code`, `error.type` | end | `ERROR` and the status, where [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/rpc/grpc/) says that this is an error |
@@ -43,20 +43,35 @@
 //!
 //! # The access log
 //!
-//! An event with the message `rpc` and the target `tower_tracer::access`, within the span. A field
-//! that is not known is left out.
+//! An event with the message `rpc` and the target `tower_tracer::access`, when the RPC is over. It belongs
+//! to the program's own span around the call, not to an RPC's span, which says the same things: so a line
+//! of `tracing_subscriber::fmt` says each thing once. A field that is not known is left out.
+//!
+//! ```text
+//! 2026-11-27T01:57:20.401Z  INFO tower_tracer::access: rpc role="server" method="echo.Echo/UnaryEcho" peer="127.0.0.1:43210" status="NOT_FOUND" ending="headers_only" duration_ms=0.207 request_messages=1 request_bytes=15 response_messages=0 response_bytes=0 error="no such word"
+//! ```
+//!
+//! The same from `tracing_subscriber::fmt().json().flatten_event(true)`:
+//!
+//! ```json
+//! {"timestamp":"2026-11-27T01:57:20.401Z","level":"INFO","message":"rpc","role":"server","method":"echo.Echo/UnaryEcho","peer":"127.0.0.1:43210","status":"NOT_FOUND","ending":"headers_only","duration_ms":0.207,"request_messages":1,"request_bytes":15,"response_messages":0,"response_bytes":0,"error":"no such word","target":"tower_tracer::access"}
+//! ```
 //!
 //! | field | what |
 //! | --- | --- |
 //! | `role` | `client` or `server` |
+//! | `http_method` | the method of plain HTTP |
 //! | `method` | `pkg.Svc/Method`, else the path as it came, 256 bytes at most |
 //! | `peer` | the peer's address |
 //! | `status` | a code such as `NOT_FOUND`, or an HTTP status |
+//! | `http_status` | the HTTP status, if plain HTTP answered a gRPC request |
 //! | `ending` | how it ended, such as `trailers` or `cancelled`: see [`Ending`] |
-//! | `cost_ms` | milliseconds from start to end |
+//! | `duration_ms` | milliseconds from start to end |
 //! | `request_messages`, `request_bytes` | messages, and bytes of the body, from client to server |
 //! | `response_messages`, `response_bytes` | likewise from server to client |
 //! | `attempt` | which attempt it was, from the second on |
+//! | `trace_id` | with feature `otel` that of OpenTelemetry's current context, such as of an `OtelTracer` in the same layer; else of the request's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header), if it has a valid one when the tracer starts |
+//! | `tags` | the record's [tags](RpcInfo::set_tag) as `key=value`, 1024 bytes at most |
 //! | `error`, `panic` | their texts |
 //!
 //! Control characters in what a peer sent are escaped before a subscriber sees them, so that no peer
@@ -65,27 +80,30 @@
 //!
 //! Either of the two is turned off by its target, as in `RUST_LOG=info,tower_tracer::span=off`.
 
+mod access_log;
+mod trace_id;
+
 use std::{
     borrow::Cow,
     cell::LazyCell,
     fmt,
-    fmt::Write as _,
     sync::{Arc, Weak},
 };
 
-use ::tracing::{Level, Span, event, field::Empty, info_span};
+use ::tracing::{Level, Span, field::Empty, info_span};
+use trace_id::TraceId;
 
 use crate::{Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, tracer::Scope};
 use crate::{
     methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
     semconv::{
-        HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_error, is_failure,
-        known_http_method, original_method, scheme,
+        HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_answer, http_error,
+        is_failure, known_http_method, original_method, scheme,
     },
+    text::escape,
 };
 
 const SPAN: &str = "tower_tracer::span";
-const ACCESS: &str = "tower_tracer::access";
 
 type LevelOf = dyn Fn(&RpcInfo) -> Option<Level> + Send + Sync;
 type OnSpan = dyn Fn(&Span, &RpcInfo, &mut RequestParts<'_>) + Send + Sync;
@@ -193,9 +211,14 @@ impl fmt::Debug for TracingTracer {
 /// An RPC that runs, as the tracer keeps it.
 #[derive(Debug)]
 pub struct Running {
+    /// `Span::none()` if it is off.
     span: Arc<Span>,
+    /// The program's span around the call, which the access log belongs to.
+    around: Span,
     /// Whether its method may turn out to be known when it ends.
     undecided: bool,
+    /// That of the request's `traceparent`.
+    trace_id: Option<TraceId>,
 }
 
 impl Tracer for TracingTracer {
@@ -210,7 +233,7 @@ impl Tracer for TracingTracer {
         if let Some(extensions) = request.extensions_mut() {
             extensions.insert(SpanOf {
                 rpc: rpc.clone(),
-                span: Span::clone(span),
+                span: Arc::downgrade(span),
             });
         }
         if let Some(hook) = &self.on_span {
@@ -225,13 +248,18 @@ impl Tracer for TracingTracer {
         }
         close(&running.span, rpc);
         if let Some(level) = (self.level_of)(rpc) {
-            log(level, &running.span, rpc);
+            access_log::write(level, &running.around, running.trace_id, rpc);
         }
     }
 
     fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
         let span = &running.span;
-        (!span.is_none()).then(|| Arc::new(Entered(Arc::downgrade(span))) as Arc<dyn Scope>)
+        (!span.is_none()).then(|| {
+            Arc::new(Entered {
+                span: Arc::downgrade(span),
+                around: running.around.clone(),
+            }) as Arc<dyn Scope>
+        })
     }
 }
 
@@ -268,14 +296,22 @@ impl TracingTracer {
                 )
             };
         }
-        let span = match carried_parent(rpc, request) {
-            Some(parent) => span!(parent: parent,),
+        let parent = carried_parent(rpc, request);
+        let span = match &parent {
+            Some(parent) => span!(parent: &**parent,),
             None => span!(),
+        };
+        // With `tracing/log`, a span that is off still has a name, and would be logged.
+        let span = match span.is_disabled() {
+            true => Span::none(),
+            false => span,
         };
         let undecided = !span.is_none() && about.undecided;
         Running {
             span: Arc::new(span),
+            around: around(rpc, parent.is_some()),
             undecided,
+            trace_id: TraceId::of_request(request),
         }
     }
 
@@ -330,6 +366,7 @@ impl TracingTracer {
     fn decide(&self, span: &Span, rpc: &RpcInfo) {
         let method = rpc.full_method().unwrap_or_default();
         if is_answered(rpc) && self.methods.learned.learn(method).is_some() {
+            span.record("otel.name", method);
             span.record("rpc.method", method);
         } else {
             span.record("rpc.method", OTHER);
@@ -396,11 +433,14 @@ impl Methods {
 
 /// Makes the span current while the RPC's code runs.
 /// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
-struct Entered(Weak<Span>);
+struct Entered {
+    span: Weak<Span>,
+    around: Span,
+}
 
 impl Scope for Entered {
     fn run(&self, f: &mut dyn FnMut()) {
-        match self.0.upgrade() {
+        match self.span.upgrade() {
             Some(span) => span.in_scope(f),
             None => f(),
         }
@@ -411,16 +451,31 @@ impl Scope for Entered {
 #[derive(Clone)]
 struct SpanOf {
     rpc: RpcInfo,
-    span: Span,
+    /// Weak: who keeps the request must not keep the span open.
+    span: Weak<Span>,
 }
 
 /// The span of an outer layer's record where it is not current on this thread, which it mostly is:
 /// a buffer or a spawned task between the two layers takes the request elsewhere.
-fn carried_parent<'a>(rpc: &RpcInfo, request: &'a RequestParts<'_>) -> Option<&'a Span> {
+fn carried_parent(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<Arc<Span>> {
     let parent = rpc.parent()?;
     let carried: &SpanOf = request.extensions()?.get()?;
     let is_current = || RpcInfo::current().is_some_and(|current| current.ptr_eq(parent));
-    (carried.rpc.ptr_eq(parent) && !is_current()).then_some(&carried.span)
+    let applies = carried.rpc.ptr_eq(parent) && !is_current();
+    applies.then(|| carried.span.upgrade()).flatten()
+}
+
+/// The program's own span around a call: the current one. If that is an RPC's, it is the one around that.
+fn around(rpc: &RpcInfo, under_outer_layer: bool) -> Span {
+    let current = Span::current();
+    let is_rpcs = current.metadata().is_some_and(|span| span.target() == SPAN);
+    if !is_rpcs && !under_outer_layer {
+        return current;
+    }
+    let above = rpc
+        .parent()
+        .map(|rpc| rpc.with_scope(|scope: &Entered| scope.around.clone()));
+    above.flatten().unwrap_or_else(Span::none)
 }
 
 /// Puts into the span how its RPC ended.
@@ -433,6 +488,9 @@ fn close(span: &Span, rpc: &RpcInfo) {
         (Some(Status::Grpc(code)), system) => {
             let code_text = system.unwrap_or(System::Grpc).code(code);
             span.record("rpc.response.status_code", code_text);
+            if let Some(http) = http_answer(rpc) {
+                span.record("http.response.status_code", i64::from(http));
+            }
             let error = code_text.filter(|_| is_failure(rpc.role(), code));
             error.map(Cow::Borrowed)
         }
@@ -446,138 +504,10 @@ fn close(span: &Span, rpc: &RpcInfo) {
         span.record("otel.status_code", "ERROR");
         span.record("error.type", &*error);
         if let Some(text) = stats.error().or(stats.panic()) {
-            span.record("otel.status_description", &*escape(text, LONGEST_TEXT));
+            span.record("otel.status_description", &*escape(text, TEXT));
         }
     }
 }
 
-fn status_text(status: Status) -> Cow<'static, str> {
-    match status {
-        Status::Grpc(code) => code.as_str().into(),
-        Status::Http(status) => status.to_string().into(),
-    }
-}
-
-const LONGEST_PATH: usize = 256;
-const LONGEST_TEXT: usize = 1024;
-
-fn log(level: Level, span: &Span, rpc: &RpcInfo) {
-    let stats = rpc.stats();
-    let (sent, answered) = (stats.request(), stats.response());
-    macro_rules! log {
-        ($level:expr) => {
-            // The fields are worked out only where somebody listens.
-            event!(
-                target: ACCESS,
-                parent: span,
-                $level,
-                role = rpc.role().as_str(),
-                method = &*rpc
-                    .full_method()
-                    .map_or_else(|| escape(rpc.path(), LONGEST_PATH), Cow::Borrowed),
-                peer = rpc
-                    .peer()
-                    .address()
-                    .map(|peer| escape(&peer.to_string(), LONGEST_PATH).into_owned()),
-                status = stats.status().map(status_text).as_deref(),
-                ending = stats.ending().map(Ending::as_str),
-                cost_ms = stats.duration().map(|cost| cost.as_micros() as f64 / 1000.0),
-                request_messages = sent.messages(),
-                request_bytes = sent.body_bytes(),
-                response_messages = answered.messages(),
-                response_bytes = answered.body_bytes(),
-                attempt = Some(rpc.attempt()).filter(|attempt| *attempt > 1),
-                error = stats.error().map(|text| escape(text, LONGEST_TEXT)).as_deref(),
-                panic = stats.panic().map(|text| escape(text, LONGEST_TEXT)).as_deref(),
-                "rpc"
-            )
-        };
-    }
-    match level {
-        Level::ERROR => log!(Level::ERROR),
-        Level::WARN => log!(Level::WARN),
-        Level::INFO => log!(Level::INFO),
-        Level::DEBUG => log!(Level::DEBUG),
-        Level::TRACE => log!(Level::TRACE),
-    }
-}
-
-/// The text up to `longest` bytes, with what could move the cursor, end the line or turn it around
-/// escaped.
-fn escape(text: &str, longest: usize) -> Cow<'_, str> {
-    let head = match text
-        .char_indices()
-        .find(|(at, c)| at + c.len_utf8() > longest)
-    {
-        Some((end, _)) => text.get(..end).unwrap_or_default(),
-        None => text,
-    };
-    if !head.contains(is_unprintable) {
-        return Cow::Borrowed(head);
-    }
-    let mut escaped = String::with_capacity(head.len() + 16);
-    for c in head.chars() {
-        if is_unprintable(c) {
-            // Writing to a string does not fail.
-            let _ = write!(escaped, "{}", c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
-}
-
-/// Controls, ends of lines, and what Unicode calls ignorable, that is what has no look of its own:
-/// marks of direction, joiners, fillers, selectors of variants, tags.
-#[rustfmt::skip]
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
-                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-                | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
-                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
-        )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn what_moves_the_cursor_is_escaped_and_the_rest_stays() {
-        for (text, expected) in [
-            ("", ""),
-            (
-                "plain \"text\", emoji 🦀, é\\",
-                "plain \"text\", emoji 🦀, é\\",
-            ),
-            ("a\nb\r\t\0", "a\\nb\\r\\t\\u{0}"),
-            ("\u{1b}[31mred\u{9b}", "\\u{1b}[31mred\\u{9b}"),
-            ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}"),
-            (
-                "\u{200e}\u{200f}\u{61c}\u{feff}",
-                "\\u{200e}\\u{200f}\\u{61c}\\u{feff}",
-            ),
-            (
-                "\u{ad}\u{200b}\u{2060}\u{e0041}",
-                "\\u{ad}\\u{200b}\\u{2060}\\u{e0041}",
-            ),
-            // Marks that belong to a letter stay.
-            ("e\u{301} \u{939}\u{93f}", "e\u{301} \u{939}\u{93f}"),
-        ] {
-            assert_eq!(escape(text, 100), expected);
-        }
-    }
-
-    #[test]
-    fn a_long_text_is_cut_where_a_character_ends() {
-        assert_eq!(escape("aé🦀b", 8), "aé🦀b");
-        assert_eq!(escape("aé🦀b", 7), "aé🦀");
-        assert_eq!(escape("aé🦀b", 6), "aé");
-        assert_eq!(escape("aé", 0), "");
-        assert_eq!(escape(&"x".repeat(60_000), 256).len(), 256);
-    }
-}
+/// How much of a text a span keeps, in bytes.
+const TEXT: usize = 1024;

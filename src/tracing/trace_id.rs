@@ -1,0 +1,101 @@
+use http::HeaderMap;
+
+use crate::RequestParts;
+
+/// The id of a trace: 32 hexadecimal digits in lower case, not all 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TraceId([u8; 32]);
+
+impl TraceId {
+    /// That of a request's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header).
+    pub(super) fn of_request(request: &RequestParts<'_>) -> Option<Self> {
+        Self::of_headers(request.headers())
+    }
+
+    fn of_headers(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all("traceparent").iter();
+        let value = values.next()?.as_bytes();
+        let (head, rest) = value.split_at_checked(55)?;
+        let is_whole = match head.get(..2)? {
+            b"ff" => false,
+            b"00" => rest.is_empty(),
+            _ => rest.is_empty() || rest.starts_with(b"-"),
+        };
+        let mut parts = head.split(|byte| *byte == b'-');
+        let [version, trace, parent, flags] = [(); 4].map(|()| parts.next().unwrap_or_default());
+        let is_hex = |digits: &[u8], length| {
+            digits.len() == length
+                && digits
+                    .iter()
+                    .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let is_id = |id: &[u8], length| is_hex(id, length) && id.iter().any(|digit| *digit != b'0');
+        let is_valid = is_whole
+            && values.next().is_none()
+            && parts.next().is_none()
+            && is_hex(version, 2)
+            && is_hex(flags, 2)
+            && is_id(parent, 16)
+            && is_id(trace, 32);
+        is_valid.then(|| trace.try_into().map(Self).ok()).flatten()
+    }
+
+    /// That of OpenTelemetry's current context, such as of a span of `OtelTracer` beside this tracer.
+    pub(super) fn current() -> Option<Self> {
+        #[cfg(feature = "otel")]
+        {
+            use opentelemetry::{Context, trace::TraceContextExt as _};
+            let current = Context::map_current(|context| context.span().span_context().clone());
+            if current.is_valid() {
+                let digits = current.trace_id().to_string().into_bytes();
+                return digits.try_into().map(Self).ok();
+            }
+        }
+        None
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::TraceId;
+
+    fn read(values: &[&'static str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("traceparent", HeaderValue::from_static(value));
+        }
+        TraceId::of_headers(&headers).map(|id| id.as_str().to_owned())
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_has_an_id() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(read(&[valid]).as_deref(), Some(id));
+        let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more";
+        assert_eq!(read(&[later]).as_deref(), Some(id));
+        for invalid in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g",
+            "00_4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7_01",
+            "00-4bf92f3577b34da6a3ce929d0e0e47-3600f067aa0ba902b7-0001",
+        ] {
+            assert_eq!(read(&[invalid]), None, "{invalid}");
+        }
+        assert_eq!(read(&[valid, valid]), None);
+        assert_eq!(read(&[]), None);
+    }
+}
