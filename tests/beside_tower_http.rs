@@ -1,4 +1,4 @@
-//! What the README says of tower-http's trace layer, shown: both layers around the same service.
+//! What `guide::comparison` says of tower-http's trace layer, shown: both layers around the same service.
 
 use std::{
     convert::Infallible,

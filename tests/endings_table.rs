@@ -1,4 +1,4 @@
-//! README's table of endings names tests that exist and say that they show that ending.
+//! The table in `guide::endings` names tests that exist and say that they show that ending.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -34,14 +34,12 @@ fn numbers(comment: &str) -> impl Iterator<Item = u32> {
 const OPEN: [u32; 1] = [48];
 
 #[test]
-fn each_row_of_readmes_table_names_a_test_that_shows_it() {
+fn each_row_of_the_table_of_endings_names_a_test_that_shows_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tests_of = BTreeMap::new();
     tests(&root.join("tests"), &mut tests_of);
 
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let table = readme.split("## Every ending").nth(1).unwrap();
-    let table = table.split("\n## ").next().unwrap();
+    let table = fs::read_to_string(root.join("src/guide/endings.md")).unwrap();
     let mut rows = Vec::new();
     for line in table.lines() {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
