@@ -1,0 +1,25 @@
+# Daily commands. `just` lists them.
+
+_default:
+    @just --list
+
+# Lints everything: seconds after the first time
+check:
+    cargo fmt --check
+    cargo clippy --all-features --all-targets -- -D warnings
+
+# Runs all tests that need nothing but Rust
+test:
+    cargo test --all-features
+
+# Compares what layers cost, within one run
+bench:
+    cargo bench --bench overhead
+
+# Runs the crate against programs that others wrote
+e2e:
+    for script in tests/foreign/*.sh; do bash "$script" || exit 1; done
+
+# All that has to pass
+ci:
+    bash .ci/run
