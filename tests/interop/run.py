@@ -337,9 +337,9 @@ def check_record(case, role, record, stream):
         expected = {
             "messages": len(sizes),
             "message_bytes": sum(sizes),
-            "wire_bytes": len(half.body),
+            "body_bytes": len(half.body),
             "compressed_messages": sum(flags),
-            "last_message": sizes[-1] if sizes else None,
+            "last_message_bytes": sizes[-1] if sizes else None,
         }
         equal(f"{what} {way}", found, expected)
         equal(f"{what} {way} truncated", figures["truncated"], False)
