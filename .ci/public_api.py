@@ -18,7 +18,7 @@ SNAPSHOT = ROOT / ".ci" / "public_api.txt"
 
 def rustdoc():
     """What rustdoc says of the crate. Its JSON is unstable, so a stable toolchain has to be told."""
-    command = "cargo rustdoc --lib --all-features -- -Z unstable-options --output-format json"
+    command = "cargo rustdoc -p tower-tracer --lib --all-features -- -Z unstable-options --output-format json"
     environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
     target = ROOT / "target" / "public_api"
     environment["CARGO_TARGET_DIR"] = str(target)

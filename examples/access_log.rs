@@ -1,8 +1,8 @@
 //! An access log: a line per RPC, at a level that fits how it ended.
 //!
 //! ```text
-//! cargo run --example access_log --features tracing
-//! RUST_LOG=warn cargo run --example access_log --features tracing
+//! cargo run -p examples --example access_log --features tracing
+//! RUST_LOG=warn cargo run -p examples --example access_log --features tracing
 //! ```
 
 #[path = "echo/mod.rs"]

@@ -4,7 +4,7 @@
 //! the caller's word and fit for a log, not for a label.
 //!
 //! ```sh
-//! cargo run --example axum --features axum
+//! cargo run -p examples --example axum --features axum
 //! ```
 //!
 //! For gRPC on axum's own server, axum's feature `http2` has to be on.

@@ -1,6 +1,6 @@
 //! Builds a stack of tracers from a TOML file, and swaps it while a stream is running.
 //!
-//! `cargo run --example compose [FILE]`; without a file it reads `examples/compose.toml`.
+//! `cargo run -p examples --example compose --features compose [-- FILE]`; without a file it reads `examples/compose.toml`.
 
 // What is public here a test calls.
 #![allow(unreachable_pub, clippy::missing_errors_doc)]
@@ -34,7 +34,7 @@ pub const NEXT: &str = r#"
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/compose.toml");
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/compose.toml");
     let file = env::args().nth(1).unwrap_or_else(|| default.to_owned());
     let toml = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
     run(&toml, NEXT, Arc::new(|line| println!("{line}"))).await

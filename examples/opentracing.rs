@@ -2,7 +2,7 @@
 //! implementation of it.
 //!
 //! ```text
-//! cargo run --example opentracing
+//! cargo run -p examples --example opentracing --features opentracing
 //! ```
 //!
 //! `start` opens a span, `finish` finishes it; the span's context crosses the wire in a header, and

@@ -2,9 +2,9 @@
 //! endpoint, and on the console when nothing does.
 //!
 //! ```text
-//! cargo run --example otel --features otel          # all three in one process
-//! cargo run --example otel --features otel -- serve 127.0.0.1:50051
-//! cargo run --example otel --features otel -- call http://127.0.0.1:50051
+//! cargo run -p examples --example otel --features otel          # all three in one process
+//! cargo run -p examples --example otel --features otel -- serve 127.0.0.1:50051
+//! cargo run -p examples --example otel --features otel -- call http://127.0.0.1:50051
 //! ```
 //!
 //! `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`) and

@@ -52,7 +52,7 @@ fn wanted<'a>(program: &'a str, key: &str) -> &'a str {
 
 #[test]
 fn a_mistake_is_named_where_it_stands() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let output = check(root);
     let told = String::from_utf8_lossy(&output.stderr);
     let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)

@@ -35,7 +35,7 @@ const OPEN: [u32; 1] = [48];
 
 #[test]
 fn each_row_of_the_table_of_endings_names_a_test_that_shows_it() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut tests_of = BTreeMap::new();
     tests(&root.join("tests"), &mut tests_of);
 

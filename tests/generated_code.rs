@@ -16,7 +16,7 @@ fn the_interop_code_is_what_its_proto_file_gives() {
 /// beside the proto file.
 #[track_caller]
 fn compare(proto: &str, made: &str) {
-    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join(proto);
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(proto);
     let checked_in = proto.with_file_name("generated.rs");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
 

@@ -18,8 +18,8 @@ use http::{Request, Response};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tower::Layer as _;
 use tower::{Service as _, ServiceExt as _, service_fn};
-use tower_layer::Layer as _;
 use tower_tracer::{
     RpcInfo, Status, Tracer, TracerLayer,
     methods::KnownMethods,

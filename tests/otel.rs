@@ -1022,7 +1022,7 @@ async fn a_method_is_other_until_the_service_has_answered_a_call_of_it() {
 
 #[tokio::test]
 async fn with_a_list_or_a_descriptor_set_no_other_method_is_known() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/echo");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/echo");
     let set = protox::compile(["echo.proto"], [root]).unwrap();
     let set = prost::Message::encode_to_vec(&set);
     assert!(KnownMethods::from_descriptor_set(b"no such thing").is_err());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! influx -execute 'CREATE DATABASE rpc'
-//! cargo run --example influxdb -- [ROUNDS] [STORE]
+//! cargo run -p examples --example influxdb --features influxdb -- [ROUNDS] [STORE]
 //! influx -database rpc -execute 'SELECT count(cost_ns) FROM rpc GROUP BY role, method, code'
 //! ```
 

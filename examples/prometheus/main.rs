@@ -1,7 +1,7 @@
 //! Serves `/metrics` for Prometheus: a server and a client in one program, both traced.
 //!
 //! ```text
-//! cargo run --example prometheus --features metrics -- [ROUNDS] [ADDRESS]
+//! cargo run -p examples --example prometheus --features metrics -- [ROUNDS] [ADDRESS]
 //! curl http://127.0.0.1:9464/metrics
 //! ```
 //!
