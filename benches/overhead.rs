@@ -1,7 +1,7 @@
 //! What layers cost per RPC, side by side in one run: `cargo bench --bench overhead`.
 //!
 //! Times are the best of many short rounds, the layers taking turns, as overhead above no layer at
-//! all, and of those the middle one of 15 processes: where a process lies in memory moves them by
+//! all, and of those the middle one of 15 processes: where a process is in memory moves them by
 //! 20 ns. Look at the ratios. Give the name of one layer to run only its calls, for counting
 //! instructions (`valgrind --tool=callgrind … --only empty`, built by `-p benches` and so without `quanta`, whose
 //! calibration takes as long as it takes), and how many for sampling.

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Checks all programs as a crate of a user's own, with as few features as there are.
+/// Checks all programs as a user's crate, with as few features as there are.
 fn check(root: &Path) -> Output {
     let package = root.join("target/compile_errors");
     let bins = package.join("src/bin");

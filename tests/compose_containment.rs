@@ -588,7 +588,7 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
         .flat_map(|hook| names.map(|tracer| format!("ERROR hook={hook:?} tracer={tracer:?}")));
     assert_eq!(reported, expected.collect::<Vec<_>>());
 
-    // Closures of one function have one name, and are told apart all the same; of a scope it is its
+    // Closures of one function have one name, and are still told apart; of a scope it is its
     // own name.
     struct Leaky<const PLACE: u8>;
 

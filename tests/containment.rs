@@ -303,7 +303,7 @@ fn a_panic_of_the_tracer_of_one_of_several_layers_is_contained() {
 fn a_panic_of_one_tracer_within_a_users_wrapper_is_contained() {
     let _alone = alone();
     for hook in Hook::ALL {
-        // Asked for its level and its wishes by the wrapper, it panics there and starts all the same.
+        // Asked for its level and its wishes by the wrapper, it panics there and still starts.
         let starts_anyway = hook.is_before_start();
         for in_vec in [false, true] {
             let (first, last) = (Member::default(), Member::default());

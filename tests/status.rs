@@ -261,7 +261,8 @@ async fn an_http_status_without_a_grpc_status_is_mapped_on_a_client_only() {
 
 // Ending 10.
 #[tokio::test]
-async fn a_proxys_error_page_is_the_http_statuss_code_though_the_caller_gives_up_on_it() {
+async fn an_error_page_of_a_proxy_has_the_code_of_its_http_status_though_the_caller_gives_up_on_it()
+{
     let html = map(&[("content-type", "text/html")]);
     let met = meet(
         ServerStreaming,

@@ -52,7 +52,7 @@
 //!
 //! | | span | metric |
 //! | --- | --- | --- |
-//! | gRPC, gRPC-Web, Connect, and requests of a user's own | `pkg.Svc/Method` | `rpc.client.call.duration`, `rpc.server.call.duration` |
+//! | gRPC, gRPC-Web, Connect, and custom requests | `pkg.Svc/Method` | `rpc.client.call.duration`, `rpc.server.call.duration` |
 //! | plain HTTP | `GET /route` | `http.client.request.duration`, `http.server.request.duration` |
 //!
 //! An RPC's span has `rpc.system.name`, `rpc.method`, `server.address`, `server.port` and the request's
@@ -92,7 +92,7 @@
 //! request's body that is neither tonic's nor axum's has it only where the handler reads it.
 //!
 //! A request that passes several layers, or that a server's handler hands on to a client, is in one
-//! trace also where a buffer or a task lies between them: it carries its record.
+//! trace also if a buffer or a task is between them: it carries its record.
 //!
 //! What a caller sends is bounded by W3C's limits. A `tracestate` of more than 512 characters is cut
 //! by members, as [Trace Context](https://www.w3.org/TR/trace-context/#tracestate-limits) (3.3.1.5) says:

@@ -179,7 +179,7 @@ impl Series {
         self.outcomes[code as usize].get_or_init(|| self.end(Some(code), None))
     }
 
-    /// The same for an RPC that has no code: a protocol of a user's own.
+    /// The same for an RPC that has no code: a custom protocol.
     pub(super) fn outcome_without_code(&self, failed: Option<Ending>) -> Outcome {
         self.end(None, failed)
     }

@@ -118,7 +118,7 @@ impl BodyReader {
         }
     }
 
-    /// The body is about to be polled. Who goes by its size hint would not poll it for more than that.
+    /// The body is about to be polled. A poller that trusts its size hint polls for no more than that.
     #[inline]
     pub(crate) fn before_poll(&mut self) {
         if let Self::Other(other) = self

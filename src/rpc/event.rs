@@ -76,7 +76,7 @@ impl Event {
     /// How many predefined events there are.
     pub(crate) const SLOTS: usize = Self::PREDEFINED.len();
 
-    /// Defines an event of a user's own.
+    /// Defines a custom event.
     ///
     /// It is recorded where the RPC's level is at least `level`.
     #[must_use]

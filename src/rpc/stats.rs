@@ -119,7 +119,7 @@ impl Stats {
         *ending = AtomicU8::new(0);
     }
 
-    /// Lets go of what it holds.
+    /// Releases what it holds.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.start_time.take();

@@ -106,7 +106,7 @@ fn inferred_role(request: &impl TracedRequest) -> Role {
     request.rpc().map_or(Role::Server, RpcInfo::role)
 }
 
-/// A record without a parent can stand under a declined RPC all the same.
+/// A record without a parent can still be under a declined RPC.
 #[inline]
 fn inherited_by_root(rpc: &RpcInfo) -> Option<SampleKey> {
     match rpc.parent() {

@@ -221,7 +221,7 @@ pub trait Tracer: Send + Sync + 'static {
     ///
     /// A declined RPC costs nothing, and so it is followed only by what runs within its call, its
     /// future and its response's body. What runs in a task of its own, such as a service behind
-    /// tower's `Buffer`, and what its request's body does, which the transport polls, is decided anew.
+    /// tower's `Buffer`, and what its request's body does, which the transport polls, is decided again.
     ///
     /// Not seen is what another process decided: where a trace is to be sampled whole across
     /// processes, use OpenTelemetry's samplers, which also keep on propagating what they do not

@@ -97,7 +97,7 @@ impl Scopes {
 impl RpcInfo {
     /// Looks at the scope of this type that a tracer of this RPC has returned, while the RPC's code
     /// runs. So a tracer finds its own for the layer [further out](Self::same_request_parent), or for the RPC that a
-    /// call is made [under](Self::parent), also where a buffer or a task lies between and it is not
+    /// call is made [under](Self::parent), also if a buffer or a task is between and it is not
     /// current. Of several of a type it is the innermost one.
     ///
     /// ```
