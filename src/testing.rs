@@ -25,6 +25,57 @@
 //! assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
 //! # }
 //! ```
+//!
+//! # A service without a network
+//!
+//! A generated client takes any service, so it can call a generated server directly:
+//!
+//! ```
+//! # #[cfg(feature = "transport")]
+//! # mod doc {
+//! # mod echo { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo/generated.rs")); }
+//! # use echo::{EchoRequest, EchoResponse, echo_client::EchoClient, echo_server::{Echo, EchoServer}};
+//! # use std::pin::Pin;
+//! # use tonic::{Request, Response, Status, Streaming};
+//! # type Responses = Pin<Box<dyn tokio_stream::Stream<Item = Result<EchoResponse, Status>> + Send>>;
+//! use tower::ServiceBuilder;
+//! use tower_tracer::{Code, Ending, TracerLayer, testing::RecordingTracer};
+//!
+//! struct Shop;
+//!
+//! #[tonic::async_trait]
+//! impl Echo for Shop {
+//!     async fn unary_echo(&self, _: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+//!         Err(Status::not_found("no such item"))
+//!     }
+//! #   type ServerStreamingEchoStream = Responses;
+//! #   async fn server_streaming_echo(&self, _: Request<EchoRequest>) -> Result<Response<Responses>, Status> { Err(Status::unimplemented("")) }
+//! #   async fn client_streaming_echo(&self, _: Request<Streaming<EchoRequest>>) -> Result<Response<EchoResponse>, Status> { Err(Status::unimplemented("")) }
+//! #   type BidirectionalStreamingEchoStream = Responses;
+//! #   async fn bidirectional_streaming_echo(&self, _: Request<Streaming<EchoRequest>>) -> Result<Response<Responses>, Status> { Err(Status::unimplemented("")) }
+//!     // … and the other methods.
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] pub(super) async fn run() {
+//! let recorder = RecordingTracer::new();
+//! let server = ServiceBuilder::new()
+//!     .layer(TracerLayer::new(recorder.clone()).server())
+//!     .service(EchoServer::new(Shop));
+//!
+//! let error = EchoClient::new(server).unary_echo(EchoRequest::default()).await.unwrap_err();
+//! assert_eq!(error.code(), tonic::Code::NotFound);
+//!
+//! let rpc = recorder.wait_finished(1).await.remove(0);
+//! assert_eq!(rpc.full_method(), Some("echo.Echo/UnaryEcho"));
+//! assert_eq!(rpc.stats().code(), Some(Code::NotFound));
+//! assert_eq!(rpc.stats().ending(), Some(Ending::HeadersOnly));
+//! assert_eq!(rpc.stats().received().messages(), Some(1));
+//! # } }
+//! # fn main() {
+//! #     #[cfg(feature = "transport")]
+//! #     doc::run();
+//! # }
+//! ```
 
 use std::{
     fmt,

@@ -1,23 +1,52 @@
 //! OpenTelemetry's spans, metrics and propagation.
 //!
-//! ```
+//! A complete set-up, from the resource to the shutdown, with the crates `opentelemetry`,
+//! `opentelemetry_sdk` and `opentelemetry-otlp` (its feature `grpc-tonic`):
+//!
+//! ```no_run
 //! use opentelemetry::global;
+//! use opentelemetry_otlp::{MetricExporter, SpanExporter};
 //! use opentelemetry_sdk::{
-//!     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+//!     Resource, metrics::SdkMeterProvider, propagation::TraceContextPropagator,
+//!     trace::SdkTracerProvider,
 //! };
-//! use tower_tracer::{TracerLayer, otel};
+//! use tower_tracer::{TracerLayer, otel::OtelTracer};
 //!
-//! // First, at the start of the program, each with an exporter:
-//! global::set_tracer_provider(SdkTracerProvider::builder().build());
-//! global::set_meter_provider(SdkMeterProvider::builder().build());
-//! global::set_text_map_propagator(TraceContextPropagator::new());
+//! # type Failure = Box<dyn std::error::Error>;
+//! # async fn serve<L>(_: L) {}
+//! #[tokio::main]
+//! async fn main() -> Result<(), Failure> {
+//!     // Who reports.
+//!     let resource = Resource::builder().with_service_name("shop").build();
 //!
-//! // Then on a client and on a server alike:
-//! let layer = TracerLayer::new(otel::OtelTracer::new());
-//! # let _ = layer;
+//!     // Where to: the standard endpoint, or `OTEL_EXPORTER_OTLP_ENDPOINT`.
+//!     let spans = SdkTracerProvider::builder()
+//!         .with_resource(resource.clone())
+//!         .with_batch_exporter(SpanExporter::builder().with_tonic().build()?)
+//!         .build();
+//!     let metrics = SdkMeterProvider::builder()
+//!         .with_resource(resource)
+//!         .with_periodic_exporter(MetricExporter::builder().with_tonic().build()?)
+//!         .build();
+//!     global::set_tracer_provider(spans.clone());
+//!     global::set_meter_provider(metrics.clone());
+//!     global::set_text_map_propagator(TraceContextPropagator::new());
+//!
+//!     // On a client and on a server alike.
+//!     serve(TracerLayer::new(OtelTracer::new())).await;
+//!
+//!     // Send what is left.
+//!     spans.shutdown()?;
+//!     metrics.shutdown()?;
+//!     Ok(())
+//! }
 //! ```
 //!
-//! That takes the global providers and the global propagator. A program sets them before its first
+//! The example [`otel`](https://docs.rs/crate/tower-tracer/latest/source/examples/otel.rs) runs two
+//! services and a client with it. For spans of `tracing` in the same trace, see
+//! [`tracing_opentelemetry_or_both`](crate::guide::tracing_opentelemetry_or_both).
+//!
+//! `OtelTracer::new()` uses the global providers and the global propagator. A program sets them before its first
 //! RPC: those that it sets later are used from then on, and RPCs before have neither spans nor metrics.
 //! Once a provider that emits was found, it stays. After 1000 RPCs without a provider, a tracer looks
 //! for one every 100 ms. They can also be given, and there are settings for the rest:
@@ -103,7 +132,7 @@
 //! Where telemetry is suppressed, as in an exporter's own calls, this tracer takes no part.
 //!
 //! A span that has started is exported, also where [`finish_if`](crate::Tracer::finish_if),
-//! [`slow`](crate::Tracer::slower_than) or [`failed`](crate::Tracer::only_failed) leave its end out: it lacks what is
+//! [`slower_than`](crate::Tracer::slower_than) or [`only_failed`](crate::Tracer::only_failed) leave its end out: it lacks what is
 //! known only then, and there is no duration. Choose spans with OpenTelemetry's samplers.
 //!
 //! # Methods

@@ -30,6 +30,32 @@ use crate::rpc::{Level, RpcInfo, Scope};
 /// # let _ = layer;
 /// ```
 ///
+/// A struct can name the type of a traced client. In place of this `GreeterClient`, use yours:
+///
+/// ```no_run
+/// # #[cfg(feature = "transport")]
+/// # mod doc {
+/// use tonic::transport::{Channel, Endpoint};
+/// use tower::ServiceBuilder;
+/// use tower_tracer::{Tracer, TracerLayer, on_finish, service::TracerService, tracer::BoxTracer};
+///
+/// # struct GreeterClient<S>(S);
+/// # impl<S> GreeterClient<S> { fn new(inner: S) -> Self { Self(inner) } }
+/// struct App {
+///     greeter: GreeterClient<TracerService<Channel, BoxTracer>>,
+/// }
+///
+/// impl App {
+///     fn new(endpoint: Endpoint) -> Self {
+///         let tracer = on_finish(|rpc| println!("{rpc}")).boxed();
+///         let layer = TracerLayer::new(tracer);
+///         let channel = ServiceBuilder::new().layer(layer).service(endpoint.connect_lazy());
+///         Self { greeter: GreeterClient::new(channel) }
+///     }
+/// }
+/// # }
+/// ```
+///
 /// # Cost
 ///
 /// Per RPC, measured where a layer with an empty tracer costs 250 ns: some 10 ns and no allocation
