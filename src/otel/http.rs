@@ -6,9 +6,10 @@ use http::{StatusCode, header::HOST};
 use opentelemetry::{KeyValue, StringValue};
 
 use super::{
-    earlier_attempts,
+    address::{self, Target},
     forwarded::Forwarded,
-    series::{self, Target, sorted},
+    series::sorted,
+    start::earlier_attempts,
 };
 use crate::{
     Ending, RequestParts, Role, RpcInfo, Status,
@@ -151,7 +152,7 @@ fn server(
     scheme: &str,
 ) -> Vec<KeyValue> {
     if let Some(Address::Named(told)) = rpc.callee().address() {
-        return series::server(Target::Told(told));
+        return address::server(Target::Told(told));
     }
     let forwarded = forwarded.and_then(|forwarded| forwarded.host.as_ref());
     let named = forwarded.or_else(|| request.uri()?.authority()).cloned();

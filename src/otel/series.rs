@@ -1,19 +1,19 @@
 //! The attributes of an RPC: prebuilt for each method and code, sorted.
 
-use std::{
-    borrow::Cow,
-    net::IpAddr,
-    sync::{Arc, OnceLock},
+use std::sync::OnceLock;
+
+use opentelemetry::KeyValue;
+
+use super::{
+    Conventions,
+    address::{Target, server, shared, without_user},
+    methods::UNDECIDED,
+    metrics::Measured,
 };
-
-use opentelemetry::{Key as Name, KeyValue, StringValue};
-
-use super::{Conventions, methods::UNDECIDED, metrics::Measured};
 use crate::{
     Code, Ending, Role,
     methods::OTHER,
-    rpc::Protocol,
-    semconv::{System, bounded, is_failure},
+    semconv::{System, is_failure},
 };
 
 /// What of the settings stands in attributes.
@@ -29,15 +29,6 @@ pub(super) struct Key<'a> {
     pub(super) role: Role,
     pub(super) system: System,
     pub(super) address: Option<Target<'a>>,
-}
-
-/// The server's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target<'a> {
-    /// As the layer was told, in one of the forms that users write.
-    Told(&'a str),
-    /// As a client's URI has it, host and port.
-    Authority(&'a str),
 }
 
 impl Key<'_> {
@@ -295,239 +286,4 @@ impl Series {
 pub(super) fn sorted(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
     attributes.sort_by(|a, b| a.key.cmp(&b.key));
     attributes
-}
-
-fn shared(text: &str) -> StringValue {
-    StringValue::from(Arc::<str>::from(text))
-}
-
-/// `server.address` and `server.port` of an address as users write it.
-pub(super) fn server(target: Target<'_>) -> Vec<KeyValue> {
-    let told;
-    let (host, port) = match target {
-        Target::Told(name) => {
-            told = without_user(name);
-            host_and_port(&told)
-        }
-        Target::Authority(name) => one_host(name).unwrap_or((name, None)),
-    };
-    if host.is_empty() {
-        return Vec::new();
-    }
-    let mut server = vec![KeyValue::new("server.address", shared(host))];
-    server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-    server
-}
-
-/// An address without the user and the password that a URI may have, which are nobody's business.
-fn without_user(address: &str) -> Cow<'_, str> {
-    if address.starts_with("unix:") || address.starts_with("unix-abstract:") {
-        return address.into();
-    }
-    let (scheme, rest) = match address.find("://") {
-        Some(at) => address.split_at(at + "://".len()),
-        None => ("", address),
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}{host}{path}").into(),
-        None => address.into(),
-    }
-}
-
-/// Host and port of an address: of a URI, of `host:port`, and of a gRPC name that names one host. Of
-/// any other name the whole, as the conventions say, and of a Unix socket its path.
-fn host_and_port(address: &str) -> (&str, Option<u16>) {
-    if let Some(path) = address.strip_prefix("unix:") {
-        return (path.strip_prefix("//").unwrap_or(path), None);
-    }
-    let host = match address.split_once(':') {
-        Some(("http" | "https", url)) => {
-            let url = url.strip_prefix("//").unwrap_or(url);
-            url.split(['/', '?', '#']).next().unwrap_or(url)
-        }
-        // `dns:host`, `dns:///host`, and `dns://resolver/host`.
-        Some(("dns", name)) => match name.strip_prefix("//") {
-            Some(name) => name.split_once('/').map_or(name, |(_, host)| host),
-            None => name,
-        },
-        Some(("ipv4" | "ipv6", address)) => address,
-        Some(("unix-abstract", _)) => return (address, None),
-        _ => address,
-    };
-    one_host(host).unwrap_or((address, None))
-}
-
-/// `None` for what is more than a host and its port.
-fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
-    let whole = bare(text).unwrap_or(text);
-    if whole.parse::<IpAddr>().is_ok() {
-        return Some((whole, None));
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => {
-            let is_number = port.bytes().all(|digit| digit.is_ascii_digit());
-            (host, Some(port.parse().ok().filter(|_| is_number)?))
-        }
-        None => (text, None),
-    };
-    match bare(host) {
-        Some(host) => Some((host, port)),
-        None => (!host.contains([':', '/', ','])).then_some((host, port)),
-    }
-}
-
-/// An address without the brackets that one of IPv6 stands in.
-fn bare(host: &str) -> Option<&str> {
-    let host = host.strip_prefix('[')?.strip_suffix(']')?;
-    (!host.contains(['[', ']', ','])).then_some(host)
-}
-
-/// `rpc.request.metadata.<key>` and the like, made once.
-#[derive(Clone, Debug)]
-pub(super) struct AllowedHeader {
-    header: http::HeaderName,
-    http: Name,
-    rpc: Name,
-    old_grpc: Name,
-    old_connect: Name,
-}
-
-/// How much of a header's values a span keeps.
-const VALUES: usize = 16;
-const VALUE_BYTES: usize = 1024;
-
-impl AllowedHeader {
-    /// Adds headers of the request or of the response; what cannot be a header's name is left out.
-    pub(super) fn add<'a>(
-        allowed: &mut Vec<Self>,
-        headers: impl IntoIterator<Item = &'a str>,
-        side: &str,
-    ) {
-        for header in headers {
-            let header = http::HeaderName::from_bytes(header.as_bytes());
-            if let Ok(header) = header
-                && !allowed.iter().any(|known| known.header == header)
-            {
-                allowed.push(Self::new(header, side));
-            }
-        }
-    }
-
-    fn new(header: http::HeaderName, side: &str) -> Self {
-        let name = |name: String| Name::from(Arc::<str>::from(name));
-        Self {
-            http: name(format!("http.{side}.header.{header}")),
-            rpc: name(format!("rpc.{side}.metadata.{header}")),
-            old_grpc: name(format!("rpc.grpc.{side}.metadata.{header}")),
-            old_connect: name(format!("rpc.connect_rpc.{side}.metadata.{header}")),
-            header,
-        }
-    }
-
-    /// The header's values, by the name that each of the conventions has; those marked as sensitive
-    /// and those that are no text are left out.
-    pub(super) fn of(
-        &self,
-        headers: &http::HeaderMap,
-        protocol: Protocol,
-        conventions: Conventions,
-    ) -> Vec<KeyValue> {
-        let text = |value: &http::HeaderValue| {
-            let text = value.to_str().ok().filter(|_| !value.is_sensitive())?;
-            Some(StringValue::from(bounded(text, VALUE_BYTES).to_owned()))
-        };
-        let values = headers.get_all(&self.header).iter();
-        let values: Vec<_> = values.filter_map(text).take(VALUES).collect();
-        if values.is_empty() {
-            return Vec::new();
-        }
-        let (new, old) = match System::of(protocol) {
-            None => (&self.http, None),
-            Some(System::Grpc) => (&self.rpc, Some(&self.old_grpc)),
-            Some(System::Connect) => (&self.rpc, Some(&self.old_connect)),
-            Some(System::Other) => (&self.rpc, None),
-        };
-        let old = old.filter(|_| conventions.has_old());
-        let new = Some(new).filter(|_| conventions.has_new() || old.is_none());
-        let values = opentelemetry::Value::Array(opentelemetry::Array::String(values));
-        let named = |name: &Name| KeyValue::new(name.clone(), values.clone());
-        new.into_iter().chain(old).map(named).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use opentelemetry::KeyValue;
-
-    use super::{Target, host_and_port, server, without_user};
-
-    #[test]
-    fn host_and_port_are_found_in_addresses_as_users_write_them() {
-        for (address, expected) in [
-            ("greeter:50051", ("greeter", Some(50051))),
-            ("greeter", ("greeter", None)),
-            ("10.0.0.1:80", ("10.0.0.1", Some(80))),
-            ("[::1]:50051", ("::1", Some(50051))),
-            ("[::1]", ("::1", None)),
-            ("::1", ("::1", None)),
-            ("dns:greeter:443", ("greeter", Some(443))),
-            ("dns:///greeter.example:443", ("greeter.example", Some(443))),
-            ("dns://8.8.8.8/greeter:443", ("greeter", Some(443))),
-            ("ipv4:10.0.0.1:80", ("10.0.0.1", Some(80))),
-            ("ipv6:[::1]:80", ("::1", Some(80))),
-            ("http://greeter:80/path", ("greeter", Some(80))),
-            ("http://greeter:1/x@y", ("greeter", Some(1))),
-            ("http://u:p@greeter:1/x", ("greeter", Some(1))),
-            ("https://greeter?x", ("greeter", None)),
-            ("https://[::1]:443", ("::1", Some(443))),
-            ("u:p@greeter:80", ("greeter", Some(80))),
-            ("unix:/run/greeter.sock", ("/run/greeter.sock", None)),
-            ("unix:///run/greeter.sock", ("/run/greeter.sock", None)),
-            ("unix:/run/user@1/app.sock", ("/run/user@1/app.sock", None)),
-            // Names of more than one host, or of none that can be told.
-            (
-                "ipv4:10.0.0.1:80,10.0.0.2:80",
-                ("ipv4:10.0.0.1:80,10.0.0.2:80", None),
-            ),
-            ("xds:///service", ("xds:///service", None)),
-            (
-                "zk://zookeeper:2181/service",
-                ("zk://zookeeper:2181/service", None),
-            ),
-            ("zk://u:p@zookeeper:2181/x", ("zk://zookeeper:2181/x", None)),
-            ("vsock:1:2", ("vsock:1:2", None)),
-            ("[::1]:80,[::2]:80", ("[::1]:80,[::2]:80", None)),
-            ("ipv6:[::1],[::2]:443", ("ipv6:[::1],[::2]:443", None)),
-            ("unix-abstract:123", ("unix-abstract:123", None)),
-            ("unix-abstract:a@b", ("unix-abstract:a@b", None)),
-            ("unix:a@b", ("a@b", None)),
-            ("greeter:+1", ("greeter:+1", None)),
-            ("greeter:port", ("greeter:port", None)),
-            (":50051", ("", Some(50051))),
-            ("", ("", None)),
-        ] {
-            assert_eq!(host_and_port(&without_user(address)), expected, "{address}");
-        }
-    }
-
-    #[test]
-    fn without_a_host_there_is_no_server() {
-        assert_eq!(server(Target::Told(":50051")), []);
-        assert_eq!(server(Target::Told("")), []);
-        assert_eq!(server(Target::Told("greeter:80")).len(), 2);
-    }
-
-    #[test]
-    fn a_host_of_a_uri_may_be_named_like_a_scheme() {
-        for host in ["dns", "http", "unix", "ipv4", "greeter"] {
-            let expected = [
-                KeyValue::new("server.address", host),
-                KeyValue::new("server.port", 80),
-            ];
-            let authority = format!("{host}:80");
-            assert_eq!(server(Target::Authority(&authority)), expected);
-        }
-    }
 }

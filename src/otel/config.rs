@@ -1,0 +1,384 @@
+//! The settings of an `OtelTracer`.
+
+use std::{
+    env, fmt,
+    sync::{Arc, OnceLock},
+};
+
+use opentelemetry::{
+    metrics::{Meter, MeterProvider},
+    propagation::TextMapPropagator,
+    trace::{self, SpanKind, TracerProvider},
+};
+
+use super::{
+    headers::AllowedHeader, live::Live, methods::Methods, propagation::Propagation, scope,
+    series::Wording, span::Spans,
+};
+use crate::{RequestParts, methods::KnownMethods, semconv::HTTP_METHODS};
+
+/// Emits OpenTelemetry's spans and metrics; made by [`OtelTracer::new`].
+pub struct OtelTracer {
+    pub(super) spans: Option<Arc<dyn Spans>>,
+    pub(super) meter: Option<Meter>,
+    pub(super) propagation: Propagation,
+    pub(super) wording: Wording,
+    pub(super) methods: Methods,
+    pub(super) request_metadata: Vec<AllowedHeader>,
+    pub(super) response_metadata: Vec<AllowedHeader>,
+    pub(super) http_route: Option<Box<RouteOf>>,
+    pub(super) http_methods: Vec<&'static str>,
+    pub(super) grpc_metrics: Option<GrpcMetrics>,
+    pub(super) attempt_span_kind: SpanKind,
+    pub(super) public_endpoint: bool,
+    pub(super) trust_forwarded: bool,
+    pub(super) message_events: bool,
+    pub(super) timeline: bool,
+    pub(super) in_flight: bool,
+    pub(super) bound: bool,
+    pub(super) live: OnceLock<Live>,
+}
+
+pub(super) type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
+
+/// Which of OpenTelemetry's conventions for RPC are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Conventions {
+    /// Those of 2025 and later: `rpc.system.name`, `rpc.{client,server}.call.duration` in seconds.
+    #[default]
+    New,
+    /// Those before: `rpc.system`, `rpc.service`, `rpc.grpc.status_code`,
+    /// `rpc.{client,server}.duration` in milliseconds.
+    Legacy,
+    /// Both. `rpc.method`, which has two meanings, has the new one on spans.
+    Both,
+}
+
+impl Conventions {
+    fn from_env() -> Self {
+        let asked = env::var("OTEL_SEMCONV_STABILITY_OPT_IN").unwrap_or_default();
+        match asked
+            .split(',')
+            .any(|category| category.trim() == "rpc/dup")
+        {
+            true => Self::Both,
+            false => Self::New,
+        }
+    }
+
+    pub(super) fn has_new(self) -> bool {
+        !matches!(self, Self::Legacy)
+    }
+
+    pub(super) fn has_old(self) -> bool {
+        !matches!(self, Self::New)
+    }
+}
+
+/// What a client's layer counts in gRPC's own metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GrpcMetrics {
+    /// Each RPC is a call and its one attempt: for a client without a retry layer.
+    CallsAndAttempts,
+    /// Each RPC is a call: for the layer outside of a retry layer. It knows the retries where there
+    /// is a layer inside, too, with a tracer of its own for the [attempts](Self::Attempts).
+    Calls,
+    /// Each RPC is an attempt: for the layer inside of a retry layer. It measures no
+    /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's, of the
+    /// kind that [`attempt_span_kind`](OtelTracer::attempt_span_kind) sets.
+    Attempts,
+}
+
+impl GrpcMetrics {
+    pub(super) fn calls(self) -> bool {
+        !matches!(self, Self::Attempts)
+    }
+
+    pub(super) fn attempts(self) -> bool {
+        !matches!(self, Self::Calls)
+    }
+}
+
+impl OtelTracer {
+    /// A tracer with the global providers and propagator, by the conventions that
+    /// `OTEL_SEMCONV_STABILITY_OPT_IN` asks for.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            spans: None,
+            meter: None,
+            propagation: Propagation::default(),
+            wording: Wording {
+                conventions: Conventions::from_env(),
+                status_code: "rpc.response.status_code",
+            },
+            methods: Methods::default(),
+            request_metadata: Vec::new(),
+            response_metadata: Vec::new(),
+            http_route: None,
+            http_methods: HTTP_METHODS.to_vec(),
+            grpc_metrics: None,
+            attempt_span_kind: SpanKind::Internal,
+            public_endpoint: false,
+            trust_forwarded: false,
+            message_events: false,
+            timeline: false,
+            in_flight: false,
+            bound: false,
+            live: OnceLock::new(),
+        }
+    }
+
+    /// Makes spans with this provider instead of the global one.
+    #[must_use]
+    pub fn tracer_provider<P>(mut self, provider: &P) -> Self
+    where
+        P: TracerProvider<Tracer: Send + Sync + 'static>,
+        <P::Tracer as trace::Tracer>::Span: Send + Sync + 'static,
+    {
+        self.spans = Some(Arc::new(provider.tracer_with_scope(scope())));
+        self
+    }
+
+    /// Makes metrics with this provider instead of the global one.
+    #[must_use]
+    pub fn meter_provider(mut self, provider: &dyn MeterProvider) -> Self {
+        self.meter = Some(provider.meter_with_scope(scope()));
+        self
+    }
+
+    /// Extracts and injects with this propagator instead of the global one.
+    #[must_use]
+    pub fn propagator(
+        mut self,
+        propagator: impl TextMapPropagator + Send + Sync + 'static,
+    ) -> Self {
+        self.propagation = Propagation::new(propagator);
+        self
+    }
+
+    /// The server is open to the public: a caller's context is not continued. Each of its spans is
+    /// the root of a trace and linked to the caller's; its baggage is dropped. Values that are in the
+    /// context which is current already stay, unless a span is.
+    #[must_use]
+    pub fn public_endpoint(mut self) -> Self {
+        self.public_endpoint = true;
+        self
+    }
+
+    /// The server is behind a reverse proxy, and what that says of the request it received is true.
+    ///
+    /// As the [conventions for HTTP](https://opentelemetry.io/docs/specs/semconv/http/http-spans/)
+    /// say, a server's span and metrics then have the `url.scheme` that the client used, and the span
+    /// has the client's own `server.address` and `server.port`, and its `client.address`:
+    ///
+    /// | attribute | first | then | else |
+    /// | --- | --- | --- | --- |
+    /// | `url.scheme` | `Forwarded` (`proto`) | `X-Forwarded-Proto` | the request's scheme |
+    /// | `server.address`, `server.port` | `Forwarded` (`host`) | `X-Forwarded-Host` | the request's authority, then `Host` |
+    /// | `client.address` | `Forwarded` (`for`) | `X-Forwarded-For` | the connection's peer |
+    ///
+    /// The address of a [callee](crate::TracerLayer::callee) that the layer was told still goes first.
+    /// The span of an RPC has the addresses too, but no scheme, and its `server.address` comes from the
+    /// callee or the two headers alone.
+    ///
+    /// Where several proxies have added to a list, the first entry counts: the one of the proxy
+    /// nearest to the client. `Forwarded` is read by
+    /// [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239), up to 64 parameters. A value that is not
+    /// valid counts as missing: a scheme other than `http` and `https`, a host that is not a name of
+    /// up to 255 bytes or an IP address, a client that is not an IP address.
+    ///
+    /// **Only for a server that clients cannot reach past the proxy**, whose outermost proxy removes or
+    /// replaces these headers of its clients: anybody can send them.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, otel};
+    ///
+    /// let layer = TracerLayer::new(otel::OtelTracer::new().trust_forwarded()).server();
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn trust_forwarded(mut self) -> Self {
+        self.trust_forwarded = true;
+        self
+    }
+
+    /// The methods that are known, on a server; others are `_OTHER`. Those that generated clients
+    /// call are known without.
+    #[must_use]
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.methods.list(known);
+        self
+    }
+
+    /// Chooses the conventions, instead of `OTEL_SEMCONV_STABILITY_OPT_IN`.
+    #[must_use]
+    pub fn conventions(mut self, conventions: Conventions) -> Self {
+        self.wording.conventions = conventions;
+        self
+    }
+
+    /// Names the attribute of the status code: `rpc.response.status_code`, unless told otherwise,
+    /// or `rpc.status_code`, which comes after version 1.44 of the conventions.
+    #[must_use]
+    pub fn status_code_key(mut self, key: &'static str) -> Self {
+        self.wording.status_code = key;
+        self
+    }
+
+    /// Puts these headers of the request into its span, as `rpc.request.metadata.<header>`, or
+    /// `http.request.header.<header>` for plain HTTP. No others are. Values marked as sensitive are
+    /// left out, and 16 values of 1 KiB are kept.
+    #[must_use]
+    pub fn request_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        AllowedHeader::add(&mut self.request_metadata, headers, "request");
+        self
+    }
+
+    /// The same for headers of the response, `rpc.response.metadata.<header>`. They are seen as
+    /// events, which takes a lock for each message.
+    #[must_use]
+    pub fn response_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        AllowedHeader::add(&mut self.response_metadata, headers, "response");
+        self
+    }
+
+    /// Finds the route of a plain HTTP request on a server, `/users/{id}`: it becomes `http.route`
+    /// and a part of the span's name, so there must be few of them.
+    ///
+    /// ```
+    /// use axum::extract::MatchedPath;
+    /// use tower_tracer::{TracerLayer, otel};
+    ///
+    /// let tracer = otel::OtelTracer::new().http_route(|request| {
+    ///     let route = request.extensions()?.get::<MatchedPath>()?;
+    ///     Some(route.as_str().to_owned())
+    /// });
+    /// // As a route layer, which is inside of the routing and knows the route:
+    /// let app: axum::Router = axum::Router::new()
+    ///     .route("/users/{id}", axum::routing::get(async || "a user"))
+    ///     .route_layer(TracerLayer::new(tracer).server());
+    /// # let _ = app;
+    /// ```
+    #[must_use]
+    pub fn http_route(
+        mut self,
+        find: impl Fn(&RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.http_route = Some(Box::new(find));
+        self
+    }
+
+    /// The methods of HTTP that plain HTTP requests are named after, instead of those of
+    /// [RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#name-methods), PATCH and QUERY: any other
+    /// one is `_OTHER`.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, otel};
+    ///
+    /// let webdav = ["GET", "PUT", "DELETE", "PROPFIND", "MKCOL", "COPY", "MOVE"];
+    /// let layer = TracerLayer::new(otel::OtelTracer::new().http_methods(webdav));
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn http_methods(mut self, known: impl IntoIterator<Item = &'static str>) -> Self {
+        self.http_methods = known.into_iter().collect();
+        self
+    }
+
+    /// Adds an event to the span for each message, as gRPC's
+    /// [A72](https://github.com/grpc/proposal/blob/master/A72-open-telemetry-tracing.md) has them.
+    /// A message that came or goes compressed has its compressed size alone: a layer does not see
+    /// the other one.
+    #[must_use]
+    pub fn message_events(mut self) -> Self {
+        self.message_events = true;
+        self
+    }
+
+    /// Adds the [predefined events](crate::Event::PREDEFINED) of the RPC to its span. It raises the
+    /// level to [`Level::Detailed`].
+    #[must_use]
+    pub fn rpc_events(mut self) -> Self {
+        self.timeline = true;
+        self
+    }
+
+    /// Counts the RPCs in flight: `rpc.{client,server}.active_calls`, and
+    /// `http.{client,server}.active_requests`.
+    #[must_use]
+    pub fn in_flight(mut self) -> Self {
+        self.in_flight = true;
+        self
+    }
+
+    /// Adds gRPC's own metrics, `grpc.client.*` and `grpc.server.*`, of
+    /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) and
+    /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
+    /// the address of the callee that the layer was told, else that of the request's URI. A call that
+    /// starts before its method is known, see [Methods](self#methods), starts as `other`.
+    ///
+    /// Sizes are in bytes (`By`), compressed and without prefixes. The size of the response is recorded
+    /// with each duration, and is 0 if there was no message: also if a proxy answered with a page of
+    /// its own, or nobody answered. The size of a request whose body the layer cannot count is
+    /// unknown, and is not recorded.
+    #[must_use]
+    pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
+        self.grpc_metrics = Some(what);
+        self
+    }
+
+    /// The kind of an attempt's span under the span of its call: `INTERNAL` by default.
+    ///
+    /// The layer outside of a retry layer makes the `CLIENT` span of the call, the layer inside one
+    /// span for each attempt. If those were `CLIENT` too, metrics and service graphs that a backend
+    /// derives from spans would count a call once more for each attempt. Set [`SpanKind::Client`]
+    /// for a backend that pairs each server's span with the `CLIENT` span directly above it. An
+    /// attempt whose call has no span keeps the kind `CLIENT`.
+    #[must_use]
+    pub fn attempt_span_kind(mut self, kind: SpanKind) -> Self {
+        self.attempt_span_kind = kind;
+        self
+    }
+
+    /// Measures the durations of RPCs with bound instruments: a series is looked up once for each
+    /// method and code, and not at each RPC by all of its attributes.
+    ///
+    /// They are an experiment of OpenTelemetry's, which the feature `otel-bound` turns on in its SDK
+    /// too. **With a meter provider other than the SDK's, nothing is measured** unless it knows them.
+    /// A series that is first seen when the SDK keeps no more stays in its overflow for good.
+    #[cfg(feature = "otel-bound")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "otel-bound")))]
+    #[must_use]
+    pub fn bound_instruments(mut self) -> Self {
+        self.bound = true;
+        self
+    }
+}
+
+impl Default for OtelTracer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for OtelTracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OtelTracer")
+            .field("propagation", &self.propagation)
+            .field("wording", &self.wording)
+            .field("request_metadata", &self.request_metadata)
+            .field("response_metadata", &self.response_metadata)
+            .field("grpc_metrics", &self.grpc_metrics)
+            .field("attempt_span_kind", &self.attempt_span_kind)
+            .field("public_endpoint", &self.public_endpoint)
+            .field("trust_forwarded", &self.trust_forwarded)
+            .field("message_events", &self.message_events)
+            .field("timeline", &self.timeline)
+            .field("in_flight", &self.in_flight)
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
+    }
+}
