@@ -2,7 +2,7 @@
 
 use std::{any::Any, error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::rpc::{AtomicLevel, Endpoints, Level, Role};
+use crate::rpc::{AtomicLevel, Endpoints, Failures, Level, Role};
 
 /// What a layer is configured with, but for its tracer.
 #[derive(Clone, Default)]
@@ -11,6 +11,8 @@ pub(crate) struct Config {
     /// `None`: it is inferred from each request.
     pub(crate) role: Option<Role>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
+    /// `None`: the default rule decides.
+    pub(crate) failures: Option<Failures>,
     pub(crate) server_timeout: Option<Duration>,
     pub(crate) finish_at_response: bool,
     pub(crate) insert_into_response: bool,
@@ -26,6 +28,7 @@ impl fmt::Debug for Config {
             .field("role", &self.role)
             .field("level", &self.level)
             .field("endpoints", &self.endpoints)
+            .field("failures", &self.failures)
             .field("server_timeout", &self.server_timeout)
             .field("finish_at_response", &self.finish_at_response)
             .field("insert_into_response", &self.insert_into_response)

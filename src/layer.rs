@@ -4,7 +4,7 @@ use tower_layer::Layer;
 
 use crate::{
     config::{Config, LevelHandle},
-    rpc::{Endpoint, Endpoints, Level, Role, clock},
+    rpc::{Endpoint, Endpoints, Failures, Level, Role, Target, clock},
     service::{LevelOf, Shared, TracerService, view_as},
     tracer::RequestParts,
 };
@@ -164,11 +164,52 @@ impl<T> TracerLayer<T> {
         self
     }
 
+    /// Sets the server that a client calls, which a layer above a channel cannot see.
+    ///
+    /// It is the address of the [callee](crate::RpcInfo::callee): `server.address`, `server.port` and
+    /// `grpc.target` of OpenTelemetry. Without it they come from the request's URI, where a tonic client
+    /// has only a path.
+    ///
+    /// ```no_run
+    /// use tonic::transport::Endpoint;
+    /// use tower::ServiceBuilder;
+    /// use tower_tracer::TracerLayer;
+    ///
+    /// # let tracer = ();
+    /// let endpoint = Endpoint::from_static("http://shop.example:50051");
+    /// let channel = ServiceBuilder::new()
+    ///     .layer(TracerLayer::new(tracer).target(&endpoint))
+    ///     .service(endpoint.connect_lazy());
+    /// ```
+    #[must_use]
+    pub fn target(mut self, target: impl Into<Target>) -> Self {
+        let endpoints = self.endpoints();
+        endpoints.callee = std::mem::take(&mut endpoints.callee).address(target.into().0);
+        self
+    }
+
     /// Tells who is called: on a server this program, on a client the server it talks to, whose
     /// address a layer above a channel cannot know.
     #[must_use]
     pub fn callee(mut self, callee: Endpoint) -> Self {
         self.endpoints().callee = callee;
+        self
+    }
+
+    /// Decides which RPCs are failures, for all tracers of the layer: what
+    /// [`Stats::failed`](crate::Stats::failed) says. Without it OpenTelemetry's rule decides; see
+    /// [`Failures`].
+    ///
+    /// ```
+    /// use tower_tracer::{Code, TracerLayer, rpc::Failures};
+    ///
+    /// let only_own = Failures::new().server([Code::Internal, Code::Unknown, Code::DataLoss]);
+    /// let layer = TracerLayer::new(()).failures(only_own);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn failures(mut self, failures: Failures) -> Self {
+        self.config.failures = Some(failures);
         self
     }
 

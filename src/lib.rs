@@ -109,8 +109,12 @@
 //! * Retries, timeouts and limits: tower has them. A record says which attempt it is.
 //! * Containment where a panic aborts (`panic = "abort"`).
 
+#[cfg(any(feature = "otel", feature = "tracing"))]
+mod address;
 mod config;
 pub mod guide;
+#[cfg(any(feature = "metrics", feature = "otel"))]
+mod labels;
 mod layer;
 pub mod methods;
 #[cfg(feature = "metrics")]

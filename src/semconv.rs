@@ -4,8 +4,11 @@ use std::borrow::Cow;
 
 use http::{Method, Uri, uri::Scheme};
 
-use crate::methods::OTHER;
-use crate::{Code, Ending, Role, RpcInfo, rpc::Protocol};
+use crate::{
+    Code, Ending, RpcInfo, Status,
+    rpc::{Protocol, is_broken, is_http_error},
+};
+use crate::{methods::OTHER, text::bounded};
 
 /// How much of a path a span keeps, in bytes.
 pub(crate) const PATH: usize = 1024;
@@ -71,50 +74,32 @@ impl System {
             (Self::Connect, Code::Unauthenticated) => "unauthenticated",
         })
     }
-}
 
-/// Whether a code is a failure of this side: on a client each but OK, on a server those that say
-/// the server failed, not the caller.
-pub(crate) fn is_failure(role: Role, code: Code) -> bool {
-    match role {
-        Role::Client => code != Code::Ok,
-        Role::Server => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
+    /// The code of an RPC that failed, as `error.type` has it.
+    pub(crate) fn error_type(self, code: Code) -> &'static str {
+        self.code(code).unwrap_or(OTHER)
     }
 }
 
-/// What `error.type` says of plain HTTP, where the exchange failed on this side.
-pub(crate) fn http_error(
-    role: Role,
-    status: Option<u16>,
-    ending: Option<Ending>,
-) -> Option<Cow<'static, str>> {
-    let least = match role {
-        Role::Client => 400,
-        Role::Server => 500,
-    };
-    if let Some(status) = status.filter(|status| *status >= least) {
-        return Some(status.to_string().into());
+/// What `error.type` says of an RPC that failed; `None` if it did not.
+pub(crate) fn error_type(rpc: &RpcInfo) -> Option<Cow<'static, str>> {
+    let stats = rpc.stats();
+    if !stats.failed() {
+        return None;
     }
-    match ending? {
-        Ending::Trailers | Ending::HeadersOnly | Ending::BodyEnd | Ending::Response => None,
-        // A caller that goes away does not make the server fail, and one that has seen the
-        // response may have seen enough.
-        Ending::Cancelled if role == Role::Server || status.is_some() => None,
-        ending @ (Ending::ServiceError
-        | Ending::BodyError
-        | Ending::Reset
-        | Ending::Cancelled
-        | Ending::Deadline
-        | Ending::Panic) => Some(ending.as_str().into()),
-    }
+    let ending = stats.ending().map_or(OTHER, Ending::as_str);
+    Some(match stats.status() {
+        Some(Status::Grpc(code)) => {
+            let system = System::of(rpc.protocol()).unwrap_or(System::Grpc);
+            system.error_type(code).into()
+        }
+        Some(Status::Http(status))
+            if is_http_error(rpc.role(), status) || !stats.ending().is_some_and(is_broken) =>
+        {
+            status.to_string().into()
+        }
+        Some(Status::Http(_)) | None => ending.into(),
+    })
 }
 
 /// The HTTP status with which plain HTTP answered a request of gRPC: that of a proxy or of middleware.
@@ -159,13 +144,4 @@ pub(crate) fn full_url(uri: &Uri) -> Option<String> {
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     let path = bounded(uri.path(), PATH);
     Some(format!("{scheme}://{host}{path}"))
-}
-
-/// At most this many bytes of a text, cut where a character ends.
-pub(crate) fn bounded(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }

@@ -4,25 +4,19 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 /// At most `limit` bytes of `text`, cut where a character ends.
-pub(crate) fn bounded(text: &str, limit: usize) -> Box<str> {
+pub(crate) fn bounded(text: &str, limit: usize) -> &str {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].into()
+    text.get(..end).unwrap_or_default()
 }
 
 /// The text up to `longest` bytes, with what could move the cursor, end the line or turn it around
 /// escaped.
 #[cfg(feature = "tracing")]
 pub(crate) fn escape(text: &str, longest: usize) -> Cow<'_, str> {
-    let head = match text
-        .char_indices()
-        .find(|(at, c)| at + c.len_utf8() > longest)
-    {
-        Some((end, _)) => text.get(..end).unwrap_or_default(),
-        None => text,
-    };
+    let head = bounded(text, longest);
     if !head.contains(is_unprintable) {
         return Cow::Borrowed(head);
     }

@@ -79,7 +79,7 @@ async fn the_status_is_that_of_the_headers_and_bytes_are_counted() {
         (200, false),
         (201, false),
         (302, false),
-        (404, true),
+        (404, false),
         (500, true),
         (999, true),
     ] {

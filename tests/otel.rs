@@ -133,8 +133,12 @@ fn name_of(code: Code) -> &'static str {
 /// The peer's port and the server's differ from run to run.
 fn without_ports(mut attributes: Vec<String>) -> Vec<String> {
     for attribute in &mut attributes {
-        if attribute.starts_with("network.peer.port=") {
-            *attribute = "network.peer.port=…".to_owned();
+        for name in ["network.peer.port", "server.port"] {
+            let differs = attribute.starts_with(&format!("{name}="));
+            // That of the target that a client is configured with.
+            if differs && attribute != "server.port=50051" {
+                *attribute = format!("{name}=…");
+            }
         }
     }
     attributes
@@ -150,7 +154,7 @@ fn assert_told(
 ) -> SpanData {
     let mut common = vec![
         format!("rpc.method={method}"),
-        format!("rpc.response.status_code={code}"),
+        format!("rpc.status_code={code}"),
         "rpc.system.name=grpc".to_owned(),
     ];
     if failed {
@@ -165,6 +169,9 @@ fn assert_told(
     if role == Role::Server {
         of_span.push("network.peer.address=127.0.0.1".to_owned());
         of_span.push("network.peer.port=…".to_owned());
+        // As the caller named it.
+        of_span.push("server.address=127.0.0.1".to_owned());
+        of_span.push("server.port=…".to_owned());
         of_span.sort();
     }
     let span = last(telemetry);
@@ -742,7 +749,7 @@ async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
     let seen = Seen::default();
     let telemetry = Telemetry::sampled(seen.clone());
     let tracer = telemetry.tracer().methods(KnownMethods::new(["/a.B/C"]));
-    let layer = TracerLayer::new(tracer.request_metadata(["tenant"]))
+    let layer = TracerLayer::new(tracer.request_headers(["tenant"]))
         .client()
         .callee(tower_tracer::rpc::Endpoint::default().address(CALLEE));
     in_process(layer)
@@ -751,7 +758,7 @@ async fn a_sampler_sees_system_method_and_server_before_the_span_starts() {
         .unwrap();
     let expected = [
         "rpc.method=a.B/C",
-        "rpc.request.metadata.tenant=[\"blue\"]",
+        "rpc.request.header.tenant=[\"blue\"]",
         "rpc.system.name=grpc",
         "server.address=echo.example",
         "server.port=50051",
@@ -1082,7 +1089,7 @@ async fn a_hundred_thousand_paths_leave_the_number_of_series_where_it_was() {
     assert_eq!(points.len(), 4 + 99 + 1, "a hundred methods are learnt");
     let rest = [
         "rpc.method=_OTHER",
-        "rpc.response.status_code=OK",
+        "rpc.status_code=OK",
         "rpc.system.name=grpc",
     ];
     let rest = points
@@ -1208,9 +1215,9 @@ async fn headers_are_recorded_by_allow_list_only_and_sensitive_values_never() {
     let telemetry = Telemetry::new();
     let tracer = telemetry
         .tracer()
-        .request_metadata(["tenant", "token", "no header"])
-        .request_metadata(["Tenant"])
-        .response_metadata(["grpc-status"]);
+        .request_headers(["tenant", "token"])
+        .request_headers(["Tenant"])
+        .response_headers(["grpc-status"]);
     let service = in_process(TracerLayer::new(tracer).server());
     let mut request = request(
         "/a.B/C",
@@ -1228,12 +1235,12 @@ async fn headers_are_recorded_by_allow_list_only_and_sensitive_values_never() {
     request.headers_mut().insert("token", token);
     service.oneshot(request).await.unwrap();
     let found = attributes(&last(&telemetry).attributes);
-    let metadata: Vec<_> = found.iter().filter(|a| a.contains("metadata")).collect();
+    let metadata: Vec<_> = found.iter().filter(|a| a.contains(".header.")).collect();
     assert_eq!(
         metadata,
         [
-            "rpc.request.metadata.tenant=[\"blue\",\"green\"]",
-            "rpc.response.metadata.grpc-status=[\"0\"]",
+            "rpc.request.header.tenant=[\"blue\",\"green\",\"w6k=\"]",
+            "rpc.response.header.grpc-status=[\"0\"]",
         ]
     );
     assert!(!found.iter().any(|a| a.contains("secret")), "{found:?}");
@@ -1241,14 +1248,14 @@ async fn headers_are_recorded_by_allow_list_only_and_sensitive_values_never() {
 
 #[tokio::test]
 async fn the_conventions_and_the_status_key_are_a_setting() {
-    const IN_FLIGHT: &str = "rpc.server.active_calls";
+    const IN_FLIGHT: &str = "tower_tracer.server.active_calls";
     let run = async |conventions, key| {
         let telemetry = Telemetry::new();
         let tracer = telemetry
             .tracer()
             .methods(KnownMethods::new(["a.B/C"]))
             .conventions(conventions)
-            .request_metadata(["tenant"])
+            .request_headers(["tenant"])
             .in_flight();
         let layer = TracerLayer::new(tracer.status_code_key(key)).server();
         let request = request("/a.B/C", &[("tenant", "blue")]).map(|_| "13".to_owned());
@@ -1268,11 +1275,11 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
         (span, metrics)
     };
     let new = "rpc.server.call.duration [s] error.type=INTERNAL rpc.method=a.B/C \
-               rpc.response.status_code=INTERNAL rpc.system.name=grpc";
+               rpc.status_code=INTERNAL rpc.system.name=grpc";
     let old = "rpc.server.duration [ms] rpc.grpc.status_code=13 rpc.method=C rpc.service=a.B \
                rpc.system=grpc";
     let in_flight = format!("{IN_FLIGHT} rpc.method=a.B/C rpc.system.name=grpc");
-    let default_key = "rpc.response.status_code";
+    let default_key = "rpc.status_code";
 
     let (span, metrics) = run(Conventions::Legacy, default_key).await;
     assert_eq!(
@@ -1286,7 +1293,7 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
         ]
     );
     let old_in_flight = format!("{IN_FLIGHT} rpc.method=C rpc.service=a.B rpc.system=grpc");
-    assert_eq!(metrics, [&*old_in_flight, old]);
+    assert_eq!(metrics, [old, &*old_in_flight]);
 
     let (span, metrics) = run(Conventions::Both, default_key).await;
     assert_eq!(
@@ -1296,27 +1303,29 @@ async fn the_conventions_and_the_status_key_are_a_setting() {
             "rpc.grpc.request.metadata.tenant=[\"blue\"]",
             "rpc.grpc.status_code=13",
             "rpc.method=a.B/C",
-            "rpc.request.metadata.tenant=[\"blue\"]",
-            "rpc.response.status_code=INTERNAL",
+            "rpc.request.header.tenant=[\"blue\"]",
             "rpc.service=a.B",
+            "rpc.status_code=INTERNAL",
             "rpc.system.name=grpc",
             "rpc.system=grpc",
         ]
     );
-    assert_eq!(metrics, [&*in_flight, new, old]);
+    assert_eq!(metrics, [new, old, &*in_flight]);
 
-    let (span, metrics) = run(Conventions::New, "rpc.status_code").await;
+    let (span, metrics) = run(Conventions::New, "rpc.response.status_code").await;
     assert_eq!(
         span,
         [
             "error.type=INTERNAL",
             "rpc.method=a.B/C",
-            "rpc.request.metadata.tenant=[\"blue\"]",
-            "rpc.status_code=INTERNAL",
+            "rpc.request.header.tenant=[\"blue\"]",
+            "rpc.response.status_code=INTERNAL",
             "rpc.system.name=grpc",
         ]
     );
-    assert_eq!(metrics, [in_flight, new.replace("rpc.response.", "rpc.")]);
+    let new = "rpc.server.call.duration [s] error.type=INTERNAL rpc.method=a.B/C \
+               rpc.response.status_code=INTERNAL rpc.system.name=grpc";
+    assert_eq!(metrics, [new, &*in_flight]);
 }
 
 #[tokio::test]
@@ -1330,7 +1339,7 @@ async fn a_call_whose_state_is_dropped_without_a_finish_is_not_in_flight() {
     let service = in_process(TracerLayer::new(tower_tracer::Tracer::only_failed(tracer)).server());
     service.oneshot(request("/a.B/C", &[])).await.unwrap();
     assert_eq!(
-        telemetry.sum("rpc.server.active_calls"),
+        telemetry.sum("tower_tracer.server.active_calls"),
         [("rpc.method=a.B/C rpc.system.name=grpc".to_owned(), 0)]
     );
 }
@@ -1443,10 +1452,16 @@ async fn calls_in_flight_are_counted_up_and_down() {
     let running = tokio::spawn(service.oneshot(request("/a.B/C", &[])));
     soon(entered.notified()).await;
     let expected = |n| [("rpc.method=a.B/C rpc.system.name=grpc".to_owned(), n)];
-    assert_eq!(telemetry.sum("rpc.server.active_calls"), expected(1));
+    assert_eq!(
+        telemetry.sum("tower_tracer.server.active_calls"),
+        expected(1)
+    );
     wait.notify_one();
     soon(running).await.unwrap().unwrap();
-    assert_eq!(telemetry.sum("rpc.server.active_calls"), expected(0));
+    assert_eq!(
+        telemetry.sum("tower_tracer.server.active_calls"),
+        expected(0)
+    );
 }
 
 #[tokio::test]
@@ -1510,8 +1525,8 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     let [(call, 1)] = &calls[..] else {
         panic!("an attempt is no call: {calls:?}")
     };
-    assert!(telemetry.sum("rpc.client.active_calls").is_empty());
-    assert!(call.contains(&"rpc.response.status_code=OK".to_owned()));
+    assert!(telemetry.sum("tower_tracer.client.active_calls").is_empty());
+    assert!(call.contains(&"rpc.status_code=OK".to_owned()));
     assert_eq!(telemetry.spans().len(), 4);
     assert_eq!(histogram("grpc.client.call.retries"), [(all(""), 1)]);
     assert_eq!(telemetry.histogram("grpc.client.call.retries")[0].sum, 2.0);
@@ -1890,7 +1905,7 @@ async fn bound_instruments_measure_the_same() {
     let all = |code: &str| {
         [
             "rpc.method=a.B/C".to_owned(),
-            format!("rpc.response.status_code={code}"),
+            format!("rpc.status_code={code}"),
             "rpc.system.name=grpc".to_owned(),
         ]
     };
@@ -1931,6 +1946,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
             "http.request.method=GET",
             "http.response.status_code=404",
             "http.route=/users/{id}",
+            "network.protocol.version=1.1",
             "url.path=/users/7",
             "url.scheme=http",
         ]
@@ -1944,6 +1960,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
             "http.request.method=GET",
             "http.response.status_code=404",
             "http.route=/users/{id}",
+            "network.protocol.version=1.1",
             "url.scheme=http",
         ]
     );
@@ -1963,6 +1980,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
             "http.request.method=_OTHER",
             "http.request.method_original=BREW",
             "http.response.status_code=503",
+            "network.protocol.version=1.1",
             "server.address=tea",
             "server.port=443",
             "url.path=/pot",
@@ -1982,6 +2000,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
         [
             "http.request.method=BREW",
             "http.response.status_code=200",
+            "network.protocol.version=1.1",
             "server.address=tea.example",
             "server.port=8080",
             "url.path=/pot",
@@ -2144,7 +2163,10 @@ async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other()
     }
     of_metrics.sort();
     let label = |scheme: &str| {
-        format!("http.request.method=GET http.response.status_code=200 url.scheme={scheme}")
+        format!(
+            "http.request.method=GET http.response.status_code=200 network.protocol.version=1.1 \
+             url.scheme={scheme}"
+        )
     };
     assert_eq!(of_metrics, [label("http"), label("https")]);
     let mut in_flight = telemetry.sum("http.server.active_requests");
@@ -2215,7 +2237,7 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
         [
             "error.type=not_found",
             "rpc.method=a.B/C",
-            "rpc.response.status_code=not_found",
+            "rpc.status_code=not_found",
             "rpc.system.name=connectrpc",
         ]
     );
@@ -2230,7 +2252,7 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
         [
             "error.type=UNKNOWN",
             "rpc.method=a.B/C",
-            "rpc.response.status_code=UNKNOWN",
+            "rpc.status_code=UNKNOWN",
             "rpc.system.name=grpc",
         ]
     );

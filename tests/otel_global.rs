@@ -95,7 +95,10 @@ async fn providers_that_are_installed_after_the_first_rpc_are_used_from_then_on(
     across.await;
     assert_eq!(telemetry.spans().len(), 4, "its span began before");
     assert_eq!(measured(&telemetry, "rpc.server.call.duration"), 2);
-    for metric in ["rpc.client.active_calls", "rpc.server.active_calls"] {
+    for metric in [
+        "tower_tracer.client.active_calls",
+        "tower_tracer.server.active_calls",
+    ] {
         let in_flight = telemetry.sum(metric);
         assert!(in_flight.iter().all(|(_, n)| *n == 0), "{in_flight:?}");
         assert_eq!(in_flight.len(), 1);

@@ -41,12 +41,12 @@ fn the_environment_says_which_conventions_are_followed() {
     }
     let new = (
         "metrics: rpc.server.call.duration",
-        "span: rpc.method=a.B/C rpc.response.status_code=OK rpc.system.name=grpc",
+        "span: rpc.method=a.B/C rpc.status_code=OK rpc.system.name=grpc",
     );
     let both = (
         "metrics: rpc.server.call.duration rpc.server.duration",
-        "span: rpc.grpc.status_code=0 rpc.method=a.B/C rpc.response.status_code=OK \
-         rpc.service=a.B rpc.system.name=grpc rpc.system=grpc",
+        "span: rpc.grpc.status_code=0 rpc.method=a.B/C rpc.service=a.B \
+         rpc.status_code=OK rpc.system.name=grpc rpc.system=grpc",
     );
     for (asked, (metrics, span)) in [
         (None, new),

@@ -525,17 +525,17 @@ async fn a_span_says_what_the_conventions_for_rpc_say() {
     assert_eq!(
         server,
         [
-            "otel.kind=server otel.name=a.B/C rpc.method=a.B/C rpc.response.status_code=OK \
+            "otel.kind=server otel.name=a.B/C rpc.method=a.B/C rpc.status_code=OK \
              rpc.system.name=grpc",
-            "otel.kind=server otel.name=a.B/C rpc.method=a.B/C rpc.response.status_code=NOT_FOUND \
+            "otel.kind=server otel.name=a.B/C rpc.method=a.B/C rpc.status_code=NOT_FOUND \
              rpc.system.name=grpc",
             "error.type=INTERNAL otel.kind=server otel.name=a.B/C otel.status_code=ERROR \
-             rpc.method=a.B/C rpc.response.status_code=INTERNAL rpc.system.name=grpc",
+             rpc.method=a.B/C rpc.status_code=INTERNAL rpc.system.name=grpc",
             "error.type=UNIMPLEMENTED otel.kind=server otel.name=grpc otel.status_code=ERROR \
              rpc.method=_OTHER rpc.method_original=a.B/Guess \
-             rpc.response.status_code=UNIMPLEMENTED rpc.system.name=grpc",
+             rpc.status_code=UNIMPLEMENTED rpc.system.name=grpc",
             "error.type=UNIMPLEMENTED otel.kind=server otel.name=grpc otel.status_code=ERROR \
-             rpc.method=_OTHER rpc.method_original=guess rpc.response.status_code=UNIMPLEMENTED \
+             rpc.method=_OTHER rpc.method_original=guess rpc.status_code=UNIMPLEMENTED \
              rpc.system.name=grpc",
         ]
     );
@@ -549,7 +549,7 @@ async fn a_span_says_what_the_conventions_for_rpc_say() {
             spans(client, [(generated, response)]).await,
             [
                 "error.type=NOT_FOUND otel.kind=client otel.name=x.Y/Z otel.status_code=ERROR \
-                 rpc.method=x.Y/Z rpc.response.status_code=NOT_FOUND rpc.system.name=grpc"
+                 rpc.method=x.Y/Z rpc.status_code=NOT_FOUND rpc.system.name=grpc"
             ]
         );
     }
@@ -569,7 +569,7 @@ async fn connect_has_a_system_and_a_spelling_of_its_own() {
         spans(TracerLayer::new(tracer).server(), [(request, response)]).await,
         [
             "error.type=unimplemented otel.kind=server otel.name=a.B/C otel.status_code=ERROR \
-             rpc.method=a.B/C rpc.response.status_code=unimplemented rpc.system.name=connectrpc"
+             rpc.method=a.B/C rpc.status_code=unimplemented rpc.system.name=connectrpc"
         ]
     );
 }
@@ -588,10 +588,10 @@ async fn a_span_of_plain_http_says_what_the_conventions_for_http_say() {
         spans(layer().server(), exchanges()).await,
         [
             "http.request.method=GET http.response.status_code=404 otel.kind=server otel.name=GET \
-             url.path=/a.B/C url.scheme=http",
+             server.address=example.org url.path=/a.B/C url.scheme=http",
             "error.type=500 http.request.method=_OTHER http.request.method_original=GUESS \
              http.response.status_code=500 otel.kind=server otel.name=HTTP otel.status_code=ERROR \
-             url.path=/a.B/C url.scheme=http",
+             server.address=example.org url.path=/a.B/C url.scheme=http",
         ]
     );
     let route = TracingTracer::new()
@@ -605,7 +605,8 @@ async fn a_span_of_plain_http_says_what_the_conventions_for_http_say() {
         [
             "error.type=404 http.request.method=GET http.response.status_code=404 \
              http.route=/{service}/{method} otel.kind=client otel.name=GET /{service}/{method} \
-             otel.status_code=ERROR url.full=http://example.org/a.B/C"
+             otel.status_code=ERROR server.address=example.org \
+             url.full=http://example.org/a.B/C"
         ]
     );
 }
@@ -762,7 +763,7 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
             for (key, value) in [
                 ("rpc.method", Some("echo.Echo/UnaryEcho")),
                 ("rpc.system.name", Some("grpc")),
-                ("rpc.response.status_code", Some(name)),
+                ("rpc.status_code", Some(name)),
                 ("error.type", error),
             ] {
                 let found = span.attributes.iter().find(|a| a.key.as_str() == key);
@@ -923,7 +924,7 @@ async fn plain_http_in_answer_to_grpc_is_in_the_line_and_in_both_spans() {
         };
         let found = attribute("http.response.status_code");
         assert_eq!(found, Some(Value::I64(status.into())));
-        let found = attribute("rpc.response.status_code");
+        let found = attribute("rpc.status_code");
         assert_eq!(found, Some(Value::from("UNKNOWN")));
     }
     let line = line_within("info", grpc_with(None), 200).await;

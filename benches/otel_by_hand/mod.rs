@@ -47,7 +47,7 @@ enum Duration {
 
 impl ByHandLayer {
     pub fn new(role: Role, tracer: SdkTracer, meter: &Meter, bound: bool) -> Self {
-        let status = KeyValue::new("rpc.response.status_code", "OK");
+        let status = KeyValue::new("rpc.status_code", "OK");
         let method = KeyValue::new("rpc.method", "echo.Echo/UnaryEcho");
         let system = KeyValue::new("rpc.system.name", "grpc");
         let measured = vec![method.clone(), status, system.clone()];
@@ -94,7 +94,7 @@ impl Emitter {
 
     fn end(&self, context: &Telemetry, start: Instant) {
         let span = context.span();
-        span.set_attribute(KeyValue::new("rpc.response.status_code", "OK"));
+        span.set_attribute(KeyValue::new("rpc.status_code", "OK"));
         span.end();
         let seconds = start.elapsed().as_secs_f64();
         match &self.duration {

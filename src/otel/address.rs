@@ -1,16 +1,33 @@
 //! `server.address` and `server.port`.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::sync::{Arc, OnceLock};
 
 use opentelemetry::{KeyValue, StringValue};
 
-/// The server's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target<'a> {
-    /// As the layer was told, in one of the forms that users write.
-    Told(&'a str),
-    /// As a client's URI has it, host and port.
-    Authority(&'a str),
+use super::http::HOST_NAME;
+use crate::{address::Target, text::bounded};
+
+/// `server.address` and `server.port` that the callers of a server name. Most of them name one, the
+/// first, which is kept: a span of it needs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Authorities(OnceLock<(Box<str>, Vec<KeyValue>)>);
+
+impl Authorities {
+    /// Those of an authority, which is what a caller says.
+    pub(super) fn server(&self, authority: &str) -> Vec<KeyValue> {
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
+        let make = || server(Target::Authority(bounded(host, HOST_NAME)));
+        if host.len() > HOST_NAME {
+            return make();
+        }
+        let (known, attributes) = self.0.get_or_init(|| (host.into(), make()));
+        match **known == *host {
+            true => attributes.clone(),
+            false => make(),
+        }
+    }
 }
 
 pub(super) fn shared(text: &str) -> StringValue {
@@ -19,140 +36,36 @@ pub(super) fn shared(text: &str) -> StringValue {
 
 /// `server.address` and `server.port` of an address as users write it.
 pub(super) fn server(target: Target<'_>) -> Vec<KeyValue> {
-    let told;
-    let (host, port) = match target {
-        Target::Told(name) => {
-            told = without_user(name);
-            host_and_port(&told)
-        }
-        Target::Authority(name) => one_host(name).unwrap_or((name, None)),
-    };
-    if host.is_empty() {
-        return Vec::new();
-    }
-    let mut server = vec![KeyValue::new("server.address", shared(host))];
-    server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-    server
-}
-
-/// An address without the user and the password that a URI may have, which are nobody's business.
-pub(super) fn without_user(address: &str) -> Cow<'_, str> {
-    if address.starts_with("unix:") || address.starts_with("unix-abstract:") {
-        return address.into();
-    }
-    let (scheme, rest) = match address.find("://") {
-        Some(at) => address.split_at(at + "://".len()),
-        None => ("", address),
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}{host}{path}").into(),
-        None => address.into(),
-    }
-}
-
-/// Host and port of an address: of a URI, of `host:port`, and of a gRPC name that names one host. Of
-/// any other name the whole, as the conventions say, and of a Unix socket its path.
-fn host_and_port(address: &str) -> (&str, Option<u16>) {
-    if let Some(path) = address.strip_prefix("unix:") {
-        return (path.strip_prefix("//").unwrap_or(path), None);
-    }
-    let host = match address.split_once(':') {
-        Some(("http" | "https", url)) => {
-            let url = url.strip_prefix("//").unwrap_or(url);
-            url.split(['/', '?', '#']).next().unwrap_or(url)
-        }
-        // `dns:host`, `dns:///host`, and `dns://resolver/host`.
-        Some(("dns", name)) => match name.strip_prefix("//") {
-            Some(name) => name.split_once('/').map_or(name, |(_, host)| host),
-            None => name,
-        },
-        Some(("ipv4" | "ipv6", address)) => address,
-        Some(("unix-abstract", _)) => return (address, None),
-        _ => address,
-    };
-    one_host(host).unwrap_or((address, None))
-}
-
-/// `None` for what is more than a host and its port.
-fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
-    let whole = bare(text).unwrap_or(text);
-    if whole.parse::<IpAddr>().is_ok() {
-        return Some((whole, None));
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => {
-            let is_number = port.bytes().all(|digit| digit.is_ascii_digit());
-            (host, Some(port.parse().ok().filter(|_| is_number)?))
-        }
-        None => (text, None),
-    };
-    match bare(host) {
-        Some(host) => Some((host, port)),
-        None => (!host.contains([':', '/', ','])).then_some((host, port)),
-    }
-}
-
-/// An address without the brackets that one of IPv6 stands in.
-fn bare(host: &str) -> Option<&str> {
-    let host = host.strip_prefix('[')?.strip_suffix(']')?;
-    (!host.contains(['[', ']', ','])).then_some(host)
+    let attributes = target.with_host_and_port(|host, port| {
+        let mut server = vec![KeyValue::new("server.address", shared(host))];
+        server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        server
+    });
+    attributes.unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use opentelemetry::KeyValue;
 
-    use super::{Target, host_and_port, server, without_user};
+    use super::{Target, server};
 
     #[test]
-    fn host_and_port_are_found_in_addresses_as_users_write_them() {
-        for (address, expected) in [
-            ("greeter:50051", ("greeter", Some(50051))),
-            ("greeter", ("greeter", None)),
-            ("10.0.0.1:80", ("10.0.0.1", Some(80))),
-            ("[::1]:50051", ("::1", Some(50051))),
-            ("[::1]", ("::1", None)),
-            ("::1", ("::1", None)),
-            ("dns:greeter:443", ("greeter", Some(443))),
-            ("dns:///greeter.example:443", ("greeter.example", Some(443))),
-            ("dns://8.8.8.8/greeter:443", ("greeter", Some(443))),
-            ("ipv4:10.0.0.1:80", ("10.0.0.1", Some(80))),
-            ("ipv6:[::1]:80", ("::1", Some(80))),
-            ("http://greeter:80/path", ("greeter", Some(80))),
-            ("http://greeter:1/x@y", ("greeter", Some(1))),
-            ("http://u:p@greeter:1/x", ("greeter", Some(1))),
-            ("https://greeter?x", ("greeter", None)),
-            ("https://[::1]:443", ("::1", Some(443))),
-            ("u:p@greeter:80", ("greeter", Some(80))),
-            ("unix:/run/greeter.sock", ("/run/greeter.sock", None)),
-            ("unix:///run/greeter.sock", ("/run/greeter.sock", None)),
-            ("unix:/run/user@1/app.sock", ("/run/user@1/app.sock", None)),
-            // Names of more than one host, or of none that can be told.
-            (
-                "ipv4:10.0.0.1:80,10.0.0.2:80",
-                ("ipv4:10.0.0.1:80,10.0.0.2:80", None),
-            ),
-            ("xds:///service", ("xds:///service", None)),
-            (
-                "zk://zookeeper:2181/service",
-                ("zk://zookeeper:2181/service", None),
-            ),
-            ("zk://u:p@zookeeper:2181/x", ("zk://zookeeper:2181/x", None)),
-            ("vsock:1:2", ("vsock:1:2", None)),
-            ("[::1]:80,[::2]:80", ("[::1]:80,[::2]:80", None)),
-            ("ipv6:[::1],[::2]:443", ("ipv6:[::1],[::2]:443", None)),
-            ("unix-abstract:123", ("unix-abstract:123", None)),
-            ("unix-abstract:a@b", ("unix-abstract:a@b", None)),
-            ("unix:a@b", ("a@b", None)),
-            ("greeter:+1", ("greeter:+1", None)),
-            ("greeter:port", ("greeter:port", None)),
-            (":50051", ("", Some(50051))),
-            ("", ("", None)),
+    fn first_authority_is_kept_and_others_are_built() {
+        let authorities = super::Authorities::default();
+        for (authority, host, port) in [
+            ("shop:50051", "shop", Some(50051)),
+            ("other", "other", None),
+            ("u:p@shop:50051", "shop", Some(50051)),
         ] {
-            assert_eq!(host_and_port(&without_user(address)), expected, "{address}");
+            let expected = [KeyValue::new("server.address", host)]
+                .into_iter()
+                .chain(port.map(|port| KeyValue::new("server.port", port)));
+            assert_eq!(authorities.server(authority), expected.collect::<Vec<_>>());
         }
+        let long = "x".repeat(60_000);
+        let server = authorities.server(&long);
+        assert_eq!(server[0].value.as_str().len(), 255);
     }
 
     #[test]

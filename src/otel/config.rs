@@ -12,25 +12,38 @@ use opentelemetry::{
 };
 
 use super::{
-    headers::AllowedHeader, live::Live, methods::Methods, propagation::Propagation, scope,
-    series::Wording, span::Spans,
+    address::Authorities,
+    custom::Custom,
+    headers::{AllowedHeader, Place},
+    http::HttpSettings,
+    live::Live,
+    methods::Methods,
+    propagation::Propagation,
+    scope,
+    series::{TargetFilter, Wording},
+    span::Spans,
 };
-use crate::{RequestParts, methods::KnownMethods, semconv::HTTP_METHODS};
+use crate::{RequestParts, methods::KnownMethods};
 
 /// Emits OpenTelemetry's spans and metrics; made by [`OtelTracer::new`].
 pub struct OtelTracer {
-    pub(super) spans: Option<Arc<dyn Spans>>,
-    pub(super) meter: Option<Meter>,
+    /// Without and with the schema of the conventions, which may be chosen later.
+    pub(super) spans: Option<[Arc<dyn Spans>; 2]>,
+    pub(super) meter: Option<[Meter; 2]>,
     pub(super) propagation: Propagation,
     pub(super) wording: Wording,
     pub(super) methods: Methods,
-    pub(super) request_metadata: Vec<AllowedHeader>,
-    pub(super) response_metadata: Vec<AllowedHeader>,
-    pub(super) http_route: Option<Box<RouteOf>>,
-    pub(super) http_methods: Vec<&'static str>,
+    pub(super) request_headers: Vec<AllowedHeader>,
+    pub(super) response_headers: Vec<AllowedHeader>,
+    pub(super) response_trailers: Vec<AllowedHeader>,
+    pub(super) http: HttpSettings,
+    pub(super) http_body_sizes: bool,
+    pub(super) authorities: Authorities,
+    pub(super) custom: Custom,
+    pub(super) left_out: Vec<&'static str>,
     pub(super) grpc_metrics: Option<GrpcMetrics>,
     pub(super) attempt_span_kind: SpanKind,
-    pub(super) public_endpoint: bool,
+    pub(super) public_endpoint: Option<Box<PublicIf>>,
     pub(super) trust_forwarded: bool,
     pub(super) message_events: bool,
     pub(super) timeline: bool,
@@ -39,16 +52,17 @@ pub struct OtelTracer {
     pub(super) live: OnceLock<Live>,
 }
 
-pub(super) type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
+type PublicIf = dyn Fn(&RequestParts<'_>) -> bool + Send + Sync;
 
 /// Which of OpenTelemetry's conventions for RPC are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Conventions {
-    /// Those of 2025 and later: `rpc.system.name`, `rpc.{client,server}.call.duration` in seconds.
+    /// Version 1.45.0, in which those for RPC became stable: `rpc.system.name`, `rpc.status_code`,
+    /// `rpc.{client,server}.call.duration` in seconds.
     #[default]
     New,
-    /// Those before: `rpc.system`, `rpc.service`, `rpc.grpc.status_code`,
+    /// Those before 1.38: `rpc.system`, `rpc.service`, `rpc.grpc.status_code`,
     /// `rpc.{client,server}.duration` in milliseconds.
     Legacy,
     /// Both. `rpc.method`, which has two meanings, has the new one on spans.
@@ -65,6 +79,11 @@ impl Conventions {
             true => Self::Both,
             false => Self::New,
         }
+    }
+
+    /// The version that a backend can translate other versions to; `None` for a mixture.
+    pub(super) fn schema_url(self) -> Option<&'static str> {
+        (self == Self::New).then_some("https://opentelemetry.io/schemas/1.45.0")
     }
 
     pub(super) fn has_new(self) -> bool {
@@ -112,16 +131,21 @@ impl OtelTracer {
             propagation: Propagation::default(),
             wording: Wording {
                 conventions: Conventions::from_env(),
-                status_code: "rpc.response.status_code",
+                status_code: "rpc.status_code",
+                grpc_targets: None,
             },
             methods: Methods::default(),
-            request_metadata: Vec::new(),
-            response_metadata: Vec::new(),
-            http_route: None,
-            http_methods: HTTP_METHODS.to_vec(),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            response_trailers: Vec::new(),
+            http: HttpSettings::default(),
+            http_body_sizes: false,
+            authorities: Authorities::default(),
+            custom: Custom::default(),
+            left_out: Vec::new(),
             grpc_metrics: None,
             attempt_span_kind: SpanKind::Internal,
-            public_endpoint: false,
+            public_endpoint: None,
             trust_forwarded: false,
             message_events: false,
             timeline: false,
@@ -138,14 +162,16 @@ impl OtelTracer {
         P: TracerProvider<Tracer: Send + Sync + 'static>,
         <P::Tracer as trace::Tracer>::Span: Send + Sync + 'static,
     {
-        self.spans = Some(Arc::new(provider.tracer_with_scope(scope())));
+        let spans = |c| Arc::new(provider.tracer_with_scope(scope(c))) as Arc<dyn Spans>;
+        self.spans = Some([Conventions::Both, Conventions::New].map(spans));
         self
     }
 
     /// Makes metrics with this provider instead of the global one.
     #[must_use]
     pub fn meter_provider(mut self, provider: &dyn MeterProvider) -> Self {
-        self.meter = Some(provider.meter_with_scope(scope()));
+        let meter = |c| provider.meter_with_scope(scope(c));
+        self.meter = Some([Conventions::Both, Conventions::New].map(meter));
         self
     }
 
@@ -163,8 +189,26 @@ impl OtelTracer {
     /// the root of a trace and linked to the caller's; its baggage is dropped. Values that are in the
     /// context which is current already stay, unless a span is.
     #[must_use]
-    pub fn public_endpoint(mut self) -> Self {
-        self.public_endpoint = true;
+    pub fn public_endpoint(self) -> Self {
+        self.public_endpoint_if(|_| true)
+    }
+
+    /// The same, decided for each request: for a server that the public and other services call.
+    ///
+    /// ```
+    /// use tower_tracer::otel::OtelTracer;
+    ///
+    /// // The gateway adds this header to what it lets in.
+    /// let tracer = OtelTracer::new()
+    ///     .public_endpoint_if(|request| request.headers().contains_key("x-from-outside"));
+    /// # let _ = tracer;
+    /// ```
+    #[must_use]
+    pub fn public_endpoint_if(
+        mut self,
+        is_public: impl Fn(&RequestParts<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.public_endpoint = Some(Box::new(is_public));
         self
     }
 
@@ -220,28 +264,53 @@ impl OtelTracer {
         self
     }
 
-    /// Names the attribute of the status code: `rpc.response.status_code`, unless told otherwise,
-    /// or `rpc.status_code`, which comes after version 1.44 of the conventions.
+    /// Names the attribute of the status code: `rpc.status_code`, or `rpc.response.status_code` for a
+    /// backend that expects version 1.44 of the conventions or older.
     #[must_use]
     pub fn status_code_key(mut self, key: &'static str) -> Self {
         self.wording.status_code = key;
         self
     }
 
-    /// Puts these headers of the request into its span, as `rpc.request.metadata.<header>`, or
+    /// Puts these headers of the request into its span, as `rpc.request.header.<header>`, or
     /// `http.request.header.<header>` for plain HTTP. No others are. Values marked as sensitive are
-    /// left out, and 16 values of 1 KiB are kept.
+    /// left out, and 16 values of 1 KiB are kept. Binary metadata is in base64.
+    ///
+    /// # Panics
+    ///
+    /// If one of them cannot be the name of a header.
     #[must_use]
-    pub fn request_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
-        AllowedHeader::add(&mut self.request_metadata, headers, "request");
+    pub fn request_headers<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        AllowedHeader::add(&mut self.request_headers, headers, Place::RequestHeader);
         self
     }
 
-    /// The same for headers of the response, `rpc.response.metadata.<header>`. They are seen as
-    /// events, which takes a lock for each message.
+    /// The same for headers of the response, `rpc.response.header.<header>`. They are seen as
+    /// [events](crate::Tracer::on_event), which take a lock for each message.
+    ///
+    /// # Panics
+    ///
+    /// If one of them cannot be the name of a header.
     #[must_use]
-    pub fn response_metadata<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
-        AllowedHeader::add(&mut self.response_metadata, headers, "response");
+    pub fn response_headers<'a>(mut self, headers: impl IntoIterator<Item = &'a str>) -> Self {
+        AllowedHeader::add(&mut self.response_headers, headers, Place::ResponseHeader);
+        self
+    }
+
+    /// The same for the trailers of a gRPC response, `rpc.response.trailer.<trailer>`: of HTTP/2, not
+    /// those in the body of gRPC-Web. A response that has an error in its headers has its trailers
+    /// there.
+    ///
+    /// # Panics
+    ///
+    /// If one of them cannot be the name of a header.
+    #[must_use]
+    pub fn response_trailers<'a>(mut self, trailers: impl IntoIterator<Item = &'a str>) -> Self {
+        AllowedHeader::add(
+            &mut self.response_trailers,
+            trailers,
+            Place::ResponseTrailer,
+        );
         self
     }
 
@@ -267,7 +336,7 @@ impl OtelTracer {
         mut self,
         find: impl Fn(&RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.http_route = Some(Box::new(find));
+        self.http.route = Some(Box::new(find));
         self
     }
 
@@ -284,7 +353,35 @@ impl OtelTracer {
     /// ```
     #[must_use]
     pub fn http_methods(mut self, known: impl IntoIterator<Item = &'static str>) -> Self {
-        self.http_methods = known.into_iter().collect();
+        self.http.methods = known.into_iter().collect();
+        self
+    }
+
+    /// Finds the template of the URL that a plain HTTP client calls, `/users/{id}`: it becomes
+    /// `url.template` and a part of the span's name, so there must be few of them.
+    #[must_use]
+    pub fn url_template(
+        mut self,
+        find: impl Fn(&RequestParts<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.http.url_template = Some(Box::new(find));
+        self
+    }
+
+    /// Adds the query to the spans of plain HTTP: `url.query` on a server, within `url.full` on a
+    /// client. Of the seven parameters that the conventions name as credentials, such as
+    /// `X-Amz-Signature`, the value is `REDACTED`; other secrets are not.
+    #[must_use]
+    pub fn url_query(mut self) -> Self {
+        self.http.url_query = true;
+        self
+    }
+
+    /// Measures the bodies of plain HTTP: `http.{client,server}.{request,response}.body.size`, in bytes
+    /// as they passed the layer, compressed where they are.
+    #[must_use]
+    pub fn http_body_sizes(mut self) -> Self {
+        self.http_body_sizes = true;
         self
     }
 
@@ -306,8 +403,8 @@ impl OtelTracer {
         self
     }
 
-    /// Counts the RPCs in flight: `rpc.{client,server}.active_calls`, and
-    /// `http.{client,server}.active_requests`.
+    /// Counts the RPCs in flight: `tower_tracer.{client,server}.active_calls`, which the conventions do
+    /// not have, and their `http.{client,server}.active_requests`.
     #[must_use]
     pub fn in_flight(mut self) -> Self {
         self.in_flight = true;
@@ -327,6 +424,42 @@ impl OtelTracer {
     #[must_use]
     pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {
         self.grpc_metrics = Some(what);
+        self
+    }
+
+    /// Leaves metrics out, by their names.
+    ///
+    /// # Panics
+    ///
+    /// If there is no metric of this name.
+    ///
+    /// ```
+    /// use tower_tracer::otel::{GrpcMetrics, OtelTracer};
+    ///
+    /// let tracer = OtelTracer::new()
+    ///     .grpc_metrics(GrpcMetrics::CallsAndAttempts)
+    ///     .without_metrics(["grpc.client.attempt.started", "grpc.server.call.started"]);
+    /// # let _ = tracer;
+    /// ```
+    #[must_use]
+    pub fn without_metrics(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        for name in names {
+            assert!(
+                super::metrics::NAMES.contains(&name),
+                "{name:?} is not a metric of this tracer, which has {:?}",
+                super::metrics::NAMES
+            );
+            self.left_out.push(name);
+        }
+        self
+    }
+
+    /// Chooses the targets that `grpc.target` names; others are `other`, as the draft of gRFC
+    /// A109 proposes. The target is in its canonical form,
+    /// such as `dns:///shop:50051`.
+    #[must_use]
+    pub fn grpc_targets(mut self, is_named: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.wording.grpc_targets = Some(TargetFilter(Arc::new(is_named)));
         self
     }
 
@@ -369,11 +502,13 @@ impl fmt::Debug for OtelTracer {
         f.debug_struct("OtelTracer")
             .field("propagation", &self.propagation)
             .field("wording", &self.wording)
-            .field("request_metadata", &self.request_metadata)
-            .field("response_metadata", &self.response_metadata)
+            .field("request_headers", &self.request_headers)
+            .field("response_headers", &self.response_headers)
+            .field("response_trailers", &self.response_trailers)
             .field("grpc_metrics", &self.grpc_metrics)
             .field("attempt_span_kind", &self.attempt_span_kind)
-            .field("public_endpoint", &self.public_endpoint)
+            .field("public_endpoint", &self.public_endpoint.is_some())
+            .field("custom", &self.custom)
             .field("trust_forwarded", &self.trust_forwarded)
             .field("message_events", &self.message_events)
             .field("timeline", &self.timeline)

@@ -2,21 +2,42 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{StatusCode, header::HOST};
+use http::{
+    StatusCode, Uri, Version,
+    header::{HOST, USER_AGENT},
+};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::{
-    address::{self, Target},
-    forwarded::Forwarded,
-    series::sorted,
-    start::earlier_attempts,
-};
+use super::{address, forwarded::Forwarded, series::sorted, start::earlier_attempts};
 use crate::{
-    Ending, RequestParts, Role, RpcInfo, Status,
+    RequestParts, Role, RpcInfo, Status,
+    address::Target,
     methods::OTHER,
     rpc::Address,
-    semconv::{HTTP_METHOD, PATH, bounded, full_url, http_error, known_http_method, scheme},
+    semconv::{HTTP_METHOD, HTTP_METHODS, PATH, error_type, full_url, known_http_method, scheme},
+    text::bounded,
 };
+
+pub(super) type RouteOf = dyn Fn(&RequestParts<'_>) -> Option<String> + Send + Sync;
+
+/// What of plain HTTP is configured.
+pub(super) struct HttpSettings {
+    pub(super) route: Option<Box<RouteOf>>,
+    pub(super) url_template: Option<Box<RouteOf>>,
+    pub(super) methods: Vec<&'static str>,
+    pub(super) url_query: bool,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            route: None,
+            url_template: None,
+            methods: HTTP_METHODS.to_vec(),
+            url_query: false,
+        }
+    }
+}
 
 /// What is known of an exchange when it starts.
 #[derive(Debug)]
@@ -40,23 +61,28 @@ impl HttpExchange {
     pub(super) fn start(
         rpc: &RpcInfo,
         request: &RequestParts<'_>,
-        route: Option<String>,
-        known_methods: &[&'static str],
+        settings: &HttpSettings,
         forwarded: Option<&Forwarded>,
     ) -> (Self, Vec<KeyValue>) {
         let role = rpc.role();
         let method = rpc.http_method();
-        let known = method.and_then(|method| known_http_method(method, known_methods));
+        let known = method.and_then(|method| known_http_method(method, &settings.methods));
         let label = known.unwrap_or(OTHER);
         let uri = request.uri();
         let forwarded_scheme = forwarded.and_then(|forwarded| forwarded.scheme);
         let scheme = forwarded_scheme.unwrap_or_else(|| scheme(uri));
+        let find_route = match role {
+            Role::Server => &settings.route,
+            Role::Client => &settings.url_template,
+        };
+        let route = find_route.as_ref().and_then(|find| find(request));
         let route = route.map(Arc::<str>::from);
         let name = known.unwrap_or("HTTP");
         let span_name = match &route {
             Some(route) => format!("{name} {route}").into(),
             None => name.into(),
         };
+        let query = uri.filter(|_| settings.url_query).and_then(redacted_query);
         let mut measured = Vec::with_capacity(7);
         measured.push(KeyValue::new("http.request.method", label));
         let mut in_flight = Vec::new();
@@ -68,12 +94,24 @@ impl HttpExchange {
                 in_flight.extend_from_slice(&measured);
                 let path = bounded(rpc.path(), PATH).to_owned();
                 at_start.push(KeyValue::new("url.path", path));
+                at_start.extend(query.map(|query| KeyValue::new("url.query", query)));
                 at_start.extend(server);
+                let agent = request.headers().get(USER_AGENT);
+                if let Some(agent) = agent.and_then(|agent| agent.to_str().ok()) {
+                    let agent = bounded(agent, AGENT).to_owned();
+                    at_start.push(KeyValue::new("user_agent.original", agent));
+                }
+                // What a client's request says is not what its connection has.
+                let version = request.version().and_then(protocol_version);
+                measured.extend(version.map(|v| KeyValue::new("network.protocol.version", v)));
             }
             Role::Client => {
                 measured.extend(server);
                 in_flight.extend_from_slice(&measured);
-                if let Some(url) = uri.and_then(full_url) {
+                if let Some(mut url) = uri.and_then(full_url) {
+                    if let Some(query) = query {
+                        url = format!("{url}?{query}");
+                    }
                     at_start.push(KeyValue::new("url.full", url));
                 }
                 let earlier = earlier_attempts(rpc);
@@ -83,7 +121,11 @@ impl HttpExchange {
             }
         }
         if let Some(route) = route {
-            measured.push(KeyValue::new("http.route", StringValue::from(route)));
+            let key = match role {
+                Role::Server => "http.route",
+                Role::Client => "url.template",
+            };
+            measured.push(KeyValue::new(key, StringValue::from(route)));
         }
         at_start.extend_from_slice(&measured);
         if let (None, Some(method)) = (known, method) {
@@ -99,36 +141,45 @@ impl HttpExchange {
     }
 
     pub(super) fn end(&self, rpc: &RpcInfo) -> HttpOutcome {
-        let stats = rpc.stats();
-        let status = match stats.status() {
+        let status = match rpc.stats().status() {
             Some(Status::Http(status)) => Some(status),
             _ => None,
         };
-        let (role, ending) = (rpc.role(), stats.ending());
-        let at_end = outcome(role, status, ending);
+        let error = error_type(rpc);
+        let failed = error.is_some();
+        // A peer's status is no label of a client's metric as it came.
+        let label = match rpc.role() {
+            Role::Client => status.map(known_status),
+            Role::Server => status,
+        };
+        let error_label = match (status, label) {
+            (Some(status), Some(label)) if status != label => {
+                let is_status = |error: Cow<'static, str>| match *error == *status.to_string() {
+                    true => label.to_string().into(),
+                    false => error,
+                };
+                error.clone().map(is_status)
+            }
+            _ => error.clone(),
+        };
         let mut measured = self.measured.clone();
-        measured.extend(match role {
-            Role::Client => outcome(role, status.map(known_status), ending),
-            Role::Server => at_end.clone(),
-        });
+        measured.extend(outcome(label, error_label));
         HttpOutcome {
-            failed: http_error(role, status, ending).is_some(),
-            at_end,
+            failed,
+            at_end: outcome(status, error).collect(),
             measured: sorted(measured),
         }
     }
 }
 
 /// What the end adds.
-fn outcome(role: Role, status: Option<u16>, ending: Option<Ending>) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(2);
-    if let Some(status) = status {
-        let status = KeyValue::new("http.response.status_code", i64::from(status));
-        attributes.push(status);
-    }
-    let error = http_error(role, status, ending);
-    attributes.extend(error.map(|error| KeyValue::new("error.type", error)));
-    attributes
+fn outcome(
+    status: Option<u16>,
+    error: Option<Cow<'static, str>>,
+) -> impl Iterator<Item = KeyValue> {
+    let status = status.map(|s| KeyValue::new("http.response.status_code", i64::from(s)));
+    let error = error.map(|error| KeyValue::new("error.type", error));
+    status.into_iter().chain(error)
 }
 
 /// A status that a peer sent, as a label: one that is not registered counts as the first of its
@@ -178,3 +229,68 @@ fn server(
 
 /// How much of a host's name a span keeps, which is as much as DNS allows.
 pub(super) const HOST_NAME: usize = 255;
+
+/// How much of a client's name for itself a span keeps.
+const AGENT: usize = 256;
+
+/// The version of HTTP as the conventions write it.
+fn protocol_version(version: Version) -> Option<&'static str> {
+    Some(match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_11 => "1.1",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => return None,
+    })
+}
+
+/// Parameters of a query that are credentials: the conventions name them.
+const CREDENTIALS: [&str; 7] = [
+    "AWSAccessKeyId",
+    "Signature",
+    "X-Amz-Credential",
+    "X-Amz-Security-Token",
+    "X-Amz-Signature",
+    "X-Goog-Signature",
+    "sig",
+];
+
+/// The query of a URI, with the values of credentials replaced.
+fn redacted_query(uri: &Uri) -> Option<String> {
+    let query = bounded(uri.query()?, PATH);
+    let parameters = query.split('&').map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_secret = CREDENTIALS.contains(&name) && !value.is_empty();
+        is_secret.then(|| format!("{name}=REDACTED").into())
+    });
+    let parameters = parameters
+        .zip(query.split('&'))
+        .map(|(redacted, as_it_is)| redacted.unwrap_or(Cow::Borrowed(as_it_is)));
+    Some(parameters.collect::<Vec<_>>().join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::redacted_query;
+
+    #[test]
+    fn credentials_in_a_query_are_redacted() {
+        for (uri, expected) in [
+            ("/", None),
+            ("/?", Some("")),
+            ("/?a=1&b", Some("a=1&b")),
+            ("/?sig=secret&a=1", Some("sig=REDACTED&a=1")),
+            (
+                "/?X-Amz-Signature=x&sig=&Sig=y",
+                Some("X-Amz-Signature=REDACTED&sig=&Sig=y"),
+            ),
+            ("/?AWSAccessKeyId=a=b", Some("AWSAccessKeyId=REDACTED")),
+        ] {
+            let uri = Uri::from_static(uri);
+            assert_eq!(redacted_query(&uri).as_deref(), expected, "{uri}");
+        }
+    }
+}

@@ -10,12 +10,12 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, global,
+    Context, InstrumentationScope, global,
     metrics::{Meter, MeterProvider},
     trace::{SpanBuilder, TraceContextExt as _},
 };
 
-use super::{metrics::Instruments, scope, span::Spans};
+use super::{metrics::Instruments, span::Spans};
 
 /// Made at the first RPC.
 pub(super) struct Live {
@@ -26,13 +26,14 @@ pub(super) struct Live {
 impl Live {
     /// `make` gets a meter, and whether instruments may be bound.
     pub(super) fn new(
+        scope: InstrumentationScope,
         spans: Option<Arc<dyn Spans>>,
         meter: Option<Meter>,
         make: impl Fn(&Meter, bool) -> Instruments,
     ) -> Self {
         Self {
-            spans: LiveSpans::new(spans),
-            instruments: LiveInstruments::new(meter, make),
+            spans: LiveSpans::new(scope.clone(), spans),
+            instruments: LiveInstruments::new(scope, meter, make),
         }
     }
 
@@ -62,6 +63,7 @@ impl Live {
 }
 
 struct LiveSpans {
+    scope: InstrumentationScope,
     first: Arc<dyn Spans>,
     is_global: bool,
     /// Whether the global provider was seen to make no spans.
@@ -72,10 +74,12 @@ struct LiveSpans {
 }
 
 impl LiveSpans {
-    fn new(given: Option<Arc<dyn Spans>>) -> Self {
+    fn new(scope: InstrumentationScope, given: Option<Arc<dyn Spans>>) -> Self {
+        let global = || Arc::new(global::tracer_with_scope(scope.clone())) as Arc<dyn Spans>;
         Self {
             is_global: given.is_none(),
-            first: given.unwrap_or_else(|| Arc::new(global::tracer_with_scope(scope()))),
+            first: given.unwrap_or_else(global),
+            scope,
             makes_none: AtomicBool::new(false),
             later: OnceLock::new(),
             pace: Pace::default(),
@@ -90,7 +94,7 @@ impl LiveSpans {
             return later.start(builder, parent);
         }
         if self.makes_none.load(Relaxed) && self.pace.is_due(now) {
-            let spans = global::tracer_with_scope(scope());
+            let spans = global::tracer_with_scope(self.scope.clone());
             let (context, records) = Spans::start(&spans, builder, parent);
             if records || has_new_span(&context, parent) {
                 let _ = self.later.set(Box::new(spans));
@@ -116,6 +120,7 @@ fn has_new_span(context: &Context, parent: &Context) -> bool {
 type GlobalMeters = Arc<dyn MeterProvider + Send + Sync>;
 
 struct LiveInstruments {
+    scope: InstrumentationScope,
     first: Instruments,
     /// The global provider that those are of, if it may be the one that does nothing.
     placeholder: Option<GlobalMeters>,
@@ -125,7 +130,11 @@ struct LiveInstruments {
 }
 
 impl LiveInstruments {
-    fn new(given: Option<Meter>, make: impl Fn(&Meter, bool) -> Instruments) -> Self {
+    fn new(
+        scope: InstrumentationScope,
+        given: Option<Meter>,
+        make: impl Fn(&Meter, bool) -> Instruments,
+    ) -> Self {
         let (first, placeholder) = match given {
             Some(meter) => (make(&meter, true), None),
             None => {
@@ -133,12 +142,13 @@ impl LiveInstruments {
                 // A provider does not say that it does nothing, but OpenTelemetry's no-op provider has no
                 // size, and one that measures has something to measure into.
                 let placeholder = (size_of_val(&*provider) == 0).then(|| provider.clone());
-                let meter = provider.meter_with_scope(scope());
+                let meter = provider.meter_with_scope(scope.clone());
                 // Instruments are bound for good, so those that may do nothing are not.
                 (make(&meter, placeholder.is_none()), placeholder)
             }
         };
         Self {
+            scope,
             first,
             placeholder,
             later: OnceLock::new(),
@@ -163,7 +173,7 @@ impl LiveInstruments {
         let provider = global::meter_provider();
         if !Arc::ptr_eq(&provider, placeholder) {
             self.later
-                .get_or_init(|| make(&provider.meter_with_scope(scope()), true));
+                .get_or_init(|| make(&provider.meter_with_scope(self.scope.clone()), true));
         }
     }
 }

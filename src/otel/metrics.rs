@@ -7,12 +7,13 @@ use std::sync::OnceLock;
 use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
+    metrics::{Counter, Histogram, Meter, MeterProvider as _, NoopMeterProvider, UpDownCounter},
 };
 
 use super::{
-    Conventions, GrpcMetrics,
-    series::{Outcome, Series},
+    GrpcMetrics, OtelTracer,
+    attempts::Attempts,
+    series::{Outcome, Series, sorted},
 };
 use crate::{Role, RpcInfo, Stats, Status};
 
@@ -70,6 +71,8 @@ pub(super) struct Instruments {
     rpc: Option<Sides<Histogram<f64>>>,
     rpc_old: Option<Sides<Histogram<f64>>>,
     http: Sides<Histogram<f64>>,
+    /// Of the request and of the response.
+    http_bodies: Option<Sides<[Histogram<u64>; 2]>>,
     in_flight: Option<InFlight>,
     /// Whether durations of RPCs go into bound histograms.
     bound: bool,
@@ -95,7 +98,10 @@ impl Measured {
     }
 
     /// It is always the same histogram.
-    fn record(&self, histogram: &Histogram<f64>, value: f64, bound: bool) {
+    fn record(&self, histogram: &Histogram<f64>, value: f64, bound: bool, added: &[KeyValue]) {
+        if !added.is_empty() {
+            return histogram.record(value, &with(&self.attributes, added));
+        }
         #[cfg(feature = "otel-bound")]
         if bound {
             let bind = || histogram.bind(&self.attributes);
@@ -105,6 +111,63 @@ impl Measured {
         histogram.record(value, &self.attributes);
     }
 }
+
+/// What a user adds to the metrics of one RPC.
+#[derive(Debug, Default)]
+pub(super) struct Added {
+    pub(super) attributes: Vec<KeyValue>,
+    pub(super) grpc: Option<KeyValue>,
+}
+
+fn with(attributes: &[KeyValue], added: &[KeyValue]) -> Vec<KeyValue> {
+    sorted([attributes, added].concat())
+}
+
+/// A meter for each metric: one that does nothing for those that are left out.
+struct Meters<'a> {
+    meter: &'a Meter,
+    none: Meter,
+    left_out: &'a [&'static str],
+}
+
+impl Meters<'_> {
+    fn of(&self, name: &str) -> &Meter {
+        match self.left_out.contains(&name) {
+            true => &self.none,
+            false => self.meter,
+        }
+    }
+}
+
+/// All metrics.
+pub(super) const NAMES: [&str; 26] = [
+    "rpc.client.call.duration",
+    "rpc.server.call.duration",
+    "rpc.client.duration",
+    "rpc.server.duration",
+    "http.client.request.duration",
+    "http.server.request.duration",
+    "http.client.request.body.size",
+    "http.client.response.body.size",
+    "http.server.request.body.size",
+    "http.server.response.body.size",
+    "http.client.active_requests",
+    "http.server.active_requests",
+    "tower_tracer.client.active_calls",
+    "tower_tracer.server.active_calls",
+    "grpc.client.attempt.started",
+    "grpc.client.attempt.duration",
+    "grpc.client.attempt.sent_total_compressed_message_size",
+    "grpc.client.attempt.rcvd_total_compressed_message_size",
+    "grpc.client.call.duration",
+    "grpc.client.call.retries",
+    "grpc.client.call.hedges",
+    "grpc.client.call.retry_delay",
+    "grpc.server.call.started",
+    "grpc.server.call.duration",
+    "grpc.server.call.sent_total_compressed_message_size",
+    "grpc.server.call.rcvd_total_compressed_message_size",
+];
 
 #[derive(Debug)]
 struct InFlight {
@@ -146,6 +209,8 @@ struct Grpc {
     attempt_received: Histogram<u64>,
     call_duration: Histogram<f64>,
     call_retries: Histogram<u64>,
+    call_hedges: Histogram<u64>,
+    call_retry_delay: Histogram<f64>,
     server_started: Counter<u64>,
     server_duration: Histogram<f64>,
     server_sent: Histogram<u64>,
@@ -153,15 +218,16 @@ struct Grpc {
 }
 
 impl Instruments {
-    pub(super) fn new(
-        meter: &Meter,
-        conventions: Conventions,
-        in_flight: bool,
-        bound: bool,
-        grpc: Option<GrpcMetrics>,
-    ) -> Self {
+    pub(super) fn new(meter: &Meter, tracer: &OtelTracer, may_be_bound: bool) -> Self {
+        let conventions = tracer.wording.conventions;
+        let meter = &Meters {
+            meter,
+            none: NoopMeterProvider::new().meter(""),
+            left_out: &tracer.left_out,
+        };
         let seconds = |name: &'static str, description: &'static str| {
             meter
+                .of(name)
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(description)
@@ -170,6 +236,7 @@ impl Instruments {
         };
         let millis = |name: &'static str, description: &'static str| {
             meter
+                .of(name)
                 .f64_histogram(name)
                 .with_unit("ms")
                 .with_description(description)
@@ -178,9 +245,19 @@ impl Instruments {
         };
         let open = |name: &'static str, unit: &'static str, description: &'static str| {
             meter
+                .of(name)
                 .i64_up_down_counter(name)
                 .with_unit(unit)
                 .with_description(description)
+                .build()
+        };
+        let body = |name: &'static str, description: &'static str| {
+            meter
+                .of(name)
+                .u64_histogram(name)
+                .with_unit("By")
+                .with_description(description)
+                .with_boundaries(GRPC_BYTES.to_vec())
                 .build()
         };
         Self {
@@ -202,15 +279,15 @@ impl Instruments {
                     "Duration of incoming HTTP requests.",
                 ),
             },
-            in_flight: in_flight.then(|| InFlight {
+            in_flight: tracer.in_flight.then(|| InFlight {
                 rpc: Sides {
                     client: open(
-                        "rpc.client.active_calls",
+                        "tower_tracer.client.active_calls",
                         "{call}",
                         "Outgoing RPCs in flight.",
                     ),
                     server: open(
-                        "rpc.server.active_calls",
+                        "tower_tracer.server.active_calls",
                         "{call}",
                         "Incoming RPCs in flight.",
                     ),
@@ -228,40 +305,74 @@ impl Instruments {
                     ),
                 },
             }),
-            bound,
-            grpc: grpc.map(|what| Grpc::new(meter, what)),
+            http_bodies: tracer.http_body_sizes.then(|| Sides {
+                client: [
+                    body(
+                        "http.client.request.body.size",
+                        "Size of HTTP client request bodies.",
+                    ),
+                    body(
+                        "http.client.response.body.size",
+                        "Size of HTTP client response bodies.",
+                    ),
+                ],
+                server: [
+                    body(
+                        "http.server.request.body.size",
+                        "Size of HTTP server request bodies.",
+                    ),
+                    body(
+                        "http.server.response.body.size",
+                        "Size of HTTP server response bodies.",
+                    ),
+                ],
+            }),
+            bound: tracer.bound && may_be_bound,
+            grpc: tracer.grpc_metrics.map(|what| Grpc::new(meter, what)),
         }
     }
 
-    pub(super) fn rpc_started(&self, series: &Series, role: Role) -> Option<Counted> {
+    pub(super) fn rpc_started(
+        &self,
+        series: &Series,
+        role: Role,
+        custom: Option<KeyValue>,
+    ) -> Option<Counted> {
         if let Some(grpc) = &self.grpc
             && series.is_grpc()
         {
-            grpc.started(role, &series.grpc_at_start);
+            grpc.started(role, &series.grpc_at_start, custom);
         }
         let in_flight = self.in_flight.as_ref().filter(|_| self.is_call(role))?;
         Some(Counted::new(in_flight.rpc.of(role), &series.in_flight))
     }
 
     /// `started` is the series it was counted under in [`rpc_started`](Self::rpc_started).
-    pub(super) fn rpc_finished(&self, started: &Series, outcome: &Outcome, rpc: &RpcInfo) {
+    pub(super) fn rpc_finished(
+        &self,
+        started: &Series,
+        outcome: &Outcome,
+        rpc: &RpcInfo,
+        added: &Added,
+        attempts: &Attempts,
+    ) {
         let role = rpc.role();
         let cost = rpc.stats().elapsed();
         let is_call = self.is_call(role);
         if let Some(duration) = self.rpc.as_ref().filter(|_| is_call) {
             let seconds = cost.as_secs_f64();
             let measured = &outcome.measured;
-            measured.record(duration.of(role), seconds, self.bound);
+            measured.record(duration.of(role), seconds, self.bound, &added.attributes);
         }
         if let Some(duration) = self.rpc_old.as_ref().filter(|_| is_call) {
             let millis = cost.as_secs_f64() * 1000.0;
             let measured = &outcome.measured_old;
-            measured.record(duration.of(role), millis, self.bound);
+            measured.record(duration.of(role), millis, self.bound, &added.attributes);
         }
         if let Some(grpc) = &self.grpc
             && started.is_grpc()
         {
-            grpc.finished(rpc, &started.grpc_at_start, &outcome.grpc);
+            grpc.finished(rpc, &started.grpc_at_start, &outcome.grpc, added, attempts);
         }
     }
 
@@ -276,16 +387,36 @@ impl Instruments {
         Some(Counted::new(counter.http.of(role), in_flight))
     }
 
-    pub(super) fn http_finished(&self, rpc: &RpcInfo, all: &[KeyValue]) {
-        let seconds = rpc.stats().elapsed().as_secs_f64();
-        self.http.of(rpc.role()).record(seconds, all);
+    pub(super) fn http_finished(
+        &self,
+        rpc: &RpcInfo,
+        measured: Vec<KeyValue>,
+        added: Vec<KeyValue>,
+    ) {
+        let attributes = match added.is_empty() {
+            true => measured,
+            false => with(&measured, &added),
+        };
+        let stats = rpc.stats();
+        let seconds = stats.elapsed().as_secs_f64();
+        self.http.of(rpc.role()).record(seconds, &attributes);
+        let Some(bodies) = &self.http_bodies else {
+            return;
+        };
+        let sizes = [stats.request().body_bytes(), stats.response().body_bytes()];
+        for (histogram, size) in bodies.of(rpc.role()).iter().zip(sizes) {
+            if let Some(size) = size {
+                histogram.record(size, &attributes);
+            }
+        }
     }
 }
 
 impl Grpc {
-    fn new(meter: &Meter, what: GrpcMetrics) -> Self {
+    fn new(meter: &Meters<'_>, what: GrpcMetrics) -> Self {
         let counter = |name: &'static str, unit: &'static str, description: &'static str| {
             meter
+                .of(name)
                 .u64_counter(name)
                 .with_unit(unit)
                 .with_description(description)
@@ -293,6 +424,7 @@ impl Grpc {
         };
         let duration = |name: &'static str, description: &'static str| {
             meter
+                .of(name)
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(description)
@@ -301,6 +433,7 @@ impl Grpc {
         };
         let count = |name: &'static str, unit: &'static str, bounds: &[f64], description| {
             meter
+                .of(name)
                 .u64_histogram(name)
                 .with_unit(unit)
                 .with_description::<&'static str>(description)
@@ -340,6 +473,16 @@ impl Grpc {
                 &GRPC_RETRIES,
                 "Number of retries of a client call that had some.",
             ),
+            call_hedges: count(
+                "grpc.client.call.hedges",
+                "{hedge}",
+                &GRPC_RETRIES,
+                "Number of hedges of a client call that had some.",
+            ),
+            call_retry_delay: duration(
+                "grpc.client.call.retry_delay",
+                "Time of a client call that retried in which no attempt ran.",
+            ),
             server_started: counter(
                 "grpc.server.call.started",
                 "{call}",
@@ -364,44 +507,65 @@ impl Grpc {
         }
     }
 
-    fn started(&self, role: Role, attributes: &[KeyValue]) {
+    fn started(&self, role: Role, attributes: &[KeyValue], custom: Option<KeyValue>) {
         match role {
             Role::Server => self.server_started.add(1, attributes),
-            Role::Client if self.what.attempts() => self.attempt_started.add(1, attributes),
+            Role::Client if self.what.attempts() => match custom {
+                None => self.attempt_started.add(1, attributes),
+                Some(custom) => self.attempt_started.add(1, &with(attributes, &[custom])),
+            },
             Role::Client => {}
         }
     }
 
-    fn finished(&self, rpc: &RpcInfo, at_start: &[KeyValue], attributes: &[KeyValue]) {
+    fn finished(
+        &self,
+        rpc: &RpcInfo,
+        at_start: &[KeyValue],
+        attributes: &[KeyValue],
+        added: &Added,
+        attempts: &Attempts,
+    ) {
         let stats = rpc.stats();
         let seconds = stats.elapsed().as_secs_f64();
-        let size = |histogram: &Histogram<u64>, bytes: Option<u64>| {
+        let (request, response) = (stats.request().message_bytes(), response_bytes(stats));
+        let size = |histogram: &Histogram<u64>, bytes: Option<u64>, attributes: &[KeyValue]| {
             if let Some(bytes) = bytes {
                 histogram.record(bytes, attributes);
             }
         };
-        let (request, response) = match rpc.role() {
-            Role::Server => {
-                self.server_duration.record(seconds, attributes);
-                (&self.server_received, &self.server_sent)
-            }
-            Role::Client => {
-                if self.what.calls() {
-                    self.call_duration.record(seconds, attributes);
-                    let retries = stats.attempts().saturating_sub(1);
-                    if retries > 0 {
-                        self.call_retries.record(retries.into(), at_start);
-                    }
-                }
-                if !self.what.attempts() {
-                    return;
-                }
-                self.attempt_duration.record(seconds, attributes);
-                (&self.attempt_sent, &self.attempt_received)
-            }
+        if rpc.role() == Role::Server {
+            self.server_duration.record(seconds, attributes);
+            size(&self.server_received, request, attributes);
+            size(&self.server_sent, response, attributes);
+            return;
+        }
+        let labelled = added.grpc.clone().map(|custom| {
+            let custom = [custom];
+            (with(at_start, &custom), with(attributes, &custom))
+        });
+        let (at_start, attributes) = match &labelled {
+            Some((at_start, attributes)) => (&**at_start, &**attributes),
+            None => (at_start, attributes),
         };
-        size(request, stats.request().message_bytes());
-        size(response, response_bytes(stats));
+        if self.what.calls() {
+            self.call_duration.record(seconds, attributes);
+            let hedges = attempts.hedges();
+            let retries = stats.attempts().saturating_sub(1 + hedges);
+            if retries > 0 {
+                self.call_retries.record(retries.into(), at_start);
+                let delay = attempts.delay().as_secs_f64();
+                self.call_retry_delay.record(delay, at_start);
+            }
+            if hedges > 0 {
+                self.call_hedges.record(hedges.into(), at_start);
+            }
+        }
+        if self.what.attempts() {
+            self.attempt_duration.record(seconds, attributes);
+            size(&self.attempt_sent, request, attributes);
+            size(&self.attempt_received, response, attributes);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 #![doc = include_str!("otel.md")]
 
 mod address;
+mod attempts;
 mod config;
+mod custom;
 mod end;
 mod forwarded;
 mod headers;
@@ -17,6 +19,7 @@ mod start;
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
+use ::http::HeaderMap;
 use opentelemetry::{
     Context, InstrumentationScope, KeyValue,
     metrics::Meter,
@@ -25,8 +28,9 @@ use opentelemetry::{
 
 pub use self::config::{Conventions, GrpcMetrics, OtelTracer};
 use self::{
-    end::end_span,
+    attempts::{Attempt, Attempts},
     forwarded::Forwarded,
+    headers::AllowedHeader,
     live::Live,
     metrics::{Counted, Instruments},
     series::{Key, Series},
@@ -41,7 +45,7 @@ use crate::{
 
 /// An RPC that runs, as the tracer keeps it.
 #[derive(Debug)]
-pub struct Running(Arc<span::Running>, Option<Counted>);
+pub struct Running(Arc<span::Running>, Option<Counted>, Option<Attempt>);
 
 impl Tracer for OtelTracer {
     type State = Running;
@@ -61,11 +65,12 @@ impl Tracer for OtelTracer {
             let address = |client: IpAddr| KeyValue::new("client.address", client.to_string());
             start.attributes.extend(client.map(address));
         }
-        for header in &self.request_metadata {
+        for header in &self.request_headers {
             let (headers, protocol) = (request.headers(), rpc.protocol());
             let values = header.of(headers, protocol, self.wording.conventions);
             start.attributes.extend(values);
         }
+        self.custom.at_start(rpc, request, &mut start.attributes);
         let parent = self.parent(rpc, request);
         let builder = SpanBuilder {
             span_kind: Some(self.span_kind(rpc.role(), &parent)),
@@ -81,6 +86,7 @@ impl Tracer for OtelTracer {
             records,
             started,
             what: start.what,
+            attempts: Attempts::default(),
         };
         if let Some(span) = running.span()
             && let Some(peer) = rpc.peer().socket()
@@ -93,32 +99,33 @@ impl Tracer for OtelTracer {
         // Last: what panics before, such as a sampler, leaves nothing that is counted and never ends.
         let instruments = live.instruments_at_start(started, self.make_instruments());
         let counted = match &running.what {
-            What::Rpc(series) => instruments.rpc_started(series, rpc.role()),
+            What::Rpc(series) => {
+                let custom = self.grpc_metrics.and_then(|_| self.custom.grpc_label(rpc));
+                instruments.rpc_started(series, rpc.role(), custom)
+            }
             What::Http(exchange) => instruments.http_started(rpc.role(), &exchange.in_flight),
         };
-        Running(Arc::new(running), counted)
+        let attempt = match self.grpc_metrics {
+            Some(GrpcMetrics::Attempts) => Attempt::start(rpc),
+            _ => None,
+        };
+        Running(Arc::new(running), counted, attempt)
     }
 
-    fn finish(&self, Running(running, _counted): Running, rpc: &RpcInfo) {
+    fn finish(&self, Running(running, _counted, _attempt): Running, rpc: &RpcInfo) {
         let instruments = self.live().instruments();
         match &running.what {
             What::Rpc(series) => self.finish_rpc(&running, series, rpc),
             What::Http(exchange) => {
                 let outcome = exchange.end(rpc);
-                end_span(
-                    &running,
-                    rpc,
-                    self.timeline,
-                    outcome.failed,
-                    &outcome.at_end,
-                );
-                instruments.http_finished(rpc, &outcome.measured);
+                self.end_span(&running, rpc, outcome.failed, &outcome.at_end);
+                instruments.http_finished(rpc, outcome.measured, self.custom.of_metrics(rpc));
             }
         }
     }
 
     /// A span that was started is exported: at least it ends here.
-    fn discard(&self, Running(running, _counted): Running) {
+    fn discard(&self, Running(running, _counted, _attempt): Running) {
         running.context.span().end();
     }
 
@@ -130,10 +137,12 @@ impl Tracer for OtelTracer {
     }
 
     fn wants_events(&self) -> bool {
-        self.message_events || !self.response_metadata.is_empty()
+        self.message_events
+            || !self.response_headers.is_empty()
+            || !self.response_trailers.is_empty()
     }
 
-    fn on_event(&self, Running(running, _): &mut Running, rpc: &RpcInfo, event: &StreamEvent<'_>) {
+    fn on_event(&self, Running(running, ..): &mut Running, rpc: &RpcInfo, event: &StreamEvent<'_>) {
         match event.kind {
             StreamEventKind::RequestMessage(message) if self.message_events => {
                 running.message(rpc, event.at, message, true);
@@ -142,18 +151,20 @@ impl Tracer for OtelTracer {
                 running.message(rpc, event.at, message, false);
             }
             StreamEventKind::ResponseHeaders(headers) => {
-                if let Some(span) = running.span() {
-                    let (protocol, conventions) = (rpc.protocol(), self.wording.conventions);
-                    let allowed = self.response_metadata.iter();
-                    let values = allowed.flat_map(|h| h.of(headers, protocol, conventions));
-                    span.set_attributes(values);
+                self.record_headers(running, rpc, &self.response_headers, headers);
+                // If gRPC ends a response with its headers, they are its trailers too.
+                if headers.contains_key("grpc-status") {
+                    self.record_headers(running, rpc, &self.response_trailers, headers);
                 }
+            }
+            StreamEventKind::Trailers(trailers) => {
+                self.record_headers(running, rpc, &self.response_trailers, trailers);
             }
             _ => {}
         }
     }
 
-    fn scope(&self, Running(running, _): &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
+    fn scope(&self, Running(running, ..): &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
         Some(Arc::clone(running) as Arc<dyn Scope>)
     }
 
@@ -166,23 +177,34 @@ impl Tracer for OtelTracer {
 }
 
 impl OtelTracer {
+    fn record_headers(
+        &self,
+        running: &span::Running,
+        rpc: &RpcInfo,
+        allowed: &[AllowedHeader],
+        headers: &HeaderMap,
+    ) {
+        if let Some(span) = running.span() {
+            let (protocol, conventions) = (rpc.protocol(), self.wording.conventions);
+            let values = allowed
+                .iter()
+                .flat_map(|header| header.of(headers, protocol, conventions));
+            span.set_attributes(values);
+        }
+    }
+
     fn live(&self) -> &Live {
         self.live.get_or_init(|| {
-            let (spans, meter) = (self.spans.clone(), self.meter.clone());
-            Live::new(spans, meter, self.make_instruments())
+            let conventions = self.wording.conventions;
+            let with_schema = usize::from(conventions.schema_url().is_some());
+            let spans = self.spans.as_ref().map(|s| Arc::clone(&s[with_schema]));
+            let meter = self.meter.as_ref().map(|m| m[with_schema].clone());
+            Live::new(scope(conventions), spans, meter, self.make_instruments())
         })
     }
 
     fn make_instruments(&self) -> impl Fn(&Meter, bool) -> Instruments {
-        |meter, may_be_bound| {
-            Instruments::new(
-                meter,
-                self.wording.conventions,
-                self.in_flight,
-                self.bound && may_be_bound,
-                self.grpc_metrics,
-            )
-        }
+        |meter, may_be_bound| Instruments::new(meter, self, may_be_bound)
     }
 
     fn make_series(&self) -> impl Fn(&'static str, Key<'_>) -> Series {
@@ -190,9 +212,12 @@ impl OtelTracer {
     }
 }
 
-/// Who emits.
-fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
-        .with_version(env!("CARGO_PKG_VERSION"))
-        .build()
+/// Who emits, and by which version of the conventions.
+fn scope(conventions: Conventions) -> InstrumentationScope {
+    let scope = InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"));
+    match conventions.schema_url() {
+        Some(url) => scope.with_schema_url(url).build(),
+        None => scope.build(),
+    }
 }

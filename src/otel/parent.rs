@@ -53,7 +53,11 @@ impl OtelTracer {
             return current.into();
         }
         let extracted = self.propagation.extract(&current, request.headers());
-        if !self.public_endpoint {
+        let is_public = self
+            .public_endpoint
+            .as_ref()
+            .is_some_and(|is_public| is_public(request));
+        if !is_public {
             return extracted.into();
         }
         let caller = extracted.span().span_context().clone();

@@ -1,19 +1,24 @@
 //! The attributes of an RPC: prebuilt for each method and code, sorted.
 
-use std::sync::OnceLock;
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use opentelemetry::KeyValue;
 
 use super::{
     Conventions,
-    address::{Target, server, shared, without_user},
+    address::{server, shared},
     methods::UNDECIDED,
     metrics::Measured,
 };
 use crate::{
     Code, Ending, Role,
+    address::{Target, canonical},
     methods::OTHER,
-    semconv::{System, is_failure},
+    semconv::System,
 };
 
 /// What of the settings stands in attributes.
@@ -21,6 +26,17 @@ use crate::{
 pub(super) struct Wording {
     pub(super) conventions: Conventions,
     pub(super) status_code: &'static str,
+    pub(super) grpc_targets: Option<TargetFilter>,
+}
+
+/// Which targets gRPC's own metrics name.
+#[derive(Clone)]
+pub(super) struct TargetFilter(pub(super) Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl fmt::Debug for TargetFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TargetFilter")
+    }
 }
 
 /// What else than the method tells series apart.
@@ -57,8 +73,12 @@ pub(super) struct Series {
     pub(super) in_flight: Vec<KeyValue>,
     /// Of gRPC's own metrics, before the status is known.
     pub(super) grpc_at_start: Vec<KeyValue>,
-    outcomes: [OnceLock<Outcome>; Code::ALL.len()],
+    /// By whether the RPC failed, then by code. Most methods need one place of each.
+    outcomes: [OnceLock<Box<OfCode<Outcome>>>; 2],
 }
+
+/// One for each code, made when it is first needed.
+type OfCode<V> = [OnceLock<V>; Code::ALL.len()];
 
 /// What is known when an RPC has ended.
 #[derive(Debug)]
@@ -93,7 +113,7 @@ impl Series {
             at_start: Vec::new(),
             in_flight: Vec::new(),
             grpc_at_start: Vec::new(),
-            outcomes: [const { OnceLock::new() }; Code::ALL.len()],
+            outcomes: [const { OnceLock::new() }; 2],
         };
         series.at_start = series.common(method != UNDECIDED);
         series.in_flight = sorted(match wording.conventions.has_new() {
@@ -165,22 +185,22 @@ impl Series {
     }
 
     /// What the end of an RPC with this code adds; built the first time it is asked for.
-    pub(super) fn outcome(&self, code: Code) -> &Outcome {
+    pub(super) fn outcome(&self, code: Code, failed: bool) -> &Outcome {
+        let make = || Box::new([const { OnceLock::new() }; Code::ALL.len()]);
+        let of_code = self.outcomes[usize::from(failed)].get_or_init(make);
         // The array has a place for each code.
-        self.outcomes[code as usize].get_or_init(|| self.end(Some(code), None))
+        of_code[code as usize].get_or_init(|| {
+            let error = failed.then(|| self.system.error_type(code));
+            self.end(Some(code), error)
+        })
     }
 
     /// The same for an RPC that has no code: a custom protocol.
     pub(super) fn outcome_without_code(&self, failed: Option<Ending>) -> Outcome {
-        self.end(None, failed)
+        self.end(None, failed.map(Ending::as_str))
     }
 
-    fn end(&self, code: Option<Code>, failed: Option<Ending>) -> Outcome {
-        let error = match code {
-            Some(code) if is_failure(self.role, code) => self.system.code(code),
-            Some(_) => None,
-            None => failed.map(Ending::as_str),
-        };
+    fn end(&self, code: Option<Code>, error: Option<&'static str>) -> Outcome {
         let status = code.and_then(|code| self.system.code(code));
         let conventions = self.wording.conventions;
         let mut at_end = Vec::new();
@@ -271,7 +291,12 @@ impl Series {
             attributes.push(KeyValue::new("grpc.status", code.as_str()));
         }
         if let (Role::Client, Some((target, _))) = (self.role, &self.address) {
-            let target = KeyValue::new("grpc.target", shared(&without_user(target)));
+            let target = canonical(target);
+            let target = match &self.wording.grpc_targets {
+                Some(keeps) if !keeps.0(&target) => Cow::Borrowed("other"),
+                _ => target,
+            };
+            let target = KeyValue::new("grpc.target", shared(&target));
             attributes.push(target);
         }
         attributes

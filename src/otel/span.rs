@@ -7,7 +7,7 @@ use opentelemetry::{
     trace::{self, Span as _, SpanBuilder, SpanRef, TraceContextExt as _},
 };
 
-use super::{http::HttpExchange, series::Series};
+use super::{attempts::Attempts, http::HttpExchange, series::Series};
 use crate::{
     Role, RpcInfo,
     rpc::{RecordedEvent, Severity},
@@ -37,6 +37,7 @@ pub(super) struct Running {
     pub(super) records: bool,
     pub(super) started: SystemTime,
     pub(super) what: What,
+    pub(super) attempts: Attempts,
 }
 
 /// By which conventions it is described.

@@ -2,18 +2,13 @@
 
 use std::{borrow::Cow, net::SocketAddr};
 
+use http::{header::HOST, uri::Authority};
 use opentelemetry::KeyValue;
 
-use super::{
-    OtelTracer,
-    address::{self, Target},
-    forwarded::Forwarded,
-    http::HttpExchange,
-    series::Key,
-    span::What,
-};
+use super::{OtelTracer, forwarded::Forwarded, http::HttpExchange, series::Key, span::What};
 use crate::{
     RequestParts, Role, RpcInfo,
+    address::Target,
     methods::generated_name,
     rpc::Address,
     semconv::{System, original_method},
@@ -54,10 +49,16 @@ impl OtelTracer {
                 earlier_attempts(rpc),
             ));
         }
-        if let Some(host) = forwarded.and_then(|forwarded| forwarded.host.as_ref())
-            && !matches!(rpc.callee().address(), Some(Address::Named(_)))
+        if rpc.role() == Role::Server && !matches!(rpc.callee().address(), Some(Address::Named(_)))
         {
-            attributes.extend(address::server(Target::Authority(host.as_str())));
+            let host = forwarded.and_then(|forwarded| forwarded.host.as_ref());
+            let named = host
+                .or_else(|| request.uri()?.authority())
+                .map(Authority::as_str);
+            let header = || request.headers().get(HOST)?.to_str().ok();
+            if let Some(authority) = named.or_else(header) {
+                attributes.extend(self.authorities.server(authority));
+            }
         }
         Start {
             name: series.span_name.into(),
@@ -72,12 +73,7 @@ impl OtelTracer {
         request: &RequestParts<'_>,
         forwarded: Option<&Forwarded>,
     ) -> Start {
-        let route = match rpc.role() {
-            Role::Server => self.http_route.as_ref().and_then(|find| find(request)),
-            Role::Client => None,
-        };
-        let (exchange, attributes) =
-            HttpExchange::start(rpc, request, route, &self.http_methods, forwarded);
+        let (exchange, attributes) = HttpExchange::start(rpc, request, &self.http, forwarded);
         Start {
             name: exchange.span_name.clone(),
             attributes,
@@ -104,11 +100,11 @@ pub(super) fn original(rpc: &RpcInfo) -> KeyValue {
 }
 
 /// What tells the RPC's series from others of its method.
-pub(super) fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a ::http::Uri>, system: System) -> Key<'a> {
+pub(super) fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a http::Uri>, system: System) -> Key<'a> {
     let role = rpc.role();
     let address = match (rpc.callee().address(), role) {
         (Some(Address::Named(told)), _) => Some(Target::Told(told)),
-        (_, Role::Client) => uri.and_then(::http::Uri::authority).map(|authority| {
+        (_, Role::Client) => uri.and_then(http::Uri::authority).map(|authority| {
             let authority = authority.as_str();
             // A user and a password are nobody's business.
             let host = authority.rsplit_once('@').map(|(_, host)| host);

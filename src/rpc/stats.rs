@@ -10,9 +10,14 @@ use std::{
 use super::{
     AtomicLevel, Code, Direction, Ending, Event, Level, Outcome, RecordedEvent, Role, Severity,
     Status, Tick, Traffic, TrafficCell,
+    failures::is_failure,
     internal::{AtomicOffset, MessagesAt, RareFields},
 };
 use crate::text::bounded;
+
+/// What a rule other than the default one decided.
+const SUCCEEDED: u8 = 1;
+const FAILED: u8 = 2;
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
@@ -25,7 +30,7 @@ use crate::text::bounded;
 /// use tower_tracer::{Code, Ending, Event, Level, RpcInfo, Status, TracerLayer};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), http::Error> {
-/// // A gRPC handler that finds nothing.
+/// // A gRPC handler that finds nothing, which is no failure of the server.
 /// let service = ServiceBuilder::new()
 ///     .layer(TracerLayer::new(()).level(Level::Detailed).insert_into_response())
 ///     .service_fn(async |_: Request<String>| {
@@ -39,7 +44,7 @@ use crate::text::bounded;
 /// assert_eq!(stats.code(), Some(Code::NotFound));
 /// assert_eq!(stats.ending(), Some(Ending::HeadersOnly));
 /// assert_eq!(stats.http_status(), Some(200));
-/// assert!(stats.failed() && stats.error().is_none());
+/// assert!(!stats.failed() && stats.error().is_none());
 ///
 /// assert_eq!(stats.duration(), stats.between(Event::RPC_START, Event::RPC_FINISH));
 /// assert!(stats.at(Event::RESPONSE_HEADERS) <= stats.duration());
@@ -64,6 +69,8 @@ pub struct Stats {
     status: AtomicU32,
     wire_status: AtomicU32,
     ending: AtomicU8,
+    /// 0: the default rule decides. Else 1 for a success, 2 for a failure.
+    failed: AtomicU8,
     extra: OnceLock<Box<RareFields>>,
 }
 
@@ -83,6 +90,7 @@ impl Stats {
             status: AtomicU32::new(0),
             wire_status: AtomicU32::new(0),
             ending: AtomicU8::new(0),
+            failed: AtomicU8::new(0),
             extra: OnceLock::new(),
         }
     }
@@ -102,6 +110,7 @@ impl Stats {
             status,
             wire_status,
             ending,
+            failed,
             // Empty: nobody has asked for, or added, anything yet.
             start_time: _,
             extra: _,
@@ -117,6 +126,7 @@ impl Stats {
         *status = AtomicU32::new(0);
         *wire_status = AtomicU32::new(0);
         *ending = AtomicU8::new(0);
+        *failed = AtomicU8::new(0);
     }
 
     /// Releases what it holds.
@@ -344,21 +354,23 @@ impl Stats {
         self.extra.get()?.panic.get().map(|text| &**text)
     }
 
-    /// Whether the RPC ended and was no success: any status but a good one, or none; also where the
-    /// response's body failed, was reset, ran into a timeout or panicked behind a good status, as
-    /// plain HTTP's can.
+    /// Whether the RPC is over and was a failure of this side, as the layer's
+    /// [`Failures`](crate::rpc::Failures) decide. By default a NOT_FOUND is a failure on a client and
+    /// none on a server, which did its work. All tracers of this crate follow it.
     #[must_use]
     pub fn failed(&self) -> bool {
-        let is_ok = || self.status().is_some_and(Status::is_ok);
-        self.ending().is_some_and(|ending| match ending {
-            Ending::BodyError | Ending::Reset | Ending::Deadline | Ending::Panic => true,
-            Ending::Trailers
-            | Ending::HeadersOnly
-            | Ending::BodyEnd
-            | Ending::Response
-            | Ending::ServiceError
-            | Ending::Cancelled => !is_ok(),
-        })
+        match self.failed.load(Ordering::Relaxed) {
+            0 => self
+                .ending()
+                .is_some_and(|ending| is_failure(self.role, self.status(), ending)),
+            decided => decided == FAILED,
+        }
+    }
+
+    /// Records what the layer's rule decided.
+    pub(crate) fn set_failed(&self, failed: bool) {
+        let decided = if failed { FAILED } else { SUCCEEDED };
+        self.failed.store(decided, Ordering::Relaxed);
     }
 
     /// The number of the next attempt under this record, from 1.
@@ -470,10 +482,16 @@ impl Stats {
     /// Records how the RPC ended. Called once, by its guard.
     pub(crate) fn end(&self, outcome: &Outcome<'_>) {
         if let Some(text) = outcome.error.as_deref().filter(|text| !text.is_empty()) {
-            let _ = self.extra().error.set(bounded(text, RareFields::TEXT));
+            let _ = self
+                .extra()
+                .error
+                .set(bounded(text, RareFields::TEXT).into());
         }
         if let Some(text) = outcome.panic {
-            let _ = self.extra().panic.set(bounded(text, RareFields::TEXT));
+            let _ = self
+                .extra()
+                .panic
+                .set(bounded(text, RareFields::TEXT).into());
         }
         if let Some(raw) = &outcome.raw_status {
             let head = raw.get(..64).unwrap_or(raw);

@@ -341,7 +341,11 @@ impl<T: Tracer> Active<T> {
             Traced::Here(state, _) => state.take(),
             Traced::Watched(watched) => watched.take(),
         };
-        if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
+        let shared = self.traced.shared();
+        if let (Some(failures), Some(rpc)) = (&shared.config.failures, self.context.rpc()) {
+            rpc.stats().set_failed(failures.is_failure(rpc));
+        }
+        if let (Some(state), Some(tracer)) = (state, &shared.tracer) {
             self.context.run_with_rpc(|rpc| {
                 contain::<T, _>("finish", || tracer.finish(state, rpc));
             });

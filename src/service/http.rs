@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt};
 
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 #[cfg(feature = "tonic")]
 use http_body_util::combinators::UnsyncBoxBody;
@@ -40,6 +40,10 @@ impl<B: 'static> TracedRequest for Request<B> {
 
     fn http_method(&self) -> Option<&Method> {
         Some(self.method())
+    }
+
+    fn version(&self) -> Option<Version> {
+        Some(Self::version(self))
     }
 
     fn headers(&self) -> Option<&HeaderMap> {

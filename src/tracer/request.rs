@@ -1,6 +1,6 @@
 use std::{cell::Cell, fmt, sync::Arc};
 
-use http::{Extensions, HeaderMap, Method, Uri};
+use http::{Extensions, HeaderMap, Method, Uri, Version};
 
 use super::{Context, Describe, DirectionMeter, EventSink, StreamEventKind};
 use crate::{
@@ -78,6 +78,11 @@ pub trait TracedRequest {
 
     /// The HTTP method, for a request over HTTP.
     fn http_method(&self) -> Option<&Method> {
+        None
+    }
+
+    /// The version of HTTP, for a request over HTTP.
+    fn version(&self) -> Option<Version> {
         None
     }
 
@@ -175,6 +180,13 @@ impl<'a> RequestParts<'a> {
     #[must_use]
     pub fn http_method(&self) -> Option<&Method> {
         self.request.http_method()
+    }
+
+    /// The version of HTTP, for a request over HTTP. On a client it is the one that the caller asked
+    /// for; the connection may have another.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.request.version()
     }
 
     /// Which side the layer is on.

@@ -28,8 +28,9 @@
 //! | `url.full` | start | on a client, where it is known; without user, password and query |
 //! | `http.route` | | for [`on_span`](TracingTracer::on_span) to record, where the route is known |
 //! | `http.response.status_code` | end | a number; of gRPC if plain HTTP answered, as a proxy does with 503 |
+//! | `server.address`, `server.port` | start | on a client those of the [target](crate::TracerLayer::target), else of the request's URI; on a server those that the caller named |
 //! | `network.peer.address`, `network.peer.port` | start | of the connection, where it is known |
-//! | `rpc.response.status_code` | end | a code as the protocol spells it, such as `NOT_FOUND` |
+//! | `rpc.status_code` | end | a code as the protocol spells it, such as `NOT_FOUND` |
 //! | `otel.status_code`, `error.type` | end | `ERROR` and the status, where [OpenTelemetry](https://opentelemetry.io/docs/specs/semconv/rpc/grpc/) says that this is an error |
 //! | `otel.status_description` | end | the error's text, likewise |
 //!
@@ -91,21 +92,26 @@ use std::{
 };
 
 use ::tracing::{Level, Span, field::Empty, info_span};
+use http::{Uri, header::HOST, uri::Authority};
 use trace_id::TraceId;
 
-use crate::{Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, tracer::Scope};
+use crate::{
+    Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, address::Target, panics::contain,
+    rpc::Address, tracer::Scope,
+};
 use crate::{
     methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
     semconv::{
-        HTTP_METHOD, HTTP_METHODS, PATH, System, bounded, full_url, http_answer, http_error,
-        is_failure, known_http_method, original_method, scheme,
+        HTTP_METHOD, HTTP_METHODS, PATH, System, error_type, full_url, http_answer,
+        known_http_method, original_method, scheme,
     },
-    text::escape,
+    text::{bounded, escape},
 };
 
 const SPAN: &str = "tower_tracer::span";
 
 type LevelOf = dyn Fn(&RpcInfo) -> Option<Level> + Send + Sync;
+type OnEnd = dyn Fn(&Span, &RpcInfo) + Send + Sync;
 type OnSpan = dyn Fn(&Span, &RpcInfo, &mut RequestParts<'_>) + Send + Sync;
 
 /// A span and an access-log event per RPC; see the [module](self).
@@ -113,7 +119,13 @@ pub struct TracingTracer {
     methods: Methods,
     level_of: Box<LevelOf>,
     on_span: Option<Box<OnSpan>>,
+    on_end: Option<Box<OnEnd>>,
+    status_code: &'static str,
 }
+
+/// The field of the status code, by the conventions and by those before 1.45.
+const STATUS_CODE: &str = "rpc.status_code";
+const OLD_STATUS_CODE: &str = "rpc.response.status_code";
 
 impl TracingTracer {
     /// A tracer that logs at [`level_of`].
@@ -123,6 +135,8 @@ impl TracingTracer {
             methods: Methods::default(),
             level_of: Box::new(|rpc| Some(level_of(rpc))),
             on_span: None,
+            on_end: None,
+            status_code: STATUS_CODE,
         }
     }
 
@@ -166,30 +180,50 @@ impl TracingTracer {
         self.on_span = Some(Box::new(hook));
         self
     }
+
+    /// Calls this with each span when its RPC is over, before the access log: the place to record more
+    /// of what the record has. A field has to be declared when the span is made, so a field of one's own
+    /// takes the extension of a subscriber, such as `set_attribute` of `tracing-opentelemetry`.
+    #[must_use]
+    pub fn on_end(mut self, hook: impl Fn(&Span, &RpcInfo) + Send + Sync + 'static) -> Self {
+        self.on_end = Some(Box::new(hook));
+        self
+    }
+
+    /// Names the field of the status code: `rpc.status_code`, or `rpc.response.status_code` for a backend
+    /// that expects version 1.44 of the conventions or older.
+    ///
+    /// # Panics
+    ///
+    /// If it is neither of the two: a span has no other field for it.
+    #[must_use]
+    pub fn status_code_key(mut self, key: &'static str) -> Self {
+        assert!(
+            [STATUS_CODE, OLD_STATUS_CODE].contains(&key),
+            "the key of the status code is {STATUS_CODE:?} or {OLD_STATUS_CODE:?}, not {key:?}"
+        );
+        self.status_code = key;
+        self
+    }
 }
 
 /// The level at which an RPC is logged unless chosen otherwise.
 ///
-/// A success, and a failure that is the caller's (NOT_FOUND, CANCELLED, …, HTTP 4xx) is INFO; too
-/// much work or too little time (UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED) or a method
-/// that is not there (UNIMPLEMENTED) is WARN; UNKNOWN, INTERNAL, DATA_LOSS, HTTP 5xx, an HTTP
-/// exchange that failed without a response and a panic are ERROR.
+/// An RPC that did not [fail](crate::Stats::failed) is INFO. A failure is ERROR if something is broken:
+/// UNKNOWN, INTERNAL, DATA_LOSS, HTTP 5xx, an HTTP exchange without a response, a panic. Every other
+/// failure is WARN.
 #[must_use]
 pub fn level_of(rpc: &RpcInfo) -> Level {
     let stats = rpc.stats();
+    if !stats.failed() {
+        return Level::INFO;
+    }
     match (stats.status(), stats.ending()) {
-        (_, Some(Ending::Panic)) => Level::ERROR,
-        (Some(Status::Grpc(code)), _) => match code {
-            Code::Unknown | Code::Internal | Code::DataLoss => Level::ERROR,
-            Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Unimplemented => Level::WARN,
-            _ => Level::INFO,
-        },
-        (Some(Status::Http(500..)), _) => Level::ERROR,
-        (Some(Status::Http(_)), _) | (None, None | Some(Ending::Cancelled)) => Level::INFO,
-        (None, Some(_)) => Level::ERROR,
+        (_, Some(Ending::Panic))
+        | (Some(Status::Grpc(Code::Unknown | Code::Internal | Code::DataLoss)), _)
+        | (Some(Status::Http(500..)), _)
+        | (None, _) => Level::ERROR,
+        (Some(_), _) => Level::WARN,
     }
 }
 
@@ -204,6 +238,7 @@ impl fmt::Debug for TracingTracer {
         f.debug_struct("TracingTracer")
             .field("methods", &self.methods)
             .field("on_span", &self.on_span.is_some())
+            .field("on_end", &self.on_end.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -237,7 +272,7 @@ impl Tracer for TracingTracer {
             });
         }
         if let Some(hook) = &self.on_span {
-            hook(span, rpc, request);
+            contain::<Self, _>("on_span", || hook(span, rpc, request));
         }
         running
     }
@@ -246,7 +281,10 @@ impl Tracer for TracingTracer {
         if running.undecided {
             self.decide(&running.span, rpc);
         }
-        close(&running.span, rpc);
+        close(&running.span, rpc, self.status_code);
+        if let Some(hook) = self.on_end.as_ref().filter(|_| !running.span.is_none()) {
+            contain::<Self, _>("on_end", || hook(&running.span, rpc));
+        }
         if let Some(level) = (self.level_of)(rpc) {
             access_log::write(level, &running.around, running.trace_id, rpc);
         }
@@ -268,6 +306,7 @@ impl TracingTracer {
         // Worked out only where somebody listens. Numbers are `i64`, as OpenTelemetry has them.
         let about = LazyCell::new(|| self.describe(rpc, request));
         let http = LazyCell::new(|| about.system.is_none().then(|| Http::of(rpc, request)));
+        let server = LazyCell::new(|| server(rpc, request));
         let peer = rpc.peer().socket();
         macro_rules! span {
             ($($parent:tt)*) => {
@@ -288,6 +327,9 @@ impl TracingTracer {
                     http.route = Empty,
                     network.peer.address = peer.map(|peer| ::tracing::field::display(peer.ip())),
                     network.peer.port = peer.map(|peer| i64::from(peer.port())),
+                    server.address = server.as_ref().map(|(host, _)| &**host),
+                    server.port = server.as_ref().and_then(|(_, port)| port.map(i64::from)),
+                    rpc.status_code = Empty,
                     rpc.response.status_code = Empty,
                     http.response.status_code = Empty,
                     otel.status_code = Empty,
@@ -431,6 +473,24 @@ impl Methods {
     }
 }
 
+/// The server's host and port: a client's target, else the host that the request names.
+fn server(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<(String, Option<u16>)> {
+    let named = request.uri().and_then(Uri::authority);
+    let header = || request.headers().get(HOST)?.to_str().ok();
+    let target = match rpc.callee().address() {
+        Some(Address::Named(target)) => Target::Told(target),
+        _ => {
+            let authority = named.map(Authority::as_str).or_else(header)?;
+            let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
+            Target::Authority(host)
+        }
+    };
+    target.with_host_and_port(|host, port| (escape(host, HOST_NAME).into_owned(), port))
+}
+
+/// How much of a host's name a span keeps, which is as much as DNS allows.
+const HOST_NAME: usize = 255;
+
 /// Makes the span current while the RPC's code runs.
 /// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
 struct Entered {
@@ -479,28 +539,25 @@ fn around(rpc: &RpcInfo, under_outer_layer: bool) -> Span {
 }
 
 /// Puts into the span how its RPC ended.
-fn close(span: &Span, rpc: &RpcInfo) {
+fn close(span: &Span, rpc: &RpcInfo, status_code: &str) {
     if span.is_none() {
         return;
     }
     let stats = rpc.stats();
-    let error: Option<Cow<'static, str>> = match (stats.status(), System::of(rpc.protocol())) {
+    match (stats.status(), System::of(rpc.protocol())) {
         (Some(Status::Grpc(code)), system) => {
-            let code_text = system.unwrap_or(System::Grpc).code(code);
-            span.record("rpc.response.status_code", code_text);
+            let code = system.unwrap_or(System::Grpc).code(code);
+            span.record(status_code, code);
             if let Some(http) = http_answer(rpc) {
                 span.record("http.response.status_code", i64::from(http));
             }
-            let error = code_text.filter(|_| is_failure(rpc.role(), code));
-            error.map(Cow::Borrowed)
         }
         (Some(Status::Http(status)), _) => {
             span.record("http.response.status_code", i64::from(status));
-            http_error(rpc.role(), Some(status), stats.ending())
         }
-        (None, _) => http_error(rpc.role(), None, stats.ending()),
-    };
-    if let Some(error) = error {
+        (None, _) => {}
+    }
+    if let Some(error) = error_type(rpc) {
         span.record("otel.status_code", "ERROR");
         span.record("error.type", &*error);
         if let Some(text) = stats.error().or(stats.panic()) {

@@ -205,7 +205,7 @@ def whole(collector, by_http):
         message = ["no such thing", ""] * 2 if fails else [""] * 4
         check(f"{what}: message", [span.message for span in chain], message)
         code = "NOT_FOUND" if fails else "OK"
-        codes = [span.attributes.get("rpc.response.status_code") for span in chain]
+        codes = [span.attributes.get("rpc.status_code") for span in chain]
         check(f"{what}: codes", codes, [code] * 4)
         systems = {span.attributes.get("rpc.system.name") for span in chain}
         check(f"{what}: system", systems, {"grpc"})
@@ -291,7 +291,7 @@ def compare(what, spans, services):
         check(f"{what}: kinds", [span.kind for span in chain], ["CLIENT", "SERVER"])
         check(f"{what}: names", [span.name for span in chain], [METHOD, METHOD])
         rust = chain[services.index("rust")]
-        code = rust.attributes.get("rpc.response.status_code")
+        code = rust.attributes.get("rpc.status_code")
         check(f"{what}: code", (code, rust.status), ("OK", "UNSET"))
 
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use opentelemetry::{KeyValue, propagation::TextMapCompositePropagator};
+use opentelemetry::{InstrumentationScope, KeyValue, propagation::TextMapCompositePropagator};
 use opentelemetry_sdk::{
     metrics::{
         InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
@@ -88,6 +88,43 @@ impl Telemetry {
         unit.expect("the metric")
     }
 
+    pub fn schema_url(&self, name: &str) -> Option<String> {
+        let mut url = None;
+        self.each_scope(|scope, metric| {
+            if metric.name() == name {
+                url = scope.schema_url().map(str::to_owned);
+            }
+        });
+        url
+    }
+
+    /// The names of a metric's attributes.
+    pub fn label_names(&self, name: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut add = |a: &KeyValue| names.push(a.key.as_str().to_owned());
+        self.each_metric(|metric| {
+            if metric.name() != name {
+                return;
+            }
+            match metric.data() {
+                AggregatedMetrics::F64(MetricData::Histogram(data)) => data
+                    .data_points()
+                    .for_each(|point| point.attributes().for_each(&mut add)),
+                AggregatedMetrics::U64(MetricData::Histogram(data)) => data
+                    .data_points()
+                    .for_each(|point| point.attributes().for_each(&mut add)),
+                AggregatedMetrics::I64(MetricData::Sum(data)) => data
+                    .data_points()
+                    .for_each(|point| point.attributes().for_each(&mut add)),
+                AggregatedMetrics::U64(MetricData::Sum(data)) => data
+                    .data_points()
+                    .for_each(|point| point.attributes().for_each(&mut add)),
+                other => panic!("{name} is neither a histogram nor a sum: {other:?}"),
+            }
+        });
+        names
+    }
+
     /// All series of a histogram.
     pub fn histogram(&self, name: &str) -> Vec<Point> {
         let mut points = Vec::new();
@@ -147,6 +184,10 @@ impl Telemetry {
     }
 
     fn each_metric(&self, mut each: impl FnMut(&Metric)) {
+        self.each_scope(|_, metric| each(metric));
+    }
+
+    fn each_scope(&self, mut each: impl FnMut(&InstrumentationScope, &Metric)) {
         self.metrics.reset();
         self.meter_provider.force_flush().unwrap();
         for resource in self.metrics.get_finished_metrics().unwrap() {
@@ -156,7 +197,9 @@ impl Telemetry {
                     continue;
                 }
                 assert_eq!(scope.scope().name(), "tower-tracer");
-                scope.metrics().for_each(&mut each);
+                for metric in scope.metrics() {
+                    each(scope.scope(), metric);
+                }
             }
         }
     }

@@ -1,0 +1,97 @@
+//! The attempts of a call, for gRPC's metrics of retries (A96).
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::span;
+use crate::RpcInfo;
+
+/// What the layer outside of the retries keeps of the attempts that start inside. Each attempt has a
+/// layer of its own, which finds this through the record of the call.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    running: AtomicU32,
+    /// When the last one ended, in nanoseconds from the start of the call.
+    last_end: AtomicU64,
+    delay: AtomicU64,
+    hedges: AtomicU32,
+}
+
+impl Attempts {
+    /// An attempt starts: while another one runs it is a hedge, else a retry after a delay.
+    fn started(&self, at: u64, is_first: bool) {
+        let others = self.running.fetch_add(1, Relaxed);
+        if others > 0 {
+            self.hedges.fetch_add(1, Relaxed);
+        } else if !is_first {
+            let delay = at.saturating_sub(self.last_end.load(Relaxed));
+            self.delay.fetch_add(delay, Relaxed);
+        }
+    }
+
+    fn ended(&self, at: u64) {
+        self.running.fetch_sub(1, Relaxed);
+        self.last_end.fetch_max(at, Relaxed);
+    }
+
+    /// How long the call waited between its attempts.
+    pub(super) fn delay(&self) -> Duration {
+        Duration::from_nanos(self.delay.load(Relaxed))
+    }
+
+    /// How many attempts started while another one ran.
+    pub(super) fn hedges(&self) -> u32 {
+        self.hedges.load(Relaxed)
+    }
+}
+
+/// One attempt that runs, of this call.
+#[derive(Debug)]
+pub(super) struct Attempt(RpcInfo);
+
+impl Attempt {
+    pub(super) fn start(rpc: &RpcInfo) -> Option<Self> {
+        let call = rpc.same_request_parent()?;
+        let at = nanos(call);
+        call.with_scope(|own: &span::Running| own.attempts.started(at, rpc.attempt() == 1))?;
+        Some(Self(call.clone()))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let at = nanos(&self.0);
+        self.0
+            .with_scope(|own: &span::Running| own.attempts.ended(at));
+    }
+}
+
+fn nanos(call: &RpcInfo) -> u64 {
+    u64::try_from(call.stats().elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Attempts;
+
+    #[test]
+    fn delay_is_time_without_attempt_and_hedges_overlap() {
+        let attempts = Attempts::default();
+        attempts.started(10, true);
+        attempts.ended(100);
+        assert_eq!((attempts.delay(), attempts.hedges()), (Duration::ZERO, 0));
+        attempts.started(150, false);
+        attempts.started(160, false);
+        attempts.ended(200);
+        attempts.ended(210);
+        attempts.started(240, false);
+        assert_eq!(
+            (attempts.delay(), attempts.hedges()),
+            (Duration::from_nanos(80), 1)
+        );
+    }
+}
