@@ -2,6 +2,7 @@
 
 use std::{any::Any, error::Error, fmt, sync::Arc, time::Duration};
 
+use crate::methods::KnownMethods;
 use crate::rpc::{AtomicLevel, Endpoints, Failures, Level, Role};
 
 /// What a layer is configured with, but for its tracer.
@@ -10,6 +11,8 @@ pub(crate) struct Config {
     pub(crate) level: LevelHandle,
     /// `None`: it is inferred from each request.
     pub(crate) role: Option<Role>,
+    /// `None`: no kind of a method is known.
+    pub(crate) methods: Option<KnownMethods>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
     /// `None`: the default rule decides.
     pub(crate) failures: Option<Failures>,
@@ -27,6 +30,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("role", &self.role)
             .field("level", &self.level)
+            .field("methods", &self.methods)
             .field("endpoints", &self.endpoints)
             .field("failures", &self.failures)
             .field("server_timeout", &self.server_timeout)

@@ -4,6 +4,7 @@ use tower_layer::Layer;
 
 use crate::{
     config::{Config, LevelHandle},
+    methods::KnownMethods,
     rpc::{Endpoint, Endpoints, Failures, Level, Role, Target, clock},
     service::{LevelOf, Shared, TracerService, view_as},
     tracer::RequestParts,
@@ -154,6 +155,27 @@ impl<T> TracerLayer<T> {
         choose: impl Fn(&RequestParts<'_>) -> Level + Send + Sync + 'static,
     ) -> Self {
         self.level_of = Some(Arc::new(choose));
+        self
+    }
+
+    /// The methods of the services, from a descriptor set: records have their
+    /// [kinds](crate::RpcInfo::method_kind) then. Which methods a tracer may name in a label is a setting
+    /// of the tracer.
+    ///
+    /// ```
+    /// use tower_tracer::{TracerLayer, methods::KnownMethods};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let descriptor_set = [];
+    /// // As `tonic-build` writes it with `file_descriptor_set_path`.
+    /// let known = KnownMethods::from_descriptor_set(&descriptor_set)?;
+    /// let layer = TracerLayer::new(()).methods(known);
+    /// # let _ = layer;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn methods(mut self, known: KnownMethods) -> Self {
+        self.config.methods = Some(known);
         self
     }
 

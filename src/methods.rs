@@ -1,15 +1,12 @@
 //! Which methods may be named where names must not grow with what peers send.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use crate::rpc::MethodPath;
+use crate::rpc::{MethodKind, MethodPath};
 #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
 use {
     crate::{RequestParts, Role, RpcInfo, Status},
-    std::{
-        collections::BTreeMap,
-        sync::{PoisonError, RwLock},
-    },
+    std::sync::{PoisonError, RwLock},
 };
 
 /// The name of a method that is not known.
@@ -74,7 +71,7 @@ impl<V: Clone + Default> Learned<V> {
 /// assert!(!known.contains("echo.Echo/Nonsense"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KnownMethods(Arc<BTreeSet<Box<str>>>);
+pub struct KnownMethods(Arc<BTreeMap<Box<str>, Option<MethodKind>>>);
 
 impl KnownMethods {
     /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off. For names that are
@@ -100,15 +97,21 @@ impl KnownMethods {
     pub fn try_new<M: AsRef<str>>(
         full_methods: impl IntoIterator<Item = M>,
     ) -> Result<Self, NotAMethod> {
-        let names = full_methods.into_iter().map(|name| {
+        Self::with_kinds(full_methods.into_iter().map(|name| (name, None)))
+    }
+
+    fn with_kinds<M: AsRef<str>>(
+        methods: impl IntoIterator<Item = (M, Option<MethodKind>)>,
+    ) -> Result<Self, NotAMethod> {
+        let methods = methods.into_iter().map(|(name, kind)| {
             let name = name.as_ref();
             let path: Arc<str> = format!("/{}", name.strip_prefix('/').unwrap_or(name)).into();
             match MethodPath::from(path).full_method() {
-                Some(method) => Ok(method.into()),
+                Some(method) => Ok((method.into(), kind)),
                 None => Err(NotAMethod(name.into())),
             }
         });
-        Ok(Self(Arc::new(names.collect::<Result<_, _>>()?)))
+        Ok(Self(Arc::new(methods.collect::<Result<_, _>>()?)))
     }
 
     /// All methods of all services in an encoded `FileDescriptorSet`, as `tonic-build` writes it
@@ -122,42 +125,58 @@ impl KnownMethods {
     }
 
     fn read(encoded: &[u8]) -> Option<Self> {
-        let mut names = Vec::new();
+        let mut methods = Vec::new();
         for file in fields(encoded) {
-            let (1, file) = file? else { continue };
+            let (1, Value::Bytes(file)) = file? else {
+                continue;
+            };
             let package = text(file, 2)?.unwrap_or_default();
             for service in fields(file) {
-                let (6, service) = service? else { continue };
+                let (6, Value::Bytes(service)) = service? else {
+                    continue;
+                };
                 let name = text(service, 1)?.unwrap_or_default();
                 let dot = if package.is_empty() { "" } else { "." };
                 for method in fields(service) {
-                    let (2, method) = method? else { continue };
+                    let (2, Value::Bytes(method)) = method? else {
+                        continue;
+                    };
+                    let kind = MethodKind::new(is_set(method, 5)?, is_set(method, 6)?);
                     let method = text(method, 1)?.unwrap_or_default();
-                    names.push(format!("{package}{dot}{name}/{method}"));
+                    methods.push((format!("{package}{dot}{name}/{method}"), Some(kind)));
                 }
             }
         }
-        Self::try_new(names).ok()
+        Self::with_kinds(methods).ok()
+    }
+
+    /// Which sides of `pkg.Svc/Method` stream; `None` if it is not one of these, or comes from a list of
+    /// names.
+    #[must_use]
+    pub fn kind(&self, full_method: &str) -> Option<MethodKind> {
+        self.0.get(full_method).copied().flatten()
+    }
+
+    pub(crate) fn kind_of_path(&self, path: &str) -> Option<MethodKind> {
+        self.kind(last_two(path)?)
     }
 
     /// Whether `pkg.Svc/Method` is one of them.
     #[must_use]
     pub fn contains(&self, full_method: &str) -> bool {
-        self.0.contains(full_method)
+        self.0.contains_key(full_method)
     }
 
     /// The method among them that a path ends with: a router that nests a server under a prefix
     /// leaves that in the path of a layer around it.
     #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
     pub(crate) fn find<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let (before, _) = path.rsplit_once('/')?;
-        let method = path.get(before.rfind('/')? + 1..)?;
-        self.contains(method).then_some(method)
+        last_two(path).filter(|method| self.contains(method))
     }
 
     /// All of them, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|name| &**name)
+        self.0.keys().map(|name| &**name)
     }
 }
 
@@ -221,33 +240,42 @@ pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -
     path.get(origin.len() + 1..)
 }
 
-/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where
-/// the message is broken off or malformed.
-fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
+/// The last two segments of a path, which name a method whatever is before them.
+fn last_two(path: &str) -> Option<&str> {
+    let (before, _) = path.rsplit_once('/')?;
+    path.get(before.rfind('/')? + 1..)
+}
+
+/// What a field of an encoded message holds.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    /// Of a fixed length.
+    Other,
+}
+
+/// The fields of an encoded message, with their numbers; an item is `None` if the message is broken off
+/// or malformed there.
+fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, Value<'_>)>> {
     let mut rest = message;
     std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            match field(&mut rest) {
-                Some((number, Some(bytes))) => return Some(Some((number, bytes))),
-                Some((_, None)) => {}
-                None => {
-                    rest = &[];
-                    return Some(None);
-                }
-            }
+        if rest.is_empty() {
+            return None;
         }
-        None
+        let field = field(&mut rest);
+        if field.is_none() {
+            rest = &[];
+        }
+        Some(field)
     })
 }
 
-/// Takes the next field: its number, and its bytes where it has some.
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+/// Takes the next field: its number, and what it holds.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let tag = varint(rest)?;
     let length = match tag & 7 {
-        0 => {
-            varint(rest)?;
-            return Some((tag >> 3, None));
-        }
+        0 => return Some((tag >> 3, Value::Number(varint(rest)?))),
         1 => 8,
         2 => usize::try_from(varint(rest)?).ok()?,
         5 => 4,
@@ -255,7 +283,13 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
     };
     let (bytes, after) = rest.split_at_checked(length)?;
     *rest = after;
-    Some((tag >> 3, (tag & 7 == 2).then_some(bytes)))
+    Some((
+        tag >> 3,
+        match tag & 7 {
+            2 => Value::Bytes(bytes),
+            _ => Value::Other,
+        },
+    ))
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
@@ -274,19 +308,33 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 /// The text of a field, `Some(None)` where it is missing.
 fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
     for field in fields(message) {
-        let (found, bytes) = field?;
-        if found == number {
+        if let (found, Value::Bytes(bytes)) = field?
+            && found == number
+        {
             return Some(Some(std::str::from_utf8(bytes).ok()?));
         }
     }
     Some(None)
 }
 
+/// Whether a flag is set; `None` if the message is malformed.
+fn is_set(message: &[u8], number: u64) -> Option<bool> {
+    let mut set = false;
+    for field in fields(message) {
+        if let (found, Value::Number(value)) = field?
+            && found == number
+        {
+            set = value != 0;
+        }
+    }
+    Some(set)
+}
+
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
 
-    use super::KnownMethods;
+    use super::{KnownMethods, MethodKind};
 
     fn echo() -> Vec<u8> {
         let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo");
@@ -306,6 +354,18 @@ mod tests {
                 "echo.Echo/UnaryEcho",
             ]
         );
+        for (method, kind) in [
+            ("BidirectionalStreamingEcho", MethodKind::BidiStream),
+            ("ClientStreamingEcho", MethodKind::ClientStream),
+            ("ServerStreamingEcho", MethodKind::ServerStream),
+            ("UnaryEcho", MethodKind::Unary),
+        ] {
+            assert_eq!(known.kind(&format!("echo.Echo/{method}")), Some(kind));
+            let path = format!("/api/echo.Echo/{method}");
+            assert_eq!(known.kind_of_path(&path), Some(kind));
+        }
+        assert_eq!(known.kind("echo.Echo/Other"), None);
+        assert_eq!(KnownMethods::new(["a.B/C"]).kind("a.B/C"), None);
     }
 
     #[test]

@@ -119,6 +119,11 @@ async fn each_kind_of_call_is_counted_whole_on_both_sides() {
             "rpc_duration_seconds{R,echo.Echo,ServerStreamingEcho,OK} #1",
             "rpc_duration_seconds{R,echo.Echo,UnaryEcho,NOT_FOUND} #1",
             "rpc_duration_seconds{R,echo.Echo,UnaryEcho,OK} #1",
+            "rpc_failed_total{R,echo.Echo,BidirectionalStreamingEcho} 0",
+            "rpc_failed_total{R,echo.Echo,ClientStreamingEcho} 0",
+            "rpc_failed_total{R,echo.Echo,ServerStreamingEcho} 0",
+            // A NOT_FOUND is a failure of the client, not of the server.
+            "rpc_failed_total{R,echo.Echo,UnaryEcho} FAILED",
             "rpc_handled_total{R,echo.Echo,BidirectionalStreamingEcho,OK,trailers} 1",
             "rpc_handled_total{R,echo.Echo,ClientStreamingEcho,OK,trailers} 1",
             "rpc_handled_total{R,echo.Echo,ServerStreamingEcho,OK,trailers} 1",
@@ -154,6 +159,7 @@ async fn each_kind_of_call_is_counted_whole_on_both_sides() {
             let line = line.replace("{R", &format!("{{{role}"));
             expected.push(
                 line.replace("OUT", sent)
+                    .replace("FAILED", if role == "client" { "1" } else { "0" })
                     .replace("IN_", &format!("{received}_")),
             );
         }
@@ -326,9 +332,11 @@ async fn what_a_peer_makes_up_is_no_label_and_no_new_series() {
         .filter(|line| line.starts_with("rpc_started_total") && !line.ends_with(" 0"))
         .collect();
     started.sort_unstable();
-    let other =
-        format!(r#"rpc_started_total{{role="server",service="_OTHER",method="_OTHER"}} {count}"#);
-    let known = r#"rpc_started_total{role="server",service="echo.Echo",method="UnaryEcho"} 1"#;
+    let other = format!(
+        r#"rpc_started_total{{role="server",rpc_service="_OTHER",rpc_method="_OTHER"}} {count}"#
+    );
+    let known =
+        r#"rpc_started_total{role="server",rpc_service="echo.Echo",rpc_method="UnaryEcho"} 1"#;
     assert_eq!(started, [&*other, known]);
     for line in rendered.lines().filter(|line| !line.is_empty()) {
         assert!(line.starts_with("# ") || line.starts_with("rpc_"), "{line}");
@@ -556,11 +564,11 @@ async fn handles_are_asked_for_once_per_method_and_outcome() {
             .unwrap();
         asked.push(look_ups.load(Ordering::Relaxed));
     }
-    // At first, six for each listed method, and its 37 outcomes; when called, a histogram
+    // At first, seven for each listed method, and its 37 outcomes; when called, a histogram
     // and the count of an ending that is no call's over HTTP. Of the
-    // other methods, six and two for the outcome.
-    let listed = 4 * (6 + 37);
-    assert_eq!(asked, [2, 2, 10, 10, 10].map(|n| listed + n));
+    // other methods, seven and two for the outcome.
+    let listed = 4 * (7 + 37);
+    assert_eq!(asked, [2, 2, 11, 11, 11].map(|n| listed + n));
 }
 
 #[tokio::test]
@@ -718,7 +726,7 @@ async fn prometheus_gets_a_histogram_with_grpcs_buckets_and_texts() {
     assert!(cost >= Duration::from_millis(30));
 
     let rendered = exposition.render();
-    let labels = r#"role="server",service="echo.Echo",method="UnaryEcho""#;
+    let labels = r#"role="server",rpc_service="echo.Echo",rpc_method="UnaryEcho""#;
     for line in [
         "# TYPE rpc_duration_seconds histogram".to_owned(),
         "# HELP rpc_duration_seconds Time from start to end of RPCs that are over.".to_owned(),

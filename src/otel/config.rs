@@ -224,7 +224,7 @@ impl OtelTracer {
     /// | `server.address`, `server.port` | `Forwarded` (`host`) | `X-Forwarded-Host` | the request's authority, then `Host` |
     /// | `client.address` | `Forwarded` (`for`) | `X-Forwarded-For` | the connection's peer |
     ///
-    /// The address of a [callee](crate::TracerLayer::callee) that the layer was told still goes first.
+    /// The address of a configured [callee](crate::TracerLayer::callee) still comes first.
     /// The span of an RPC has the addresses too, but no scheme, and its `server.address` comes from the
     /// callee or the two headers alone.
     ///
@@ -396,7 +396,7 @@ impl OtelTracer {
     }
 
     /// Adds the [predefined events](crate::Event::PREDEFINED) of the RPC to its span. It raises the
-    /// level to [`Level::Detailed`].
+    /// level to [`Level::Detailed`](crate::Level::Detailed).
     #[must_use]
     pub fn rpc_events(mut self) -> Self {
         self.timeline = true;
@@ -414,8 +414,10 @@ impl OtelTracer {
     /// Adds gRPC's own metrics, `grpc.client.*` and `grpc.server.*`, of
     /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) and
     /// [A96](https://github.com/grpc/proposal/blob/master/A96-retry-otel-stats.md). Their target is
-    /// the address of the callee that the layer was told, else that of the request's URI. A call that
-    /// starts before its method is known, see [Methods](self#methods), starts as `other`.
+    /// that of the [layer](crate::TracerLayer::target), else of the request's URI, in the form
+    /// `dns:///host:port` that other implementations have. Retries, their delay and hedges are
+    /// measured if the [attempts](GrpcMetrics::Attempts) have a layer of their own. A call that
+    /// starts before its method is known, see [Methods](crate::otel#methods), starts as `other`.
     ///
     /// Sizes are in bytes (`By`), compressed and without prefixes. The size of the response is recorded
     /// with each duration, and is 0 if there was no message: also if a proxy answered with a page of

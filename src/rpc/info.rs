@@ -7,8 +7,8 @@ use std::{
 use http::Method;
 
 use super::{
-    EndpointRef, Event, Level, MethodPath, Protocol, Role, RpcStart, SampleKey, Scope, Severity,
-    Stats, Tick,
+    EndpointRef, Event, Level, MethodKind, MethodPath, Protocol, Role, RpcStart, SampleKey, Scope,
+    Severity, Stats, Tick,
     internal::{HttpMethod, RareFields, current, pool},
     record::{MOST_ANCESTORS, ParentLink, Record},
 };
@@ -121,6 +121,13 @@ impl RpcInfo {
     #[inline]
     pub fn role(&self) -> Role {
         self.0.start.role
+    }
+
+    /// Which sides of its method stream, if the layer's [methods](crate::TracerLayer::methods) say so.
+    /// It is never inferred from what passes.
+    #[must_use]
+    pub fn method_kind(&self) -> Option<MethodKind> {
+        self.0.start.kind
     }
 
     /// What the two sides speak.

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    Endpoints, Level, MethodPath, Protocol, Role, RpcInfo, Scope, Stats,
+    Endpoints, Level, MethodKind, MethodPath, Protocol, Role, RpcInfo, Scope, Stats,
     internal::{HttpMethod, LazySampleKey, Tick},
 };
 
@@ -25,6 +25,8 @@ pub(super) struct Record {
 pub(crate) struct RpcStart {
     pub(crate) role: Role,
     pub(crate) protocol: Protocol,
+    /// `None`: unknown.
+    pub(crate) kind: Option<MethodKind>,
     pub(crate) path: MethodPath,
     pub(crate) http_method: Option<HttpMethod>,
     pub(crate) endpoints: Option<Arc<Endpoints>>,
@@ -63,6 +65,7 @@ impl Record {
             start: RpcStart {
                 role: Role::Client,
                 protocol: Protocol::Other,
+                kind: None,
                 path: MethodPath::from(""),
                 http_method: None,
                 endpoints: None,

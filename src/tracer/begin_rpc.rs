@@ -55,10 +55,15 @@ impl<R: TracedRequest> Describe for R {
             Protocol::Http => received_path(self),
             _ => self.method_path(),
         };
+        let kind = match (&config.methods, protocol) {
+            (None, _) | (Some(_), Protocol::Http) => None,
+            (Some(methods), _) => methods.kind_of_path(self.path()),
+        };
         let now = Tick::now();
         let start = RpcStart {
             role,
             protocol,
+            kind,
             path,
             http_method: self.http_method().map(HttpMethod::new),
             endpoints: config.endpoints.clone(),
