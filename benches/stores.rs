@@ -81,7 +81,7 @@ where
 fn handles(recorder: &impl Recorder) -> Runner {
     let metadata = Metadata::new("bench", Level::INFO, None);
     let key = |name: &'static str| {
-        let labels = ["role", "service", "method", "code", "ending"];
+        let labels = ["role", "rpc_service", "rpc_method", "code", "ending"];
         Key::from_parts(name, labels.map(|label| Label::new(label, label)).to_vec())
     };
     let counter = |name| recorder.register_counter(&key(name), &metadata);

@@ -1,13 +1,13 @@
 //! Serves `/metrics` for Prometheus: a server and a client in one program, both traced.
 //!
 //! ```text
-//! cargo run -p examples --example prometheus --features metrics -- [ROUNDS] [ADDRESS]
+//! cargo run -p examples --example prometheus --features metrics -- [ROUNDS] [ADDRESS] [NAMES]
 //! curl http://127.0.0.1:9464/metrics
 //! ```
 //!
-//! It makes ROUNDS rounds of calls of every kind, 10 unless told otherwise, and serves until it is
-//! interrupted. Beside it stand a dashboard for Grafana, `dashboard.json`, and rules for alerts,
-//! `alerts.yml`.
+//! It makes ROUNDS rounds of calls of every kind, 10 by default, and serves until it is interrupted.
+//! NAMES is `rpc`, or `grpc-prometheus` for the names of go-grpc-prometheus. Beside this file are a
+//! dashboard for Grafana, `dashboard.json`, and rules for alerts, `alerts.yml`.
 
 #[path = "../echo/mod.rs"]
 mod echo;
@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tower_tracer::{
     TracerLayer,
     methods::KnownMethods,
-    metrics::{DURATION_BUCKETS, MetricsTracer},
+    metrics::{DURATION_BUCKETS, MetricsTracer, Names},
 };
 
 #[tokio::main]
@@ -29,20 +29,25 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let rounds: usize = arguments.next().map_or(Ok(10), |n| n.parse())?;
     let address = arguments.next().unwrap_or("127.0.0.1:9464".to_owned());
     let address: SocketAddr = address.parse()?;
+    let names = match arguments.next().as_deref() {
+        None | Some("rpc") => Names::Rpc,
+        Some("grpc-prometheus") => Names::GrpcPrometheus,
+        Some(other) => return Err(format!("NAMES is rpc or grpc-prometheus, not {other}").into()),
+    };
+    // What a server says of its methods: all others are counted together.
+    let methods = KnownMethods::from_descriptor_set(include_bytes!("../echo/descriptors.bin"))?;
+    let tracer = || MetricsTracer::new().names(names);
 
     // Before the first RPC: handles are taken then, and kept.
-    PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets_for_metric(
-            Matcher::Full("rpc_duration_seconds".to_owned()),
-            &DURATION_BUCKETS,
-        )?
-        .install()?;
+    let mut exporter = PrometheusBuilder::new().with_http_listener(address);
+    for name in tracer().duration_names() {
+        exporter = exporter.set_buckets_for_metric(Matcher::Full(name), &DURATION_BUCKETS)?;
+    }
+    exporter.install()?;
 
-    // A server says which methods it has; all others are counted together.
-    let tracer = MetricsTracer::new().methods(KnownMethods::new(load::METHODS));
-    let server = load::serve(TracerLayer::new(tracer).server()).await?;
-    let layer = TracerLayer::new(MetricsTracer::new()).client();
+    let layer = TracerLayer::new(tracer().methods(methods.clone())).server();
+    let server = load::serve(layer).await?;
+    let layer = TracerLayer::new(tracer()).client().methods(methods);
     let channel = load::connect(&server.uri, layer).await?;
     load::rounds(&channel, rounds).await?;
     println!("{rounds} rounds done; metrics on http://{address}/metrics");

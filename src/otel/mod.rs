@@ -1,6 +1,7 @@
 #![doc = include_str!("otel.md")]
 
 mod address;
+mod after_the_end;
 mod attempts;
 mod config;
 mod custom;
