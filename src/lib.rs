@@ -113,7 +113,7 @@
 mod address;
 mod config;
 pub mod guide;
-#[cfg(any(feature = "metrics", feature = "otel"))]
+#[cfg(any(feature = "metrics", feature = "otel", feature = "prometheus"))]
 mod labels;
 mod layer;
 pub mod methods;
@@ -126,6 +126,9 @@ mod name_hasher;
 #[cfg_attr(docsrs, doc(cfg(feature = "otel")))]
 pub mod otel;
 mod panics;
+#[cfg(feature = "prometheus")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
+pub mod prometheus;
 mod protocol;
 pub mod rpc;
 #[cfg(any(feature = "otel", feature = "tracing"))]
@@ -135,6 +138,8 @@ pub mod service;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod text;
+#[cfg(any(feature = "prometheus", feature = "tracing"))]
+mod trace_id;
 pub mod tracer;
 #[cfg(feature = "tracing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]

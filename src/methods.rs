@@ -3,38 +3,68 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::rpc::{MethodKind, MethodPath};
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 use {
     crate::{RequestParts, Role, RpcInfo, Status},
     std::sync::{PoisonError, RwLock},
 };
 
 /// The name of a method that is not known.
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 pub(crate) const OTHER: &str = "_OTHER";
 
 /// How many methods a tracer learns from answers: a service that answers to any name must not make
 /// as many names.
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 const LEARNED: usize = 100;
 
 /// Whether an RPC that is over shows that its method exists: what no service implements is answered
 /// neither with OK nor with a message.
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 pub(crate) fn is_answered(rpc: &RpcInfo) -> bool {
     let stats = rpc.stats();
     stats.status() == Some(Status::OK) || stats.response().messages().is_some_and(|n| n > 0)
 }
 
 /// The methods that a tracer has learned from answers, and what it keeps of each.
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 #[derive(Debug, Default)]
 pub(crate) struct Learned<V>(RwLock<BTreeMap<Box<str>, V>>);
 
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 impl<V: Clone + Default> Learned<V> {
     /// Of a method that is known.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    #[cfg(any(feature = "metrics", feature = "prometheus", feature = "tracing"))]
     pub(crate) fn get(&self, method: &str) -> Option<V> {
         let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
         learned.get(method).cloned()
@@ -169,7 +199,12 @@ impl KnownMethods {
 
     /// The method among them that a path ends with: a router that nests a server under a prefix
     /// leaves that in the path of a layer around it.
-    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    #[cfg(any(
+        feature = "metrics",
+        feature = "otel",
+        feature = "prometheus",
+        feature = "tracing"
+    ))]
     pub(crate) fn find<'a>(&self, path: &'a str) -> Option<&'a str> {
         last_two(path).filter(|method| self.contains(method))
     }
@@ -215,7 +250,12 @@ impl std::error::Error for InvalidDescriptorSet {}
 /// Service and method of a call that generated code makes: part of this program, so known.
 ///
 /// The names live as long as the program, though the signature cannot say so.
-#[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 pub(crate) fn generated<'a>(
     rpc: &RpcInfo,
     request: &'a RequestParts<'_>,
@@ -231,7 +271,7 @@ pub(crate) fn generated<'a>(
 
 /// The name of the method that generated code calls, as it stands in the path: at its end, since a
 /// client's origin can have a path too. `None` where something has put another path in its place.
-#[cfg(any(feature = "otel", feature = "tracing"))]
+#[cfg(any(feature = "otel", feature = "prometheus", feature = "tracing"))]
 pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Option<&'a str> {
     let (service, method) = generated(rpc, request)?;
     let path = rpc.path();
@@ -416,7 +456,12 @@ mod tests {
     }
 
     #[test]
-    #[cfg(any(feature = "metrics", feature = "otel", feature = "tracing"))]
+    #[cfg(any(
+        feature = "metrics",
+        feature = "otel",
+        feature = "prometheus",
+        feature = "tracing"
+    ))]
     fn a_method_is_found_under_any_prefix_and_in_no_other_place() {
         let known = KnownMethods::new(["a.B/C"]);
         for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "//a.B/C"] {

@@ -245,7 +245,7 @@ impl Wrap {
     fn finishes(self, ends: Ends) -> bool {
         match self {
             Self::FinishIf(wanted) | Self::Slow(wanted) => wanted,
-            Self::Failed => !ends.is_success(),
+            Self::Failed => ends.is_failure(),
             _ => true,
         }
     }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use ::metrics::{Counter, Gauge, Histogram, Label};
-use http::StatusCode;
 
 use super::{names::Family, registry::Registry};
 use crate::{
     Code, Ending, Role, Stats, Status,
+    labels::registered,
     rpc::{MethodKind, Traffic},
 };
 
@@ -200,10 +200,4 @@ fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
             bytes.increment(size);
         }
     }
-}
-
-/// Whether an HTTP status is one that is registered, and no peer's invention.
-pub(super) fn registered(status: u16) -> bool {
-    let status = StatusCode::from_u16(status);
-    status.is_ok_and(|status| status.canonical_reason().is_some())
 }

@@ -14,21 +14,13 @@ use std::{
 
 use self::handles::Method;
 pub use self::{config::MetricsTracer, names::Names};
+pub use crate::labels::DURATION_BUCKETS;
 use crate::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer,
     methods::{OTHER, generated, is_answered},
     name_hasher::NameHasher,
     rpc::Protocol,
 };
-
-/// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
-/// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
-#[rustfmt::skip]
-pub const DURATION_BUCKETS: [f64; 40] = [
-    0.000_01, 0.000_05, 0.000_1, 0.000_3, 0.000_6, 0.000_8, 0.001, 0.002, 0.003, 0.004, 0.005,
-    0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16,
-    0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
-];
 
 /// Room for the methods of generated clients; those that find none are `_OTHER`. No program comes
 /// near.

@@ -1,8 +1,8 @@
 //! What the series are called, and which labels they have.
 
-use ::metrics::{Label, SharedString, Unit};
+use ::metrics::{Label, Unit};
 
-use crate::{Code, Role, Status, methods::OTHER, rpc::MethodKind};
+use crate::{Code, Role, Status, labels::code, rpc::MethodKind};
 
 /// The names of families and labels, for [`MetricsTracer::names`](super::MetricsTracer::names).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -165,18 +165,6 @@ impl Names {
 
     pub(super) fn has_http(self) -> bool {
         self == Self::Rpc
-    }
-}
-
-/// What the label `code` says.
-fn code(status: Option<Status>) -> SharedString {
-    match status {
-        Some(Status::Grpc(code)) => code.as_str().into(),
-        Some(Status::Http(status)) if super::handles::registered(status) => {
-            status.to_string().into()
-        }
-        Some(Status::Http(_)) => OTHER.into(),
-        None => "none".into(),
     }
 }
 

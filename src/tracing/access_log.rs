@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ::tracing::{Level, Span, event};
 
-use super::trace_id::TraceId;
+use crate::trace_id::TraceId;
 use crate::{Ending, RpcInfo, Status, rpc::Protocol, semconv::http_answer, text::escape};
 
 const TARGET: &str = "tower_tracer::access";

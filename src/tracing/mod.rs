@@ -82,7 +82,6 @@
 //! Either of the two is turned off by its target, as in `RUST_LOG=info,tower_tracer::span=off`.
 
 mod access_log;
-mod trace_id;
 
 use std::{
     borrow::Cow,
@@ -93,11 +92,10 @@ use std::{
 
 use ::tracing::{Level, Span, field::Empty, info_span};
 use http::{Uri, header::HOST, uri::Authority};
-use trace_id::TraceId;
 
 use crate::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer, address::Target, panics::contain,
-    rpc::Address, tracer::Scope,
+    rpc::Address, trace_id::TraceId, tracer::Scope,
 };
 use crate::{
     methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},

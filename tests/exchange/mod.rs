@@ -55,8 +55,14 @@ impl Ends {
         Self::CallPanic,
     ];
 
-    pub fn is_success(self) -> bool {
-        matches!(self, Self::Trailers(0) | Self::HeadersOnly(0))
+    /// Whether it is a failure of the server: what its caller asked for or gave up is not.
+    pub fn is_failure(self) -> bool {
+        let is_success = matches!(self, Self::Trailers(0) | Self::HeadersOnly(0));
+        let is_of_caller = matches!(
+            self,
+            Self::HeadersOnly(5) | Self::BodyDropped | Self::FutureDropped
+        );
+        !is_success && !is_of_caller
     }
 }
 

@@ -411,6 +411,73 @@ scrape_configs:
         check("go-grpc-prometheus' names: every query of a board for them shows something", empty, [])
 
 
+def with_exemplars(folder):
+    port, metrics = free_port(), free_port()
+    base = f"http://127.0.0.1:{port}"
+    config = os.path.join(folder, "prometheus.yml")
+    with open(config, "w") as file:
+        file.write(
+            f"""
+global: {{scrape_interval: 500ms}}
+scrape_configs:
+  - job_name: rpc
+    static_configs: [{{targets: ["127.0.0.1:{metrics}"]}}]
+"""
+        )
+    log = os.path.join(folder, "example.log")
+    example = running(
+        os.path.join(EXAMPLES, "exemplars"), str(ROUNDS), f"127.0.0.1:{metrics}", log=log
+    )
+    store = running(
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder}/prometheus",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
+        log=os.path.join(folder, "prometheus.log"),
+    )
+
+    def ask(path, **query):
+        return json.loads(get(f"{base}/api/v1/{path}", **query))["data"]
+
+    def exemplars():
+        now = time.time()
+        series = ask(
+            "query_exemplars",
+            query="rpc_duration_seconds_bucket",
+            start=now - 600,
+            end=now + 10,
+        )
+        return [
+            (one["seriesLabels"]["code"], exemplar["labels"])
+            for one in series
+            for exemplar in one["exemplars"]
+        ]
+
+    with example, store:
+        wait("the load", lambda: "rounds done" in open(log).read())
+        wait("Prometheus", lambda: get(f"{base}/-/ready"))
+        traces = set(re.findall(r"^trace (\w+)$", open(log).read(), re.MULTILINE))
+        found = wait("exemplars", exemplars)
+        check(
+            "Prometheus: an exemplar has the id of an exported trace, and nothing else",
+            {key for _, labels in found for key in labels} == {"trace_id"}
+            and {labels["trace_id"] for _, labels in found} <= traces,
+            True,
+        )
+        codes = {"OK", "NOT_FOUND", "DEADLINE_EXCEEDED", "CANCELLED", "UNIMPLEMENTED"}
+        check(
+            "Prometheus: every code has an exemplar",
+            settled(lambda: {code for code, _ in exemplars()}, codes),
+            codes,
+        )
+
+        def up():
+            return [row["value"][1] for row in ask("query", query="up")["result"]]
+
+        check("Prometheus: the scrape of OpenMetrics text has no error", settled(up, ["1"]), ["1"])
+
+
 def with_influxdb(folder):
     port, backup = free_port(), free_port()
     base = f"http://127.0.0.1:{port}"
@@ -538,7 +605,7 @@ def alone():
 def main():
     code, printed = run("promtool", "check", "rules", f"{PROMETHEUS}/alerts.yml")
     check("promtool check rules", (code, "SUCCESS" in printed), (0, True))
-    for part in (with_prometheus, with_names_of_grpc_prometheus, with_influxdb):
+    for part in (with_prometheus, with_names_of_grpc_prometheus, with_exemplars, with_influxdb):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 part(folder)

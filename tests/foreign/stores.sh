@@ -11,5 +11,5 @@ for program in prometheus promtool influxd influx; do
     fi
 done
 cargo build --all-features \
-    --example prometheus --example influxdb --example opentracing --example access_log
+    --example prometheus --example exemplars --example influxdb --example opentracing --example access_log
 exec python3 -B tests/foreign/stores.py "${CARGO_TARGET_DIR:-$PWD/target}/debug/examples"

@@ -1,14 +1,19 @@
+//! The id of the trace that an RPC belongs to.
+
 use http::HeaderMap;
 
 use crate::RequestParts;
 
 /// The id of a trace: 32 hexadecimal digits in lower case, not all 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TraceId([u8; 32]);
+pub(crate) struct TraceId {
+    digits: [u8; 32],
+    is_sampled: bool,
+}
 
 impl TraceId {
     /// That of a request's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header).
-    pub(super) fn of_request(request: &RequestParts<'_>) -> Option<Self> {
+    pub(crate) fn of_request(request: &RequestParts<'_>) -> Option<Self> {
         Self::of_headers(request.headers())
     }
 
@@ -37,25 +42,42 @@ impl TraceId {
             && is_hex(flags, 2)
             && is_id(parent, 16)
             && is_id(trace, 32);
-        is_valid.then(|| trace.try_into().map(Self).ok()).flatten()
+        let digits = trace.try_into().ok().filter(|_| is_valid)?;
+        // Two hexadecimal digits, of which the lowest bit says it.
+        let low = flags
+            .last()
+            .and_then(|digit| char::from(*digit).to_digit(16));
+        Some(Self {
+            digits,
+            is_sampled: low.is_some_and(|bits| bits & 1 == 1),
+        })
     }
 
     /// That of OpenTelemetry's current context, such as of a span of `OtelTracer` beside this tracer.
-    pub(super) fn current() -> Option<Self> {
+    pub(crate) fn current() -> Option<Self> {
         #[cfg(feature = "otel")]
         {
             use opentelemetry::{Context, trace::TraceContextExt as _};
             let current = Context::map_current(|context| context.span().span_context().clone());
             if current.is_valid() {
                 let digits = current.trace_id().to_string().into_bytes();
-                return digits.try_into().map(Self).ok();
+                return Some(Self {
+                    digits: digits.try_into().ok()?,
+                    is_sampled: current.is_sampled(),
+                });
             }
         }
         None
     }
 
-    pub(super) fn as_str(&self) -> &str {
-        str::from_utf8(&self.0).unwrap_or_default()
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(&self.digits).unwrap_or_default()
+    }
+
+    /// Whether its spans are kept, as far as is known here.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn is_sampled(self) -> bool {
+        self.is_sampled
     }
 }
 
@@ -64,6 +86,23 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::TraceId;
+
+    #[test]
+    #[cfg(feature = "prometheus")]
+    fn flags_say_whether_it_is_sampled() {
+        for (flags, sampled) in [
+            ("00", false),
+            ("01", true),
+            ("02", false),
+            ("ff", true),
+            ("10", false),
+        ] {
+            let value = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", value.parse().unwrap());
+            assert_eq!(TraceId::of_headers(&headers).unwrap().is_sampled(), sampled);
+        }
+    }
 
     fn read(values: &[&'static str]) -> Option<String> {
         let mut headers = HeaderMap::new();
