@@ -111,9 +111,13 @@
 
 #[cfg(any(feature = "otel", feature = "tracing"))]
 mod address;
+#[cfg(any(feature = "metrics", feature = "otel", feature = "prometheus"))]
+mod buckets;
+#[cfg(any(feature = "metrics", feature = "otel"))]
+mod combinations;
 mod config;
 pub mod guide;
-#[cfg(any(feature = "metrics", feature = "otel", feature = "prometheus"))]
+#[cfg(any(feature = "metrics", feature = "prometheus"))]
 mod labels;
 mod layer;
 pub mod methods;

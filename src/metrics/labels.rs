@@ -5,7 +5,7 @@ use ::metrics::Label;
 use super::MetricsTracer;
 use crate::{
     RpcInfo,
-    labels::{Combinations, value},
+    combinations::{Combinations, value},
     methods::OTHER,
     panics::contain,
 };

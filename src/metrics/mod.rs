@@ -14,13 +14,16 @@ use std::{
 
 use self::handles::Method;
 pub use self::{config::MetricsTracer, names::Names};
-pub use crate::labels::DURATION_BUCKETS;
 use crate::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer,
     methods::{OTHER, generated, is_answered},
     name_hasher::NameHasher,
     rpc::Protocol,
 };
+
+/// Bounds for `rpc_duration_seconds`, in seconds: those of gRPC's own latency metrics
+/// ([A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)) without the bound 0.
+pub const DURATION_BUCKETS: [f64; 40] = crate::buckets::SECONDS;
 
 /// Room for the methods of generated clients; those that find none are `_OTHER`. No program comes
 /// near.

@@ -7,7 +7,7 @@ use opentelemetry::{Array, KeyValue, Value};
 use super::OtelTracer;
 use crate::{
     RequestParts, RpcInfo,
-    labels::{self, Combinations},
+    combinations::{self, Combinations},
     panics::contain,
 };
 
@@ -199,7 +199,7 @@ impl Custom {
         let label = self.grpc_label.as_ref()?;
         let value = contain::<OtelTracer, _>("grpc_custom_label", || label(rpc));
         let value = value.flatten().unwrap_or_default();
-        let value = labels::value(&value);
+        let value = combinations::value(&value);
         let value = match value.is_empty() || self.grpc_labels.admits(value) {
             true => value.to_owned().into(),
             false => opentelemetry::StringValue::from(OTHER_LABEL),
@@ -217,9 +217,9 @@ fn collect(all: &[Box<AtEnd>], hook: &'static str, rpc: &RpcInfo) -> Vec<KeyValu
 }
 
 fn bounded(attribute: KeyValue) -> KeyValue {
-    let cut = |text: &str| labels::value(text).to_owned();
+    let cut = |text: &str| combinations::value(text).to_owned();
     let value = match attribute.value {
-        Value::String(text) if text.as_str().len() > labels::value(text.as_str()).len() => {
+        Value::String(text) if text.as_str().len() > combinations::value(text.as_str()).len() => {
             Value::String(cut(text.as_str()).into())
         }
         Value::Array(Array::String(texts)) => {

@@ -1,5 +1,6 @@
 //! The instruments, and what each RPC puts into them.
 
+use std::iter;
 #[cfg(feature = "otel-bound")]
 use std::sync::OnceLock;
 
@@ -15,18 +16,11 @@ use super::{
     attempts::Attempts,
     series::{Outcome, Series, sorted},
 };
-use crate::{Role, RpcInfo, Stats, Status};
+use crate::{Role, RpcInfo, Stats, Status, buckets};
 
 /// Of the conventions, in seconds.
 const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
-/// Of gRPC's own metrics (A66), in seconds.
-const GRPC_SECONDS: [f64; 41] = [
-    0.0, 0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005,
-    0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16,
-    0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
 ];
 
 /// Of gRPC's own metrics (A66), in bytes.
@@ -428,7 +422,7 @@ impl Grpc {
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(description)
-                .with_boundaries(GRPC_SECONDS.to_vec())
+                .with_boundaries(iter::once(0.0).chain(buckets::SECONDS).collect())
                 .build()
         };
         let count = |name: &'static str, unit: &'static str, bounds: &[f64], description| {

@@ -21,8 +21,8 @@ use prometheus_client::{
 
 use super::Text;
 use crate::{
-    Code, Ending, Role, RpcInfo, Status,
-    labels::{DURATION_BUCKETS, code, registered},
+    Code, Ending, Role, RpcInfo, Status, buckets,
+    labels::{code, registered},
     rpc::Traffic,
     trace_id::TraceId,
 };
@@ -36,7 +36,7 @@ pub(super) struct NewDurations;
 
 impl MetricConstructor<Durations> for NewDurations {
     fn new_metric(&self) -> Durations {
-        Durations::new(DURATION_BUCKETS.into_iter())
+        Durations::new(buckets::SECONDS.into_iter())
     }
 }
 

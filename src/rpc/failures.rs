@@ -178,6 +178,7 @@ pub(super) fn is_failure(role: Role, status: Option<Status>, ending: Ending) -> 
 }
 
 /// Whether an HTTP status is an error on this side.
+#[inline]
 pub(crate) fn is_http_error(role: Role, status: u16) -> bool {
     status
         >= match role {

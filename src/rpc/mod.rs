@@ -25,6 +25,7 @@ pub use endpoint::{Address, Endpoint, EndpointRef};
 pub(crate) use event::Event;
 pub use event::{RecordedEvent, Severity};
 pub use failures::Failures;
+#[cfg(any(feature = "otel", feature = "tracing"))]
 pub(crate) use failures::{is_broken, is_http_error};
 pub(crate) use info::RpcInfo;
 pub(crate) use internal::{HttpMethod, SampleKey, Slot, Tick, clock};
