@@ -4,7 +4,8 @@
 //! all, and of those the middle one of 15 processes: where a process is in memory moves them by
 //! 20 ns. Look at the ratios. Give the name of one layer to run only its calls, for counting
 //! instructions (`valgrind --tool=callgrind … --only empty`, built by `-p benches` and so without `quanta`, whose
-//! calibration takes as long as it takes), and how many for sampling.
+//! calibration takes as long as it takes), how many for sampling, and the setting: `unary`, `single` or
+//! `packed`.
 
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use call::Load;
 use hand_written::HandWrittenLayer;
 use tower::{
     Layer, Service,
@@ -53,56 +55,56 @@ type Runner = Box<dyn FnMut(u32)>;
 
 /// A layer around the handler, whatever its types are.
 trait LayerOf {
-    fn runner(&self, messages: usize) -> Runner;
+    fn runner(&self, load: Load) -> Runner;
 }
 
 impl LayerOf for Identity {
-    fn runner(&self, messages: usize) -> Runner {
-        around(self, messages)
+    fn runner(&self, load: Load) -> Runner {
+        around(self, load)
     }
 }
 
 impl LayerOf for HandWrittenLayer {
-    fn runner(&self, messages: usize) -> Runner {
-        around(self, messages)
+    fn runner(&self, load: Load) -> Runner {
+        around(self, load)
     }
 }
 
 impl<T: Tracer> LayerOf for TracerLayer<T> {
-    fn runner(&self, messages: usize) -> Runner {
-        around(self, messages)
+    fn runner(&self, load: Load) -> Runner {
+        around(self, load)
     }
 }
 
 impl LayerOf for Stack<TracerLayer<()>, TracerLayer<()>> {
-    fn runner(&self, messages: usize) -> Runner {
-        around(self, messages)
+    fn runner(&self, load: Load) -> Runner {
+        around(self, load)
     }
 }
 
 impl LayerOf for TraceLayer<SharedClassifier<GrpcErrorsAsFailures>> {
-    fn runner(&self, messages: usize) -> Runner {
-        around(self, messages)
+    fn runner(&self, load: Load) -> Runner {
+        around(self, load)
     }
 }
 
-fn around<L, S, B>(layer: &L, messages: usize) -> Runner
+fn around<L, S, B>(layer: &L, load: Load) -> Runner
 where
     L: Layer<call::Handler, Service = S>,
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>> + 'static,
     B: http_body::Body,
 {
-    let mut service = layer.layer(call::handler(messages));
-    Box::new(move |calls| repeat(&mut service, messages, calls))
+    let mut service = layer.layer(call::handler(load));
+    Box::new(move |calls| repeat(&mut service, load, calls))
 }
 
-fn repeat<S, B>(service: &mut S, messages: usize, calls: u32)
+fn repeat<S, B>(service: &mut S, load: Load, calls: u32)
 where
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
     B: http_body::Body,
 {
     for _ in 0..calls {
-        call::call(black_box(&mut *service), &call::Side::Client, messages);
+        call::call(black_box(&mut *service), &call::Side::Client, load);
     }
 }
 
@@ -126,7 +128,7 @@ impl Tracer for Carry {
     }
 }
 
-fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
+fn variants(load: Load) -> Vec<(&'static str, Runner)> {
     fn tracer<T: Tracer>(tracer: T) -> TracerLayer<T> {
         TracerLayer::new(tracer).client()
     }
@@ -159,11 +161,37 @@ fn variants(messages: usize) -> Vec<(&'static str, Runner)> {
     ];
     let runners = layers.into_iter();
     runners
-        .map(|(name, layer)| (name, layer.runner(messages)))
+        .map(|(name, layer)| (name, layer.runner(load)))
         .collect()
 }
 
-const SETTINGS: [(&str, usize); 2] = [("unary", 1), ("stream of 100 messages each way", 100)];
+/// A title, a name for `--only`, and what passes each way.
+const SETTINGS: [(&str, &str, Load); 3] = [
+    (
+        "unary",
+        "unary",
+        Load {
+            frames: 1,
+            per_frame: 1,
+        },
+    ),
+    (
+        "stream of 100 messages each way, a frame each",
+        "single",
+        Load {
+            frames: 100,
+            per_frame: 1,
+        },
+    ),
+    (
+        "stream of 1000 messages each way, 100 in a frame",
+        "packed",
+        Load {
+            frames: 10,
+            per_frame: 100,
+        },
+    ),
+];
 
 const PROCESSES: usize = 15;
 
@@ -172,9 +200,9 @@ type Measured = Vec<Vec<f64>>;
 
 /// Measures the layers in turns, the best of so many rounds.
 fn measure(rounds: u32, calls: usize) -> Measured {
-    let of_setting = |(_, messages): (_, usize)| {
-        let calls = (calls / messages).max(1) as u32;
-        let mut variants = variants(messages);
+    let of_setting = |(_, _, load): (_, _, Load)| {
+        let calls = (calls / load.frames).max(1) as u32;
+        let mut variants = variants(load);
         let mut best = vec![Duration::MAX; variants.len()];
         for _ in 0..rounds {
             for ((_, run), best) in variants.iter_mut().zip(&mut best) {
@@ -205,7 +233,7 @@ fn print(processes: &[Measured]) {
         all.sort_by(f64::total_cmp);
         (all[all.len() / 2], all[0], all[all.len() - 1])
     };
-    for (setting, (title, messages)) in SETTINGS.into_iter().enumerate() {
+    for (setting, (title, _, load)) in SETTINGS.into_iter().enumerate() {
         let (none, ..) = spread(&|measured| measured[setting][0]);
         let above = |layer: usize| spread(&|m| m[setting][layer] - m[setting][0]);
         let (hand_written, ..) = above(1);
@@ -214,7 +242,7 @@ fn print(processes: &[Measured]) {
             "{:<16} {:>9} {:>16} {:>16}",
             "layer", "above it", "least to most", "to hand-written"
         );
-        for (layer, (name, _)) in variants(messages).iter().enumerate().skip(1) {
+        for (layer, (name, _)) in variants(load).iter().enumerate().skip(1) {
             let (middle, least, most) = above(layer);
             let spread = format!("{least:.0} to {most:.0}");
             let ratio = middle / hand_written;
@@ -231,7 +259,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let calls = arguments
             .get(at + 2)
             .map_or(2_000, |calls| calls.parse().expect("a number"));
-        for (name, mut run) in variants(1) {
+        let setting = arguments.get(at + 3).map_or("unary", |setting| setting);
+        let (.., load) = SETTINGS
+            .into_iter()
+            .find(|(_, name, _)| *name == setting)
+            .expect("unary, single or packed");
+        for (name, mut run) in variants(load) {
             if name == wanted {
                 run(calls);
             }

@@ -17,6 +17,8 @@ pub(crate) struct Config {
     /// `None`: the default rule decides.
     pub(crate) failures: Option<Failures>,
     pub(crate) server_timeout: Option<Duration>,
+    /// `None`: progress is not reported.
+    pub(crate) progress_every: Option<Duration>,
     pub(crate) finish_at_response: bool,
     pub(crate) insert_into_response: bool,
     pub(crate) error_types: Vec<AsError>,
@@ -34,6 +36,7 @@ impl fmt::Debug for Config {
             .field("endpoints", &self.endpoints)
             .field("failures", &self.failures)
             .field("server_timeout", &self.server_timeout)
+            .field("progress_every", &self.progress_every)
             .field("finish_at_response", &self.finish_at_response)
             .field("insert_into_response", &self.insert_into_response)
             .field("error_types", &self.error_types.len())

@@ -243,6 +243,27 @@ impl<T> TracerLayer<T> {
         self
     }
 
+    /// Reports the progress of RPCs that run for long: the tracers' [`progress`](crate::Tracer::progress) is
+    /// called when something has passed and this interval has gone by since the start or the last report.
+    ///
+    /// There is no timer and no task, so a stream on which nothing passes is not reported. The clock is read
+    /// for each frame, which is not so without this.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use tower_tracer::TracerLayer;
+    ///
+    /// # let tracer = ();
+    /// let layer = TracerLayer::new(tracer).progress_every(Duration::from_secs(10));
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn progress_every(mut self, interval: Duration) -> Self {
+        self.config.progress_every = Some(interval);
+        self
+    }
+
     /// Finishes plain HTTP exchanges at the response's headers instead of the end of its body: for
     /// HTTP clients whose callers may not read the body. Other protocols are not affected.
     #[must_use]

@@ -109,11 +109,11 @@ struct Seen {
 pub struct Entry {
     /// The RPC.
     pub rpc: RpcInfo,
-    /// EntryKind happened.
+    /// What happened.
     pub what: EntryKind,
 }
 
-/// EntryKind a [`RecordingTracer`] saw.
+/// What a [`RecordingTracer`] saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -131,6 +131,8 @@ pub enum EntryKind {
     ResponseMessage(Message),
     /// The response's trailers passed.
     Trailers,
+    /// `progress` was called: how many messages of the request and of the response had passed.
+    Progress(Option<u64>, Option<u64>),
     /// `finish` was called: how the RPC ended, and with which status.
     Finish(Option<Ending>, Option<Status>),
 }
@@ -154,6 +156,13 @@ impl fmt::Display for EntryKind {
             Self::ResponseHeaders => f.write_str("response_headers"),
             Self::ResponseMessage(m) => message(f, "response_message", m),
             Self::Trailers => f.write_str("trailers"),
+            Self::Progress(request, response) => {
+                let count = |messages: &Option<u64>| match messages {
+                    Some(messages) => messages.to_string(),
+                    None => "?".to_owned(),
+                };
+                write!(f, "progress {}/{}", count(request), count(response))
+            }
             Self::Finish(ending, status) => {
                 f.write_str("finish")?;
                 if let Some(ending) = ending {
@@ -184,7 +193,7 @@ impl RecordingTracer {
     /// All it saw, in order, a short line each.
     ///
     /// `start`, `request_headers`, `request_message #0 5B`, `half_close`, `response_headers`,
-    /// `response_message #0 5B compressed`, `trailers`, `finish trailers OK`.
+    /// `response_message #0 5B compressed`, `progress 1/5`, `trailers`, `finish trailers OK`.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         let seen = self.seen();
@@ -339,6 +348,12 @@ impl Tracer for RecordingTracer {
             StreamEventKind::Trailers(_) => EntryKind::Trailers,
         };
         self.push(rpc, what);
+    }
+
+    fn progress(&self, (): &mut (), rpc: &RpcInfo) {
+        let stats = rpc.stats();
+        let messages = (stats.request().messages(), stats.response().messages());
+        self.push(rpc, EntryKind::Progress(messages.0, messages.1));
     }
 
     fn scope(&self, (): &(), _: &RpcInfo) -> Option<Arc<dyn Scope>> {

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     hint::black_box,
     pin::{Pin, pin},
+    sync::OnceLock,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -21,7 +22,7 @@ use tower::Service;
 /// A body of some equal messages, and trailers if it is a response's.
 struct Messages {
     left: usize,
-    message: Bytes,
+    frame: Bytes,
     trailers: Option<HeaderMap>,
 }
 
@@ -35,7 +36,7 @@ impl HttpBody for Messages {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.left > 0 {
             self.left -= 1;
-            return Poll::Ready(Some(Ok(Frame::data(self.message.clone()))));
+            return Poll::Ready(Some(Ok(Frame::data(self.frame.clone()))));
         }
         Poll::Ready(self.trailers.take().map(|t| Ok(Frame::trailers(t))))
     }
@@ -45,10 +46,34 @@ impl HttpBody for Messages {
     }
 }
 
-/// A message of 32 bytes with its prefix.
-fn message() -> Bytes {
+/// What a body holds, each way.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub frames: usize,
+    /// How many messages are in each frame.
+    pub per_frame: usize,
+}
+
+impl From<usize> for Load {
+    /// This many messages, in a frame each.
+    fn from(frames: usize) -> Self {
+        Self {
+            frames,
+            per_frame: 1,
+        }
+    }
+}
+
+/// A frame of a message of 32 bytes with its prefix, or of several small ones.
+fn frame(load: Load) -> Bytes {
     const MESSAGE: &[u8; 37] = b"\0\0\0\0\x20abcdefghijklmnopqrstuvwxyz012345";
-    Bytes::from_static(MESSAGE)
+    static PACKED: OnceLock<Bytes> = OnceLock::new();
+    match load.per_frame {
+        1 => Bytes::from_static(MESSAGE),
+        messages => PACKED
+            .get_or_init(|| b"\0\0\0\0\x0aabcdefghij".repeat(messages).into())
+            .clone(),
+    }
 }
 
 /// The side of an RPC that a layer stands on.
@@ -80,10 +105,11 @@ impl Side {
 }
 
 /// A request as a generated client makes it, or as tonic's transport hands it to a server.
-pub fn request(side: &Side, messages: usize) -> Request<Body> {
+pub fn request(side: &Side, load: impl Into<Load>) -> Request<Body> {
+    let load = load.into();
     let mut request = Request::new(Body::new(Messages {
-        left: messages,
-        message: message(),
+        left: load.frames,
+        frame: frame(load),
         trailers: None,
     }));
     *request.method_mut() = http::Method::POST;
@@ -105,11 +131,11 @@ pub fn request(side: &Side, messages: usize) -> Request<Body> {
 
 /// A handler that reads the request and answers with as many messages.
 #[derive(Clone, Debug)]
-pub struct Handler(usize);
+pub struct Handler(Load);
 
-/// Answers with this many messages.
-pub fn handler(messages: usize) -> Handler {
-    Handler(messages)
+/// Answers with this.
+pub fn handler(load: impl Into<Load>) -> Handler {
+    Handler(load.into())
 }
 
 impl Service<Request<Body>> for Handler {
@@ -124,7 +150,7 @@ impl Service<Request<Body>> for Handler {
     fn call(&mut self, request: Request<Body>) -> Answer {
         Answer {
             request,
-            messages: self.0,
+            load: self.0,
         }
     }
 }
@@ -133,22 +159,22 @@ impl Service<Request<Body>> for Handler {
 #[derive(Debug)]
 pub struct Answer {
     request: Request<Body>,
-    messages: usize,
+    load: Load,
 }
 
 impl Future for Answer {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let messages = self.messages;
+        let load = self.load;
         while let Some(frame) = ready!(Pin::new(self.request.body_mut()).poll_frame(cx)) {
             drop(black_box(frame));
         }
         let mut trailers = HeaderMap::with_capacity(1);
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let mut response = Response::new(Body::new(Messages {
-            left: messages,
-            message: message(),
+            left: load.frames,
+            frame: frame(load),
             trailers: Some(trailers),
         }));
         let content_type = HeaderValue::from_static("application/grpc");
@@ -158,14 +184,14 @@ impl Future for Answer {
 }
 
 /// Makes the call, reads the response to its trailers, and drops everything.
-pub fn call<S, B>(service: &mut S, side: &Side, messages: usize)
+pub fn call<S, B>(service: &mut S, side: &Side, load: impl Into<Load>)
 where
     S: Service<Request<Body>, Response = Response<B>>,
     B: HttpBody,
 {
     let mut cx = Context::from_waker(Waker::noop());
     let future = pin!(async {
-        let future = service.call(request(side, messages));
+        let future = service.call(request(side, load));
         if let Ok(response) = future.await {
             drain(pin!(response.into_body())).await;
         }

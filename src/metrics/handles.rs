@@ -45,8 +45,8 @@ pub(super) struct Outcome {
     role: Role,
     labels: Vec<Label>,
     duration: OnceLock<Histogram>,
-    /// By ending.
-    handled: [OnceLock<Counter>; Ending::ALL.len()],
+    /// By ending; the last is for those cancelled with their parent.
+    handled: [OnceLock<Counter>; Ending::ALL.len() + 1],
 }
 
 impl Method {
@@ -114,19 +114,22 @@ impl Ended {
         }
     }
 
+    /// Adds the messages and bytes that passed since the last time.
+    pub(super) fn count_messages(&self, stats: &Stats, counted: &mut Counted) {
+        let messages = (&self.sent_messages, &self.received_messages);
+        let bytes = (&self.sent_bytes, &self.received_bytes);
+        counted.sent.add(stats.sent(), messages.0, bytes.0);
+        counted.received.add(stats.received(), messages.1, bytes.1);
+    }
+
     /// Counts an RPC that is over.
-    pub(super) fn count(&self, stats: &Stats, registry: &Registry) {
-        add(stats.sent(), &self.sent_messages, &self.sent_bytes);
-        add(
-            stats.received(),
-            &self.received_messages,
-            &self.received_bytes,
-        );
+    pub(super) fn count(&self, stats: &Stats, mut counted: Counted, registry: &Registry) {
+        self.count_messages(stats, &mut counted);
         if stats.failed() {
             self.failed.increment(1);
         }
         let outcome = self.outcome(stats.status(), registry);
-        if let (Some(duration), Some(ending)) = (stats.duration(), stats.ending()) {
+        if let (Some(duration), Some(ending)) = (stats.duration(), stats.ending_label()) {
             outcome.duration(registry).record(duration);
             if let Some(handled) = outcome.handled(ending, registry) {
                 handled.increment(1);
@@ -162,7 +165,7 @@ impl Ended {
         Outcome {
             role: self.role,
             duration: OnceLock::new(),
-            handled: [const { OnceLock::new() }; Ending::ALL.len()],
+            handled: [const { OnceLock::new() }; Ending::ALL.len() + 1],
             labels,
         }
     }
@@ -180,24 +183,50 @@ impl Outcome {
         })
     }
 
-    pub(super) fn handled(&self, ending: Ending, registry: &Registry) -> Option<&Counter> {
-        let slot = self.handled.get(ending as usize)?;
+    pub(super) fn handled(
+        &self,
+        (place, ending): (usize, &'static str),
+        registry: &Registry,
+    ) -> Option<&Counter> {
+        let slot = self.handled.get(place)?;
         Some(slot.get_or_init(|| {
             let mut labels = self.labels.clone();
             if registry.names.has_ending() {
-                labels.push(Label::from_static_parts("ending", ending.as_str()));
+                labels.push(Label::from_static_parts("ending", ending));
             }
             registry.counter(Family::Handled, self.role, &labels)
         }))
     }
 }
 
-/// Adds what is known of one direction.
-fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
-    if let (Some(count @ 1..), Some(size)) = (traffic.messages(), traffic.message_bytes()) {
-        messages.increment(count);
-        if size > 0 {
-            bytes.increment(size);
+/// What of an RPC that runs is in the counters already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    sent: CountedTraffic,
+    received: CountedTraffic,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct CountedTraffic {
+    messages: u64,
+    bytes: u64,
+}
+
+impl CountedTraffic {
+    /// Adds what is known of one direction and not yet counted.
+    fn add(&mut self, traffic: Traffic, messages: &Counter, bytes: &Counter) {
+        let (Some(count), Some(size)) = (traffic.messages(), traffic.message_bytes()) else {
+            return;
+        };
+        let more = count.saturating_sub(self.messages);
+        let more_bytes = size.saturating_sub(self.bytes);
+        if more > 0 {
+            messages.increment(more);
+            self.messages = count;
+        }
+        if more_bytes > 0 {
+            bytes.increment(more_bytes);
+            self.bytes = size;
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use self::handles::Method;
+use self::handles::{Counted, Method};
 pub use self::{config::MetricsTracer, names::Names};
 use crate::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer,
@@ -160,7 +160,7 @@ impl MetricsTracer {
                     };
                     let usual = [Ending::Trailers, Ending::HeadersOnly];
                     for ending in usual.into_iter().chain(own) {
-                        outcome.handled(ending, &self.registry);
+                        outcome.handled((ending as usize, ending.as_str()), &self.registry);
                     }
                 }
             }
@@ -215,7 +215,7 @@ impl Tracer for MetricsTracer {
         let is_counted = self.registry.names.has_http() || rpc.protocol() != Protocol::Http;
         // The facade's stand-in gives handles that count nothing for ever: none of them may be kept.
         if !self.registry.is_ready() || !is_counted {
-            return InFlight(None, false);
+            return InFlight::default();
         }
         // A server's are made as soon as there is a recorder, to be there before the first call.
         self.prepare(rpc.role());
@@ -224,21 +224,32 @@ impl Tracer for MetricsTracer {
     }
 
     fn finish(&self, state: InFlight, rpc: &RpcInfo) {
-        let decided = state.1.then(|| self.decide(rpc)).flatten();
-        let Some(method) = decided.as_ref().or(state.0.as_ref()) else {
+        let decided = state.undecided.then(|| self.decide(rpc)).flatten();
+        let Some(method) = decided.as_ref().or(state.method.as_ref()) else {
             return;
         };
-        if state.1 {
+        if state.undecided {
             method.started.increment(1);
         }
-        let registry = &self.registry;
+        let (registry, stats) = (&self.registry, rpc.stats());
         match &self.labels {
-            None => method.ended(registry).count(rpc.stats(), registry),
+            None => method.ended(registry).count(stats, state.counted, registry),
             Some(labels) => {
                 let (combination, labels) = labels.of(rpc);
                 let ended = method.labelled(registry, &combination, || labels);
-                ended.count(rpc.stats(), registry);
+                ended.count(stats, state.counted, registry);
             }
+        }
+    }
+
+    /// Moves the counters of messages and bytes, unless method or labels are only known at the end.
+    fn progress(&self, state: &mut InFlight, rpc: &RpcInfo) {
+        if let Some(method) = &state.method
+            && !state.undecided
+            && self.labels.is_none()
+        {
+            let ended = method.ended(&self.registry);
+            ended.count_messages(rpc.stats(), &mut state.counted);
         }
     }
 }
@@ -246,8 +257,13 @@ impl Tracer for MetricsTracer {
 /// An RPC that [`MetricsTracer`] counts as in flight, until it is dropped.
 ///
 /// Nothing is counted of an RPC that started when there was no recorder.
-// The flag says that its method is not decided yet.
-pub struct InFlight(Option<Arc<Method>>, bool);
+#[derive(Default)]
+pub struct InFlight {
+    method: Option<Arc<Method>>,
+    /// Whether its end shows which method it is.
+    undecided: bool,
+    counted: Counted,
+}
 
 impl InFlight {
     fn new(method: Arc<Method>, undecided: bool) -> Self {
@@ -255,13 +271,17 @@ impl InFlight {
             method.started.increment(1);
         }
         method.in_flight.increment(1.0);
-        Self(Some(method), undecided)
+        Self {
+            method: Some(method),
+            undecided,
+            counted: Counted::default(),
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(method) = &self.0 {
+        if let Some(method) = &self.method {
             method.in_flight.decrement(1.0);
         }
     }
@@ -269,7 +289,7 @@ impl Drop for InFlight {
 
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels = self.0.as_ref().map(|method| &method.labels);
+        let labels = self.method.as_ref().map(|method| &method.labels);
         f.debug_tuple("InFlight").field(&labels).finish()
     }
 }

@@ -78,6 +78,9 @@ impl OtelTracer {
         if !custom.is_empty() {
             span.set_attributes(custom);
         }
+        if stats.cancelled_with_parent() {
+            span.set_attribute(KeyValue::new("tower_tracer.cancelled_with_parent", true));
+        }
         let tags = rpc.tags();
         if !tags.is_empty() {
             let tag =

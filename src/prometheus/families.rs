@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use super::Text;
 use crate::{
-    Code, Ending, Role, RpcInfo, Status, buckets,
+    Code, Ending, Role, RpcInfo, Stats, Status, buckets,
     labels::{code, registered},
     rpc::Traffic,
     trace_id::TraceId,
@@ -76,7 +76,8 @@ pub(super) struct Method {
 /// The handles of one code of a method.
 struct Outcome {
     duration: Durations,
-    handled: [OnceLock<Counter>; Ending::ALL.len()],
+    /// By ending; the last is for those cancelled with their parent.
+    handled: [OnceLock<Counter>; Ending::ALL.len() + 1],
     slowest: Slowest,
 }
 
@@ -185,23 +186,25 @@ impl Families {
     }
 
     /// Counts and measures an RPC that is over.
-    pub(super) fn finished(&self, method: &Method, rpc: &RpcInfo, trace: Option<TraceId>) {
+    pub(super) fn finished(
+        &self,
+        method: &Method,
+        rpc: &RpcInfo,
+        mut counted: Counted,
+        trace: Option<TraceId>,
+    ) {
         let stats = rpc.stats();
-        add(stats.sent(), &method.sent_messages, &method.sent_bytes);
-        add(
-            stats.received(),
-            &method.received_messages,
-            &method.received_bytes,
-        );
+        method.count_messages(stats, &mut counted);
         let failed = stats.failed();
         if failed {
             method.failed.inc();
         }
-        let (Some(duration), Some(ending)) = (stats.duration(), stats.ending()) else {
+        let (Some(duration), Some(ending)) = (stats.duration(), stats.ending_label()) else {
             return;
         };
         let outcome = self.outcome(method, stats.status());
-        if let Some(handled) = outcome.handled.get(ending as usize) {
+        let (place, ending) = ending;
+        if let Some(handled) = outcome.handled.get(place) {
             handled
                 .get_or_init(|| self.new_handled(method, stats.status(), ending))
                 .inc();
@@ -241,16 +244,21 @@ impl Families {
         labels.push(("code", code(status)));
         Outcome {
             duration: self.duration.get_or_create_owned(&labels),
-            handled: [const { OnceLock::new() }; Ending::ALL.len()],
+            handled: [const { OnceLock::new() }; Ending::ALL.len() + 1],
             slowest: Slowest::default(),
         }
     }
 
     #[cold]
-    fn new_handled(&self, method: &Method, status: Option<Status>, ending: Ending) -> Counter {
+    fn new_handled(
+        &self,
+        method: &Method,
+        status: Option<Status>,
+        ending: &'static str,
+    ) -> Counter {
         let mut labels = method.labels.clone();
         labels.push(("code", code(status)));
-        labels.push(("ending", ending.as_str().into()));
+        labels.push(("ending", ending.into()));
         self.handled.get_or_create_owned(&labels)
     }
 }
@@ -259,13 +267,30 @@ impl Families {
 const OTHERS: u16 = 0;
 const NO_RESPONSE: u16 = 1;
 
-/// Adds what is known of one direction.
-fn add(traffic: Traffic, messages: &Counter, bytes: &Counter) {
-    if let (Some(count @ 1..), Some(size)) = (traffic.messages(), traffic.message_bytes()) {
-        messages.inc_by(count);
-        if size > 0 {
-            bytes.inc_by(size);
-        }
+impl Method {
+    /// Adds the messages and bytes that passed since the last time.
+    pub(super) fn count_messages(&self, stats: &Stats, counted: &mut Counted) {
+        let [sent, received] = &mut counted.0;
+        add(stats.sent(), sent, &self.sent_messages, &self.sent_bytes);
+        add(
+            stats.received(),
+            received,
+            &self.received_messages,
+            &self.received_bytes,
+        );
+    }
+}
+
+/// What of an RPC that runs is in the counters already: messages and bytes, sent and received.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted([(u64, u64); 2]);
+
+/// Adds what is known of one direction and not yet counted.
+fn add(traffic: Traffic, counted: &mut (u64, u64), messages: &Counter, bytes: &Counter) {
+    if let (Some(count), Some(size)) = (traffic.messages(), traffic.message_bytes()) {
+        messages.inc_by(count.saturating_sub(counted.0));
+        bytes.inc_by(size.saturating_sub(counted.1));
+        *counted = (count, size);
     }
 }
 

@@ -41,7 +41,7 @@ use std::{
 use http::{Response, header::CONTENT_TYPE};
 use prometheus_client::registry::Registry;
 
-use self::families::{Families, Method};
+use self::families::{Counted, Families, Method};
 use crate::{
     RequestParts, RpcInfo, Tracer,
     methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
@@ -166,6 +166,7 @@ impl Tracer for PrometheusTracer {
             method,
             undecided,
             trace: TraceId::of_request(request),
+            counted: Counted::default(),
         }
     }
 
@@ -183,7 +184,14 @@ impl Tracer for PrometheusTracer {
         };
         let trace = TraceId::current().or(state.trace);
         let trace = trace.filter(|trace| trace.is_sampled());
-        families.finished(method, rpc, trace);
+        families.finished(method, rpc, state.counted, trace);
+    }
+
+    /// Moves the counters of messages and bytes, unless the method is only known at the end.
+    fn progress(&self, state: &mut InFlight, rpc: &RpcInfo) {
+        if !state.undecided {
+            state.method.count_messages(rpc.stats(), &mut state.counted);
+        }
     }
 }
 
@@ -193,6 +201,7 @@ pub struct InFlight {
     undecided: bool,
     /// That of the request's `traceparent`.
     trace: Option<TraceId>,
+    counted: Counted,
 }
 
 impl Drop for InFlight {

@@ -1,3 +1,5 @@
+use crate::rpc::Tally;
+
 /// Finds the messages in a stream of bytes: each has a prefix of a flag byte and a length of four
 /// bytes, big-endian.
 ///
@@ -9,6 +11,17 @@ pub(crate) struct Framing {
     seen: u8,
     /// How many bytes of the message are still to come.
     missing: u32,
+}
+
+impl Frames for Tally {
+    #[inline]
+    fn frame(&mut self, flags: u8, length: u32) {
+        let length = u64::from(length);
+        self.messages += 1;
+        self.compressed_messages += u64::from(flags & 1);
+        self.message_bytes += length;
+        self.last_message_bytes = length;
+    }
 }
 
 /// Takes what [`Framing`] finds.
@@ -46,7 +59,38 @@ impl Framing {
         is_whole.then_some((flags, content))
     }
 
+    /// Counts the messages that the next bytes complete, in one pass: many small ones may be in a frame.
+    pub(crate) fn tally(&mut self, mut bytes: &[u8]) -> Tally {
+        let mut tally = Tally::default();
+        if self.seen > 0 {
+            bytes = self.scan_one(bytes, &mut tally);
+        }
+        if self.seen > 0 {
+            return tally;
+        }
+        while let Some((&[flags, a, b, c, d], rest)) = bytes.split_first_chunk::<5>() {
+            let length = u32::from_be_bytes([a, b, c, d]);
+            let Some(after) = usize::try_from(length)
+                .ok()
+                .and_then(|length| rest.get(length..))
+            else {
+                break;
+            };
+            tally.frame(flags, length);
+            bytes = after;
+        }
+        self.scan_pieces(bytes, &mut tally);
+        tally
+    }
+
     fn scan_pieces(&mut self, mut bytes: &[u8], frames: &mut impl Frames) {
+        while !bytes.is_empty() {
+            bytes = self.scan_one(bytes, frames);
+        }
+    }
+
+    /// Takes bytes up to the end of one message, and returns the rest.
+    fn scan_one<'a>(&mut self, mut bytes: &'a [u8], frames: &mut impl Frames) -> &'a [u8] {
         while !bytes.is_empty() {
             if self.seen < 5 {
                 if let (0, Some((prefix, rest))) = (self.seen, bytes.split_first_chunk::<5>()) {
@@ -77,8 +121,10 @@ impl Framing {
             if self.missing == 0 {
                 self.seen = 0;
                 frames.frame(self.prefix[0], self.length());
+                return bytes;
             }
         }
+        bytes
     }
 
     /// Whether the bytes so far end inside a message or its prefix.
@@ -94,7 +140,7 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frames, Framing};
+    use super::{Frames, Framing, Tally};
 
     #[derive(Debug, PartialEq, Eq)]
     struct Scan {
@@ -138,6 +184,52 @@ mod tests {
             assert_eq!(found, expected, "in pieces of {step}");
             assert!(!framing.is_inside());
         }
+    }
+
+    /// Bytes in pieces, read in both ways.
+    fn assert_same(pieces: &[&[u8]]) {
+        let (mut one, mut other) = (Framing::default(), Framing::default());
+        for piece in pieces {
+            let mut tally = Tally::default();
+            for Scan { flags, length } in scan(&mut one, piece) {
+                tally.frame(flags, length);
+            }
+            assert_eq!(other.tally(piece), tally);
+            assert_eq!(one.is_inside(), other.is_inside());
+            assert_eq!(one.missing, other.missing);
+        }
+    }
+
+    #[test]
+    fn tally_is_the_same_as_a_scan() {
+        let mut bytes = Vec::new();
+        for (flags, length) in [(0, 3), (1, 0), (0, 0), (60, 300), (255, 7), (0, 1), (2, 0)] {
+            bytes.extend(frame(flags, length));
+        }
+        for step in 1..=bytes.len() {
+            assert_same(&bytes.chunks(step).collect::<Vec<_>>());
+        }
+        // Cut anywhere in two, and once more after that.
+        for first in 0..bytes.len() {
+            let (head, tail) = bytes.split_at(first);
+            assert_same(&[head, tail]);
+            assert_same(&[head, &tail[..tail.len() / 2], &[], &tail[tail.len() / 2..]]);
+        }
+        // A length that is never reached.
+        assert_same(&[&[0, 255, 255, 255, 255, 1, 2], &[3; 40]]);
+    }
+
+    #[test]
+    fn a_million_empty_messages_in_one_frame_are_counted() {
+        let bytes = vec![0; 5_000_000];
+        let mut framing = Framing::default();
+        let tally = framing.tally(&bytes);
+        let expected = Tally {
+            messages: 1_000_000,
+            ..Tally::default()
+        };
+        assert_eq!(tally, expected);
+        assert!(!framing.is_inside());
     }
 
     #[test]

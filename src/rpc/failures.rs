@@ -15,6 +15,7 @@ use crate::panics::contain;
 /// | plain HTTP | 400 and above | 500 and above |
 /// | HTTP without a response, or whose body failed | a failure | a failure |
 /// | HTTP that was cancelled | no failure | no failure |
+/// | [cancelled with its parent](crate::Stats::cancelled_with_parent) | no failure | |
 ///
 /// [`client`](Self::client) and [`server`](Self::server) replace the codes of one side.
 /// [`from_fn`](Self::from_fn) replaces the rule.
@@ -125,11 +126,12 @@ impl Failures {
     #[must_use]
     pub fn is_failure(&self, rpc: &RpcInfo) -> bool {
         let stats = rpc.stats();
-        let Some(ending) = stats.ending() else {
+        if stats.ending().is_none() {
             return false;
-        };
-        let default = || is_failure(rpc.role(), stats.status(), ending);
+        }
+        let default = || stats.fails_by_default();
         match &self.0 {
+            Rule::Codes { .. } if stats.cancelled_with_parent() => false,
             Rule::Codes { client, server } => match (stats.code(), rpc.role()) {
                 (Some(code), Role::Client) => client.contains(code),
                 (Some(code), Role::Server) => server.contains(code),

@@ -40,4 +40,4 @@ pub(crate) use stats::Stats;
 pub(crate) use status::{Code, Status};
 pub use target::{InvalidTarget, Target};
 pub use traffic::Traffic;
-pub(crate) use traffic::{Direction, TrafficCell};
+pub(crate) use traffic::{Direction, Tally, TrafficCell};

@@ -15,9 +15,13 @@ use super::{
 };
 use crate::text::bounded;
 
-/// What a rule other than the default one decided.
+/// A rule other than the default one decided that it succeeded, or failed.
 const SUCCEEDED: u8 = 1;
-const FAILED: u8 = 2;
+const FAILED: u8 = 1 << 1;
+/// Its code is being dropped, before its end.
+const DROPPING: u8 = 1 << 2;
+/// It was cancelled because its parent was over.
+const WITH_PARENT: u8 = 1 << 3;
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
@@ -69,8 +73,8 @@ pub struct Stats {
     status: AtomicU32,
     wire_status: AtomicU32,
     ending: AtomicU8,
-    /// 0: the default rule decides. Else 1 for a success, 2 for a failure.
-    failed: AtomicU8,
+    /// What is known besides: see the constants above.
+    marks: AtomicU8,
     extra: OnceLock<Box<RareFields>>,
 }
 
@@ -90,7 +94,7 @@ impl Stats {
             status: AtomicU32::new(0),
             wire_status: AtomicU32::new(0),
             ending: AtomicU8::new(0),
-            failed: AtomicU8::new(0),
+            marks: AtomicU8::new(0),
             extra: OnceLock::new(),
         }
     }
@@ -110,7 +114,7 @@ impl Stats {
             status,
             wire_status,
             ending,
-            failed,
+            marks,
             // Empty: nobody has asked for, or added, anything yet.
             start_time: _,
             extra: _,
@@ -126,7 +130,7 @@ impl Stats {
         *status = AtomicU32::new(0);
         *wire_status = AtomicU32::new(0);
         *ending = AtomicU8::new(0);
-        *failed = AtomicU8::new(0);
+        *marks = AtomicU8::new(0);
     }
 
     /// Releases what it holds.
@@ -359,18 +363,61 @@ impl Stats {
     /// none on a server, which did its work. All tracers of this crate follow it.
     #[must_use]
     pub fn failed(&self) -> bool {
-        match self.failed.load(Ordering::Relaxed) {
-            0 => self
-                .ending()
-                .is_some_and(|ending| is_failure(self.role, self.status(), ending)),
+        let marks = self.marks.load(Ordering::Relaxed);
+        match marks & (SUCCEEDED | FAILED) {
+            0 => self.fails_by_default(),
             decided => decided == FAILED,
         }
     }
 
+    /// What the default rule says.
+    pub(super) fn fails_by_default(&self) -> bool {
+        let fails = |ending| is_failure(self.role, self.status(), ending);
+        !self.cancelled_with_parent() && self.ending().is_some_and(fails)
+    }
+
+    /// Whether a client's call was cancelled because the server RPC that made it was over: it had ended, was
+    /// cancelled, exceeded its deadline or panicked. A call that its handler gave up by itself is not.
+    ///
+    /// It is no [failure](Self::failed) by default. The tracers of this crate name the ending
+    /// `cancelled_with_parent` then, and the OpenTelemetry span has the attribute
+    /// `tower_tracer.cancelled_with_parent`.
+    #[must_use]
+    pub fn cancelled_with_parent(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) & WITH_PARENT != 0
+    }
+
+    /// The ending as a label, and its place among all of them.
+    pub(crate) fn ending_label(&self) -> Option<(usize, &'static str)> {
+        let ending = self.ending()?;
+        Some(match self.cancelled_with_parent() {
+            true => (Ending::ALL.len(), "cancelled_with_parent"),
+            false => (ending as usize, ending.as_str()),
+        })
+    }
+
     /// Records what the layer's rule decided.
     pub(crate) fn set_failed(&self, failed: bool) {
-        let decided = if failed { FAILED } else { SUCCEEDED };
-        self.failed.store(decided, Ordering::Relaxed);
+        self.mark(if failed { FAILED } else { SUCCEEDED });
+    }
+
+    /// Records that its code is being dropped.
+    pub(crate) fn set_dropping(&self) {
+        self.mark(DROPPING);
+    }
+
+    /// Records why it was cancelled.
+    pub(crate) fn set_cancelled_with_parent(&self) {
+        self.mark(WITH_PARENT);
+    }
+
+    /// Whether its code goes on no longer: it is over, or is being dropped.
+    pub(crate) fn is_going(&self) -> bool {
+        self.ending().is_some() || self.marks.load(Ordering::Relaxed) & DROPPING != 0
+    }
+
+    fn mark(&self, mark: u8) {
+        self.marks.fetch_or(mark, Ordering::Relaxed);
     }
 
     /// The number of the next attempt under this record, from 1.

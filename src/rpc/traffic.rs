@@ -108,6 +108,15 @@ impl Traffic {
     }
 }
 
+/// Messages that passed together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) messages: u64,
+    pub(crate) compressed_messages: u64,
+    pub(crate) message_bytes: u64,
+    pub(crate) last_message_bytes: u64,
+}
+
 /// One of the two ways through an RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -182,6 +191,19 @@ impl TrafficCell {
         }
         self.last_message_bytes.store(size, Relaxed);
         sequence
+    }
+
+    /// Counts several messages at once.
+    #[inline]
+    pub(crate) fn messages(&self, tally: &Tally) {
+        if tally.messages == 0 {
+            return;
+        }
+        add(&self.messages, tally.messages);
+        add(&self.message_bytes, tally.message_bytes);
+        add(&self.compressed_messages, tally.compressed_messages);
+        self.last_message_bytes
+            .store(tally.last_message_bytes, Relaxed);
     }
 
     /// How many bytes have passed.

@@ -1,9 +1,13 @@
 use std::{
     any::Any,
-    fmt,
+    fmt, iter,
     mem::{self, ManuallyDrop},
     panic::resume_unwind,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
     time::Duration,
 };
 
@@ -16,7 +20,7 @@ use super::{
 use crate::{
     config::{AsError, Config},
     panics::contain,
-    rpc::{Direction, Protocol, RpcInfo, SampleKey, Status, TrafficCell, clock},
+    rpc::{Direction, Ending, Protocol, Role, RpcInfo, SampleKey, Status, TrafficCell, clock},
     tracer::{Context, DirectionMeter, EventSink, Scopes, StreamEvent, StreamEventKind, Tracer},
 };
 
@@ -56,7 +60,12 @@ struct Watched<T: Tracer> {
     state: Mutex<Option<T::State>>,
     rpc: RpcInfo,
     shared: Arc<Shared<T>>,
+    wants_events: bool,
+    /// When progress is reported next, in nanoseconds from the start; `NEVER` if it is not.
+    next_progress: AtomicU64,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl<T: Tracer> RpcGuard<T> {
     /// For an RPC without a tracer.
@@ -85,9 +94,9 @@ impl<T: Tracer> RpcGuard<T> {
         })))
     }
 
-    /// From here on the tracer gets events, through what is returned.
+    /// From here on the tracer gets events or progress, through what is returned.
     #[cold]
-    pub(super) fn watch(&mut self) -> Option<Arc<dyn EventSink>> {
+    pub(super) fn watch(&mut self, wants_events: bool) -> Option<Arc<dyn EventSink>> {
         let State::Active(active) = &mut *self.0 else {
             return None;
         };
@@ -98,6 +107,8 @@ impl<T: Tracer> RpcGuard<T> {
             state: Mutex::new(state.take()),
             rpc: active.context.rpc()?.clone(),
             shared: Arc::clone(shared),
+            wants_events,
+            next_progress: AtomicU64::new(shared.config.progress_every.map_or(NEVER, nanos)),
         });
         active.traced = Traced::Watched(Arc::clone(&watched));
         Some(watched)
@@ -120,6 +131,7 @@ impl<T: Tracer> RpcGuard<T> {
             meter.bytes(size);
             meter.message(size, compressed);
         }
+        self.progress();
     }
 
     /// Finishes the RPC, with this status, or with none that is known.
@@ -197,7 +209,12 @@ impl<T: Tracer> RpcGuard<T> {
     /// current while the RPC is not over.
     pub(super) fn drop_in_scope(&mut self, drop: impl FnOnce()) {
         match &mut *self.0 {
-            State::Active(active) => active.context.run(drop),
+            State::Active(active) => {
+                if let Some(rpc) = active.context.rpc() {
+                    rpc.stats().set_dropping();
+                }
+                active.context.run(drop);
+            }
             State::Finished(scopes) => scopes.run(drop),
             State::Untraced(_) => drop(),
         }
@@ -278,7 +295,9 @@ impl<T: Tracer> RpcGuard<T> {
         let stats = active.context.rpc()?.stats();
         let sink: Option<&dyn EventSink> = match &active.traced {
             Traced::Here(..) => None,
-            Traced::Watched(watched) => Some(&**watched),
+            Traced::Watched(watched) => Some(&**watched)
+                .filter(|watched| watched.wants_events)
+                .map(|watched| watched as &dyn EventSink),
         };
         Some(DirectionMeter::new(stats, Direction::Response, sink))
     }
@@ -287,11 +306,23 @@ impl<T: Tracer> RpcGuard<T> {
     #[inline]
     pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match &*self.0 {
-            State::Active(Active {
-                traced: Traced::Here(..),
-                context,
-            }) => context.rpc()?.stats().quiet_cell(Direction::Response),
+            State::Active(Active { traced, context }) => match traced {
+                Traced::Watched(watched) if watched.wants_events => None,
+                _ => context.rpc()?.stats().quiet_cell(Direction::Response),
+            },
             _ => None,
+        }
+    }
+
+    /// Something of the response has passed: reports progress if it is time.
+    #[inline]
+    pub(super) fn progress(&self) {
+        if let State::Active(Active {
+            traced: Traced::Watched(watched),
+            ..
+        }) = &*self.0
+        {
+            watched.progress();
         }
     }
 
@@ -320,7 +351,26 @@ fn record(rpc: &RpcInfo, cause: Cause<'_>) {
         cell.observe(facts.protocol.is_rpc());
     }
     let deadline_passed = || rpc.deadline().is_some_and(clock::is_past);
-    stats.end(&decide(facts, cause, deadline_passed));
+    let outcome = decide(facts, cause, deadline_passed);
+    if outcome.ending == Ending::Cancelled && is_parent_going(rpc) {
+        stats.set_cancelled_with_parent();
+    }
+    stats.end(&outcome);
+}
+
+/// Whether the server RPC that made this call goes on no longer.
+fn is_parent_going(rpc: &RpcInfo) -> bool {
+    let ancestors = iter::successors(rpc.parent(), |rpc| rpc.parent());
+    let mut servers = ancestors.skip_while(|above| above.role() == Role::Client);
+    let is_call = rpc.role() == Role::Client;
+    is_call
+        && servers
+            .next()
+            .is_some_and(|server| server.stats().is_going() || thread::panicking())
+}
+
+fn nanos(interval: Duration) -> u64 {
+    u64::try_from(interval.as_nanos()).unwrap_or(NEVER)
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> &str {
@@ -380,6 +430,33 @@ impl<T: Tracer> Watched<T> {
 }
 
 impl<T: Tracer> EventSink for Watched<T> {
+    fn wants_events(&self) -> bool {
+        self.wants_events
+    }
+
+    fn progress(&self) {
+        let next = self.next_progress.load(Relaxed);
+        if next == NEVER {
+            return;
+        }
+        let now = self.rpc.stats().now();
+        let interval = self.shared.config.progress_every.map_or(NEVER, nanos);
+        let after = now.saturating_add(interval);
+        // Of two bodies that see that it is time, one reports.
+        if now < next
+            || self
+                .next_progress
+                .compare_exchange(next, after, Relaxed, Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
+            contain::<T, _>("progress", || tracer.progress(state, &self.rpc));
+        }
+    }
+
     fn emit(&self, kind: StreamEventKind<'_>, at: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // There are no events once `finish` has taken the state.

@@ -62,8 +62,8 @@ impl<T: Tracer> Shared<T> {
             sink: None,
         };
         let mut guard = RpcGuard::new(Arc::clone(self), rpc, state, scopes);
-        if wants_events {
-            observer.sink = guard.watch();
+        if wants_events || self.config.progress_every.is_some() {
+            observer.sink = guard.watch(wants_events);
             observer.headers(request.headers());
         }
         request.observe(observer);

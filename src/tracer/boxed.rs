@@ -74,6 +74,7 @@ trait Erased: Send + Sync {
     fn level(&self) -> Level;
     fn wants_events(&self) -> bool;
     fn on_event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &StreamEvent<'_>);
+    fn progress(&self, state: &mut ErasedState, rpc: &RpcInfo);
     fn scope(&self, state: &ErasedState, rpc: &RpcInfo) -> Option<Arc<dyn Scope>>;
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<ErasedState>;
     fn name(&self) -> &'static str;
@@ -111,6 +112,12 @@ impl<T: Tracer> Erased for T {
     fn on_event(&self, state: &mut ErasedState, rpc: &RpcInfo, event: &StreamEvent<'_>) {
         if let Some(state) = state.downcast_mut() {
             contain::<T, _>("event", || Tracer::on_event(self, state, rpc, event));
+        }
+    }
+
+    fn progress(&self, state: &mut ErasedState, rpc: &RpcInfo) {
+        if let Some(state) = state.downcast_mut() {
+            contain::<T, _>("progress", || Tracer::progress(self, state, rpc));
         }
     }
 
@@ -160,6 +167,10 @@ impl Tracer for BoxTracer {
 
     fn on_event(&self, state: &mut Self::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
         self.0.on_event(state, rpc, event);
+    }
+
+    fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+        self.0.progress(state, rpc);
     }
 
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {

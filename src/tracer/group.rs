@@ -54,6 +54,12 @@ impl<T: Tracer> Tracer for Option<T> {
         }
     }
 
+    fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+        if let (Some(tracer), Some(state)) = (self, state) {
+            tracer.progress(state, rpc);
+        }
+    }
+
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         self.as_ref()?.scope(state.as_ref()?, rpc)
     }
@@ -92,6 +98,10 @@ macro_rules! pointer {
                 (**self).on_event(state, rpc, event);
             }
 
+            fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+                (**self).progress(state, rpc);
+            }
+
             fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
                 (**self).scope(state, rpc)
             }
@@ -122,6 +132,10 @@ fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &St
             tracer.on_event(state, rpc, event);
         }
     });
+}
+
+fn progress<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo) {
+    contain::<T, _>("progress", || tracer.progress(state, rpc));
 }
 
 /// All start in order and finish in reverse order; each hook of each is contained. An empty one
@@ -163,6 +177,14 @@ impl<T: Tracer> Tracer for Vec<T> {
         for (tracer, state) in self.iter().zip(states) {
             if let Some(state) = state {
                 report(tracer, state, rpc, event);
+            }
+        }
+    }
+
+    fn progress(&self, states: &mut Self::State, rpc: &RpcInfo) {
+        for (tracer, state) in self.iter().zip(states) {
+            if let Some(state) = state {
+                progress(tracer, state, rpc);
             }
         }
     }
@@ -241,6 +263,14 @@ macro_rules! tuple {
                 $(
                     if let Some(state) = &mut state.$index {
                         report(&self.$index, state, rpc, event);
+                    }
+                )+
+            }
+
+            fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+                $(
+                    if let Some(state) = &mut state.$index {
+                        progress(&self.$index, state, rpc);
                     }
                 )+
             }

@@ -158,6 +158,37 @@ pub trait Tracer: Send + Sync + 'static {
         let _ = (state, rpc, event);
     }
 
+    /// Called while an RPC runs, if the layer is configured with
+    /// [`progress_every`](crate::TracerLayer::progress_every): after something has passed, and at most once
+    /// in each interval. [`Stats`](crate::Stats) has the counts so far.
+    ///
+    /// A stream on which nothing passes is not reported: there is no timer. The hook runs within the poll of
+    /// a body, and calls for one RPC never overlap, so it must not block. A panic in it is contained.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer};
+    ///
+    /// struct Watch;
+    ///
+    /// impl Tracer for Watch {
+    ///     type State = ();
+    ///     fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
+    ///     fn finish(&self, (): (), _: &RpcInfo) {}
+    ///
+    ///     fn progress(&self, (): &mut (), rpc: &RpcInfo) {
+    ///         println!("still running: {rpc}");
+    ///     }
+    /// }
+    ///
+    /// let layer = TracerLayer::new(Watch).progress_every(Duration::from_secs(10));
+    /// # let _ = layer;
+    /// ```
+    fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+        let _ = (state, rpc);
+    }
+
     /// Called once, after `start`: what is to be current wherever code of this RPC runs, such as a
     /// span. See [`Scope`].
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {

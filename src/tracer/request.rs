@@ -292,6 +292,7 @@ impl RequestObserver {
             meter.bytes(size);
             meter.message(size, compressed);
         }
+        self.progress();
     }
 
     /// The request is all there: the client sends no more.
@@ -324,16 +325,24 @@ impl RequestObserver {
     /// Where the request is counted, if nobody is to hear of it but at the end.
     #[inline]
     pub(crate) fn quiet_cell(&self) -> Option<&TrafficCell> {
-        match self.sink {
-            None => self.context.rpc()?.stats().quiet_cell(Direction::Request),
-            Some(_) => None,
+        match &self.sink {
+            Some(sink) if sink.wants_events() => None,
+            _ => self.context.rpc()?.stats().quiet_cell(Direction::Request),
+        }
+    }
+
+    /// Something of the request has passed: reports progress if it is time.
+    #[inline]
+    pub(crate) fn progress(&self) {
+        if let Some(sink) = &self.sink {
+            sink.progress();
         }
     }
 
     #[inline]
     pub(crate) fn meter(&self) -> Option<DirectionMeter<'_>> {
         let rpc = self.context.rpc()?;
-        let sink = self.sink.as_deref();
+        let sink = self.sink.as_deref().filter(|sink| sink.wants_events());
         Some(DirectionMeter::new(rpc.stats(), Direction::Request, sink))
     }
 }

@@ -45,7 +45,13 @@ pub struct Message {
     pub compressed: bool,
 }
 
-/// Takes events to the tracers that want them.
+/// Takes events and progress to the tracers.
 pub(crate) trait EventSink: Send + Sync {
+    /// Whether a tracer wants events; if not, this is for progress alone.
+    fn wants_events(&self) -> bool;
+
     fn emit(&self, kind: StreamEventKind<'_>, at: u64);
+
+    /// Something has passed: reports progress if it is time.
+    fn progress(&self);
 }

@@ -5,20 +5,20 @@ use std::borrow::Cow;
 use ::tracing::{Level, Span, event};
 
 use crate::trace_id::TraceId;
-use crate::{Ending, RpcInfo, Status, rpc::Protocol, semconv::http_answer, text::escape};
+use crate::{RpcInfo, Status, rpc::Protocol, semconv::http_answer, text::escape};
 
 const TARGET: &str = "tower_tracer::access";
 
 const PATH: usize = 256;
 const TEXT: usize = 1024;
 
-/// Logs an RPC that is over. The line belongs to the span around the call, not to the RPC's own, which says
+/// Logs an RPC that is over, or still runs. The line belongs to the span around the call, not to the RPC's own, which says
 /// the same things.
 pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rpc: &RpcInfo) {
     let stats = rpc.stats();
     let (sent, answered) = (stats.request(), stats.response());
     macro_rules! log {
-        ($level:expr) => {
+        ($level:expr, $message:literal) => {
             // The fields are worked out only if somebody listens.
             event!(
                 target: TARGET,
@@ -35,8 +35,8 @@ pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rp
                     .map(|peer| escape(&peer.to_string(), PATH).into_owned()),
                 status = stats.status().map(status_text).as_deref(),
                 http_status = http_answer(rpc),
-                ending = stats.ending().map(Ending::as_str),
-                duration_ms = stats.duration().map(|took| took.as_micros() as f64 / 1000.0),
+                ending = stats.ending_label().map(|(_, ending)| ending),
+                duration_ms = stats.elapsed().as_micros() as f64 / 1000.0,
                 request_messages = sent.messages(),
                 request_bytes = sent.body_bytes(),
                 response_messages = answered.messages(),
@@ -49,17 +49,21 @@ pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rp
                 tags = tags(rpc).as_deref(),
                 error = stats.error().map(|text| escape(text, TEXT)).as_deref(),
                 panic = stats.panic().map(|text| escape(text, TEXT)).as_deref(),
-                "rpc"
+                $message
             )
         };
     }
-    match level {
-        Level::ERROR => log!(Level::ERROR),
-        Level::WARN => log!(Level::WARN),
-        Level::INFO => log!(Level::INFO),
-        Level::DEBUG => log!(Level::DEBUG),
-        Level::TRACE => log!(Level::TRACE),
+    macro_rules! log_at {
+        ($($level:ident)*) => {
+            match (level, stats.ending()) {
+                $(
+                    (Level::$level, Some(_)) => log!(Level::$level, "rpc"),
+                    (Level::$level, None) => log!(Level::$level, "rpc still running"),
+                )*
+            }
+        };
     }
+    log_at!(ERROR WARN INFO DEBUG TRACE);
 }
 
 /// The HTTP method of plain HTTP, which the path alone does not tell.

@@ -118,6 +118,7 @@ pub struct TracingTracer {
     level_of: Box<LevelOf>,
     on_span: Option<Box<OnSpan>>,
     on_end: Option<Box<OnEnd>>,
+    progress_level: Level,
     status_code: &'static str,
 }
 
@@ -134,6 +135,7 @@ impl TracingTracer {
             level_of: Box::new(|rpc| Some(level_of(rpc))),
             on_span: None,
             on_end: None,
+            progress_level: Level::INFO,
             status_code: STATUS_CODE,
         }
     }
@@ -164,6 +166,15 @@ impl TracingTracer {
         choose: impl Fn(&RpcInfo) -> Option<Level> + Send + Sync + 'static,
     ) -> Self {
         self.level_of = Box::new(choose);
+        self
+    }
+
+    /// The level of the line about an RPC that still runs, INFO by default. There is one at each
+    /// [progress](crate::TracerLayer::progress_every): an event like that of the access log, with the counts so
+    /// far and the message `rpc still running`.
+    #[must_use]
+    pub fn progress_level(mut self, level: Level) -> Self {
+        self.progress_level = level;
         self
     }
 
@@ -286,6 +297,10 @@ impl Tracer for TracingTracer {
         if let Some(level) = (self.level_of)(rpc) {
             access_log::write(level, &running.around, running.trace_id, rpc);
         }
+    }
+
+    fn progress(&self, running: &mut Running, rpc: &RpcInfo) {
+        access_log::write(self.progress_level, &running.around, running.trace_id, rpc);
     }
 
     fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {

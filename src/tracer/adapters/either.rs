@@ -76,6 +76,14 @@ impl<A: Tracer, B: Tracer> Tracer for Either<A, B> {
         }
     }
 
+    fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+        match (self, state) {
+            (Self::Left(a), Either::Left(state)) => a.progress(state, rpc),
+            (Self::Right(b), Either::Right(state)) => b.progress(state, rpc),
+            _ => {}
+        }
+    }
+
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         match (self, state) {
             (Self::Left(a), Either::Left(state)) => a.scope(state, rpc),

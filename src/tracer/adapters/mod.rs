@@ -31,6 +31,10 @@ macro_rules! inner {
             self.inner.on_event(state, rpc, event);
         }
 
+        fn progress(&self, state: &mut Self::State, rpc: &RpcInfo) {
+            self.inner.progress(state, rpc);
+        }
+
         fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
             self.inner.scope(state, rpc)
         }

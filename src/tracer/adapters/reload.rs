@@ -74,6 +74,10 @@ impl<T: Tracer> Tracer for Reload<T> {
         }
     }
 
+    fn progress(&self, (tracer, state): &mut Self::State, rpc: &RpcInfo) {
+        tracer.progress(state, rpc);
+    }
+
     fn scope(&self, (tracer, state): &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         tracer.scope(state, rpc)
     }
