@@ -12,7 +12,7 @@ use http_body::Body;
 #[cfg(feature = "connect")]
 use super::connect;
 use super::{Base64, EndFrame, Frames, Framing, WireStatus, detect, end_frame::Text, grpc};
-use crate::rpc::Protocol;
+use crate::rpc::{Protocol, Tally};
 
 /// Reads one body: finds its messages, its end, and the status that it holds. It is small, since it
 /// moves with the body.
@@ -150,6 +150,18 @@ impl BodyReader {
                 false
             }
             Self::Other(other) => other.read(bytes, length, &mut message),
+        }
+    }
+
+    /// Counts the messages that the next piece of plain gRPC completes, all at once; `None` for any other
+    /// body, of which nothing is read.
+    #[inline]
+    pub(crate) fn tally(&mut self, data: &impl Buf) -> Option<Tally> {
+        match self {
+            Self::Framed(framing) if data.chunk().len() == data.remaining() => {
+                Some(framing.tally(data.chunk()))
+            }
+            _ => None,
         }
     }
 

@@ -68,16 +68,24 @@ impl Framing {
         if self.seen > 0 {
             return tally;
         }
-        while let Some((&[flags, a, b, c, d], rest)) = bytes.split_first_chunk::<5>() {
+        let all = bytes.len();
+        let (mut whole_messages, mut last) = (0, None);
+        while let Some(&[flags, a, b, c, d]) = bytes.first_chunk::<5>() {
             let length = u32::from_be_bytes([a, b, c, d]);
-            let Some(after) = usize::try_from(length)
-                .ok()
-                .and_then(|length| rest.get(length..))
-            else {
+            // Beyond what memory can hold, the message is not whole here.
+            let whole = (length as usize).saturating_add(5);
+            let Some(rest) = bytes.get(whole..) else {
                 break;
             };
-            tally.frame(flags, length);
-            bytes = after;
+            bytes = rest;
+            whole_messages += 1;
+            tally.compressed_messages += u64::from(flags & 1);
+            last = Some(length);
+        }
+        if let Some(length) = last {
+            tally.messages += whole_messages;
+            tally.message_bytes += (all - bytes.len()) as u64 - 5 * whole_messages;
+            tally.last_message_bytes = u64::from(length);
         }
         self.scan_pieces(bytes, &mut tally);
         tally

@@ -73,27 +73,6 @@ pub(super) fn count_message(
     true
 }
 
-/// Counts a frame of several messages, or of parts of them, and stores their figures once. Else it does
-/// nothing and returns `false`. More has to follow: the end of a body is not looked at.
-#[inline(never)]
-pub(super) fn count_messages(
-    reader: &mut BodyReader,
-    cell: Option<&TrafficCell>,
-    frame: &Frame<impl Buf>,
-) -> bool {
-    let (BodyReader::Framed(framing), Some(cell), Some(data)) = (reader, cell, frame.data_ref())
-    else {
-        return false;
-    };
-    let bytes = data.chunk();
-    if bytes.len() != data.remaining() || is_off() {
-        return false;
-    }
-    cell.bytes(bytes.len() as u64);
-    cell.messages(&framing.tally(bytes));
-    true
-}
-
 /// Records the end of a response between messages, with OK in its trailers. Else it does nothing and
 /// returns `false`.
 #[inline(always)]

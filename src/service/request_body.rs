@@ -93,13 +93,6 @@ where
             observer.progress();
             return polled;
         }
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && !inner.is_end_stream()
-            && fast_path::count_messages(reader, cell, frame)
-        {
-            observer.progress();
-            return polled;
-        }
         *this.done = examine(&polled, &*inner, reader, observer);
         if matches!(polled, Poll::Ready(Some(Ok(_)))) {
             observer.progress();

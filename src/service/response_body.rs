@@ -143,14 +143,11 @@ where
                     guard.finish_ok();
                     return polled;
                 }
-            } else if !inner.is_end_stream() {
-                let cell = guard.quiet_cell();
-                if fast_path::count_message(reader, cell, frame)
-                    || fast_path::count_messages(reader, cell, frame)
-                {
-                    guard.progress();
-                    return polled;
-                }
+            } else if !inner.is_end_stream()
+                && fast_path::count_message(reader, guard.quiet_cell(), frame)
+            {
+                guard.progress();
+                return polled;
             }
         }
         examine(&polled, &*inner, reader, guard);

@@ -115,6 +115,12 @@ impl<'a> DirectionMeter<'a> {
     #[inline]
     pub(crate) fn read(&self, reader: &mut BodyReader, data: &impl Buf) {
         self.bytes(data.remaining() as u64);
+        if self.sink.is_none()
+            && !self.stats.is_detailed()
+            && let Some(tally) = reader.tally(data)
+        {
+            return self.stats.cell(self.direction).messages(&tally);
+        }
         let readable = reader.read(data, |size, compressed| self.message(size, compressed));
         if !readable {
             self.stats.cell(self.direction).lose_messages();
