@@ -3,11 +3,17 @@ use std::any::{Any, type_name};
 /// Makes something current while code of an RPC runs: a span, an OpenTelemetry context, a
 /// task-local value.
 ///
-/// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
-/// of the inner service, **every** poll of its future, of the response's body and of the request's
-/// body, and around the drop of both bodies, and of a future that did not come to its end. A request's
-/// body that is read within its own RPC, as by a handler, is in the scope already and does not enter
-/// it again. What the service still does after [`finish`](crate::Tracer::finish), such as the drop of
+/// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered wherever code of a user
+/// can run:
+///
+/// * around the call of the inner service and **every** poll of its future,
+/// * on a server around every poll of the response's body, which a handler made,
+/// * on a client around every poll of the request's body, which a caller made,
+/// * around the drop of both bodies, and of a future that did not come to its end.
+///
+/// The other two bodies come from the transport, so their polls do not enter it, which costs a stream
+/// less. A request's body that a handler reads within its own RPC is in the scope already; a task that
+/// reads it elsewhere is not. What the service still does after [`finish`](crate::Tracer::finish), such as the drop of
 /// its body, is in the scope too: a scope lives until both bodies are gone, and holds weakly what is
 /// not to live as long.
 ///

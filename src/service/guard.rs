@@ -192,6 +192,21 @@ impl<T: Tracer> RpcGuard<T> {
         }
     }
 
+    /// As [`run`](Self::run), for a poll of the response's body. On a client that is code of the transport,
+    /// not of a user, so it runs without the tracers' scopes.
+    #[inline]
+    pub(super) fn run_body(&mut self, f: impl FnOnce(), last: impl FnOnce(&DirectionMeter<'_>)) {
+        let caught = match &mut *self.0 {
+            State::Active(active) if active.is_client() => {
+                active.context.run_catching_without_scopes(f)
+            }
+            _ => return self.run(f, last),
+        };
+        if let Err(panic) = caught {
+            self.panicked(panic, last);
+        }
+    }
+
     #[cold]
     fn panicked(
         &mut self,
@@ -384,6 +399,12 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
 }
 
 impl<T: Tracer> Active<T> {
+    #[inline]
+    fn is_client(&self) -> bool {
+        let rpc = self.context.rpc();
+        rpc.is_some_and(|rpc| rpc.role() == Role::Client)
+    }
+
     /// Calls `finish`, within the scopes.
     #[inline(always)]
     fn finish(&mut self) {

@@ -76,12 +76,12 @@ where
         };
         if *this.done {
             return match observer.has_scopes() {
-                true => observer.run(|| inner.poll_frame(cx)),
+                true => observer.run_poll(|| inner.poll_frame(cx)),
                 false => inner.poll_frame(cx),
             };
         }
         reader.before_poll();
-        let polled = observer.run(|| inner.as_mut().poll_frame(cx));
+        let polled = observer.run_poll(|| inner.as_mut().poll_frame(cx));
         let cell = observer.quiet_cell();
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && fast_path::count_message(reader, cell, frame)

@@ -133,7 +133,7 @@ where
         };
         reader.before_poll();
         let mut polled = Poll::Pending;
-        guard.run(
+        guard.run_body(
             || polled = inner.as_mut().poll_frame(cx),
             |meter| meter.end(reader, false),
         );

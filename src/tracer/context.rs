@@ -49,13 +49,19 @@ impl Context {
     /// Runs code of the RPC, and catches its panic.
     #[inline]
     pub(crate) fn run_catching(&mut self, f: impl FnOnce()) -> thread::Result<()> {
-        if self.scopes.is_empty() {
-            self.slot.swap();
-            let caught = catch_unwind(AssertUnwindSafe(f));
-            self.slot.swap();
-            return caught;
+        match self.scopes.is_empty() {
+            true => self.run_catching_without_scopes(f),
+            false => self.run_in_scopes(f),
         }
-        self.run_in_scopes(f)
+    }
+
+    /// The same, with the record current and no scope: for code that is not a user's.
+    #[inline]
+    pub(crate) fn run_catching_without_scopes(&mut self, f: impl FnOnce()) -> thread::Result<()> {
+        self.slot.swap();
+        let caught = catch_unwind(AssertUnwindSafe(f));
+        self.slot.swap();
+        caught
     }
 
     /// Apart from `run_catching`: few RPCs have a scope.
@@ -85,6 +91,15 @@ impl Context {
             true => f(),
             false => scopes.run(f),
         })
+    }
+
+    /// The same, with the record current and no scope: for code that is not a user's.
+    #[inline]
+    pub(crate) fn run_nested_without_scopes<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        match self.slot.is_current() {
+            true => f(),
+            false => self.slot.enter(f),
+        }
     }
 
     /// Runs `f` with the record and the scopes, unless it runs there already, as in a drop.

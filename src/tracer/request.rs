@@ -310,10 +310,21 @@ impl RequestObserver {
         }
     }
 
-    /// Runs code of the request's body.
+    /// Runs code of the request's body, in its drop.
     #[inline]
     pub(crate) fn run<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.context.run_nested(f)
+    }
+
+    /// Runs a poll of the request's body. On a server that is code of the transport, not of a user, so it
+    /// runs without the tracers' scopes.
+    #[inline]
+    pub(crate) fn run_poll<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let is_server = |rpc: &RpcInfo| rpc.role() == Role::Server;
+        match self.rpc().is_some_and(is_server) {
+            true => self.context.run_nested_without_scopes(f),
+            false => self.context.run_nested(f),
+        }
     }
 
     /// Whether its tracers have scopes.
