@@ -1,5 +1,7 @@
 //! Which methods may be named where names must not grow with what peers send.
 
+mod descriptor_set;
+
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use crate::rpc::MethodPath;
@@ -118,26 +120,9 @@ impl KnownMethods {
     ///
     /// Where the bytes are no such thing, or a name in them cannot be a method's.
     pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
-        Self::read(encoded).ok_or(InvalidDescriptorSet(()))
-    }
-
-    fn read(encoded: &[u8]) -> Option<Self> {
-        let mut names = Vec::new();
-        for file in fields(encoded) {
-            let (1, file) = file? else { continue };
-            let package = text(file, 2)?.unwrap_or_default();
-            for service in fields(file) {
-                let (6, service) = service? else { continue };
-                let name = text(service, 1)?.unwrap_or_default();
-                let dot = if package.is_empty() { "" } else { "." };
-                for method in fields(service) {
-                    let (2, method) = method? else { continue };
-                    let method = text(method, 1)?.unwrap_or_default();
-                    names.push(format!("{package}{dot}{name}/{method}"));
-                }
-            }
-        }
-        Self::try_new(names).ok()
+        let names = descriptor_set::methods(encoded);
+        let known = names.and_then(|names| Self::try_new(names).ok());
+        known.ok_or(InvalidDescriptorSet(()))
     }
 
     /// Whether `pkg.Svc/Method` is one of them.
@@ -219,67 +204,6 @@ pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -
     let before = path.strip_suffix(method)?.strip_suffix('/')?;
     let origin = before.strip_suffix(service)?.strip_suffix('/')?;
     path.get(origin.len() + 1..)
-}
-
-/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where
-/// the message is broken off or malformed.
-fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
-    let mut rest = message;
-    std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            match field(&mut rest) {
-                Some((number, Some(bytes))) => return Some(Some((number, bytes))),
-                Some((_, None)) => {}
-                None => {
-                    rest = &[];
-                    return Some(None);
-                }
-            }
-        }
-        None
-    })
-}
-
-/// Takes the next field: its number, and its bytes where it has some.
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
-    let tag = varint(rest)?;
-    let length = match tag & 7 {
-        0 => {
-            varint(rest)?;
-            return Some((tag >> 3, None));
-        }
-        1 => 8,
-        2 => usize::try_from(varint(rest)?).ok()?,
-        5 => 4,
-        _ => return None,
-    };
-    let (bytes, after) = rest.split_at_checked(length)?;
-    *rest = after;
-    Some((tag >> 3, (tag & 7 == 2).then_some(bytes)))
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// The text of a field, `Some(None)` where it is missing.
-fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
-    for field in fields(message) {
-        let (found, bytes) = field?;
-        if found == number {
-            return Some(Some(std::str::from_utf8(bytes).ok()?));
-        }
-    }
-    Some(None)
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
+mod traced;
+
 use std::{
     any::Any,
     fmt,
     mem::{self, ManuallyDrop},
     panic::resume_unwind,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::Arc,
 };
+
+use traced::{Traced, Watched};
 
 use super::{
     TracedResponse,
@@ -17,7 +20,7 @@ use crate::{
     config::{AsError, Config},
     panics::contain,
     rpc::{Direction, Protocol, RpcInfo, SampleKey, Status, TrafficCell, clock},
-    tracer::{Context, DirectionMeter, EventSink, Scopes, StreamEvent, StreamEventKind, Tracer},
+    tracer::{Context, DirectionMeter, EventSink, Scopes, Tracer},
 };
 
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
@@ -43,19 +46,6 @@ enum State<T: Tracer> {
 struct Active<T: Tracer> {
     traced: Traced<T>,
     context: Context,
-}
-
-/// The tracer and its state: in the guard, or shared with both bodies if the tracer wants events.
-enum Traced<T: Tracer> {
-    Here(Option<T::State>, Arc<Shared<T>>),
-    Watched(Arc<Watched<T>>),
-}
-
-/// A state that events are reported to.
-struct Watched<T: Tracer> {
-    state: Mutex<Option<T::State>>,
-    rpc: RpcInfo,
-    shared: Arc<Shared<T>>,
 }
 
 impl<T: Tracer> RpcGuard<T> {
@@ -94,11 +84,8 @@ impl<T: Tracer> RpcGuard<T> {
         let Traced::Here(state, shared) = &mut active.traced else {
             return None;
         };
-        let watched = Arc::new(Watched {
-            state: Mutex::new(state.take()),
-            rpc: active.context.rpc()?.clone(),
-            shared: Arc::clone(shared),
-        });
+        let rpc = active.context.rpc()?.clone();
+        let watched = Arc::new(Watched::new(state.take(), rpc, Arc::clone(shared)));
         active.traced = Traced::Watched(Arc::clone(&watched));
         Some(watched)
     }
@@ -337,24 +324,11 @@ impl<T: Tracer> Active<T> {
     /// Calls `finish`, within the scopes.
     #[inline(always)]
     fn finish(&mut self) {
-        let state = match &mut self.traced {
-            Traced::Here(state, _) => state.take(),
-            Traced::Watched(watched) => watched.take(),
-        };
+        let state = self.traced.take_state();
         if let (Some(state), Some(tracer)) = (state, &self.traced.shared().tracer) {
             self.context.run_with_rpc(|rpc| {
                 contain::<T, _>("finish", || tracer.finish(state, rpc));
             });
-        }
-    }
-}
-
-impl<T: Tracer> Traced<T> {
-    #[inline]
-    fn shared(&self) -> &Shared<T> {
-        match self {
-            Self::Here(_, shared) => shared,
-            Self::Watched(watched) => &watched.shared,
         }
     }
 }
@@ -364,25 +338,6 @@ impl<T: Tracer> Drop for RpcGuard<T> {
     fn drop(&mut self) {
         if !self.is_untraced() {
             self.close();
-        }
-    }
-}
-
-impl<T: Tracer> Watched<T> {
-    fn take(&self) -> Option<T::State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::take(&mut *state)
-    }
-}
-
-impl<T: Tracer> EventSink for Watched<T> {
-    fn emit(&self, kind: StreamEventKind<'_>, at: u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // There are no events once `finish` has taken the state.
-        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
-            let at = Duration::from_nanos(at);
-            let event = StreamEvent { at, kind };
-            contain::<T, _>("event", || tracer.on_event(state, &self.rpc, &event));
         }
     }
 }
