@@ -1,5 +1,7 @@
 //! Which methods may be named where names must not grow with what peers send.
 
+mod descriptor_set;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::rpc::{MethodKind, MethodPath};
@@ -151,33 +153,9 @@ impl KnownMethods {
     ///
     /// Where the bytes are no such thing, or a name in them cannot be a method's.
     pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
-        Self::read(encoded).ok_or(InvalidDescriptorSet(()))
-    }
-
-    fn read(encoded: &[u8]) -> Option<Self> {
-        let mut methods = Vec::new();
-        for file in fields(encoded) {
-            let (1, Value::Bytes(file)) = file? else {
-                continue;
-            };
-            let package = text(file, 2)?.unwrap_or_default();
-            for service in fields(file) {
-                let (6, Value::Bytes(service)) = service? else {
-                    continue;
-                };
-                let name = text(service, 1)?.unwrap_or_default();
-                let dot = if package.is_empty() { "" } else { "." };
-                for method in fields(service) {
-                    let (2, Value::Bytes(method)) = method? else {
-                        continue;
-                    };
-                    let kind = MethodKind::new(is_set(method, 5)?, is_set(method, 6)?);
-                    let method = text(method, 1)?.unwrap_or_default();
-                    methods.push((format!("{package}{dot}{name}/{method}"), Some(kind)));
-                }
-            }
-        }
-        Self::with_kinds(methods).ok()
+        let methods = descriptor_set::methods(encoded);
+        let known = methods.and_then(|methods| Self::with_kinds(methods).ok());
+        known.ok_or(InvalidDescriptorSet(()))
     }
 
     /// Which sides of `pkg.Svc/Method` stream; `None` if it is not one of these, or comes from a list of
@@ -284,90 +262,6 @@ pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -
 fn last_two(path: &str) -> Option<&str> {
     let (before, _) = path.rsplit_once('/')?;
     path.get(before.rfind('/')? + 1..)
-}
-
-/// What a field of an encoded message holds.
-#[derive(Clone, Copy)]
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    /// Of a fixed length.
-    Other,
-}
-
-/// The fields of an encoded message, with their numbers; an item is `None` if the message is broken off
-/// or malformed there.
-fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, Value<'_>)>> {
-    let mut rest = message;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let field = field(&mut rest);
-        if field.is_none() {
-            rest = &[];
-        }
-        Some(field)
-    })
-}
-
-/// Takes the next field: its number, and what it holds.
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
-    let tag = varint(rest)?;
-    let length = match tag & 7 {
-        0 => return Some((tag >> 3, Value::Number(varint(rest)?))),
-        1 => 8,
-        2 => usize::try_from(varint(rest)?).ok()?,
-        5 => 4,
-        _ => return None,
-    };
-    let (bytes, after) = rest.split_at_checked(length)?;
-    *rest = after;
-    Some((
-        tag >> 3,
-        match tag & 7 {
-            2 => Value::Bytes(bytes),
-            _ => Value::Other,
-        },
-    ))
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first()?;
-        *rest = after;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// The text of a field, `Some(None)` where it is missing.
-fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
-    for field in fields(message) {
-        if let (found, Value::Bytes(bytes)) = field?
-            && found == number
-        {
-            return Some(Some(std::str::from_utf8(bytes).ok()?));
-        }
-    }
-    Some(None)
-}
-
-/// Whether a flag is set; `None` if the message is malformed.
-fn is_set(message: &[u8], number: u64) -> Option<bool> {
-    let mut set = false;
-    for field in fields(message) {
-        if let (found, Value::Number(value)) = field?
-            && found == number
-        {
-            set = value != 0;
-        }
-    }
-    Some(set)
 }
 
 #[cfg(test)]

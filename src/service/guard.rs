@@ -1,15 +1,15 @@
+mod traced;
+
 use std::{
     any::Any,
     fmt, iter,
     mem::{self, ManuallyDrop},
     panic::resume_unwind,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     thread,
-    time::Duration,
 };
+
+use traced::{Traced, Watched};
 
 use super::{
     TracedResponse,
@@ -21,7 +21,7 @@ use crate::{
     config::{AsError, Config},
     panics::contain,
     rpc::{Direction, Ending, Protocol, Role, RpcInfo, SampleKey, Status, TrafficCell, clock},
-    tracer::{Context, DirectionMeter, EventSink, Scopes, StreamEvent, StreamEventKind, Tracer},
+    tracer::{Context, DirectionMeter, EventSink, Scopes, Tracer},
 };
 
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
@@ -48,24 +48,6 @@ struct Active<T: Tracer> {
     traced: Traced<T>,
     context: Context,
 }
-
-/// The tracer and its state: in the guard, or shared with both bodies if the tracer wants events.
-enum Traced<T: Tracer> {
-    Here(Option<T::State>, Arc<Shared<T>>),
-    Watched(Arc<Watched<T>>),
-}
-
-/// A state that events are reported to.
-struct Watched<T: Tracer> {
-    state: Mutex<Option<T::State>>,
-    rpc: RpcInfo,
-    shared: Arc<Shared<T>>,
-    wants_events: bool,
-    /// When progress is reported next, in nanoseconds from the start; `NEVER` if it is not.
-    next_progress: AtomicU64,
-}
-
-const NEVER: u64 = u64::MAX;
 
 impl<T: Tracer> RpcGuard<T> {
     /// For an RPC without a tracer.
@@ -103,13 +85,9 @@ impl<T: Tracer> RpcGuard<T> {
         let Traced::Here(state, shared) = &mut active.traced else {
             return None;
         };
-        let watched = Arc::new(Watched {
-            state: Mutex::new(state.take()),
-            rpc: active.context.rpc()?.clone(),
-            shared: Arc::clone(shared),
-            wants_events,
-            next_progress: AtomicU64::new(shared.config.progress_every.map_or(NEVER, nanos)),
-        });
+        let rpc = active.context.rpc()?.clone();
+        let (state, shared) = (state.take(), Arc::clone(shared));
+        let watched = Arc::new(Watched::new(state, rpc, shared, wants_events));
         active.traced = Traced::Watched(Arc::clone(&watched));
         Some(watched)
     }
@@ -311,7 +289,7 @@ impl<T: Tracer> RpcGuard<T> {
         let sink: Option<&dyn EventSink> = match &active.traced {
             Traced::Here(..) => None,
             Traced::Watched(watched) => Some(&**watched)
-                .filter(|watched| watched.wants_events)
+                .filter(|watched| watched.wants_events())
                 .map(|watched| watched as &dyn EventSink),
         };
         Some(DirectionMeter::new(stats, Direction::Response, sink))
@@ -322,7 +300,7 @@ impl<T: Tracer> RpcGuard<T> {
     pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match &*self.0 {
             State::Active(Active { traced, context }) => match traced {
-                Traced::Watched(watched) if watched.wants_events => None,
+                Traced::Watched(watched) if watched.wants_events() => None,
                 _ => context.rpc()?.stats().quiet_cell(Direction::Response),
             },
             _ => None,
@@ -384,10 +362,6 @@ fn is_parent_going(rpc: &RpcInfo) -> bool {
             .is_some_and(|server| server.stats().is_going() || thread::panicking())
 }
 
-fn nanos(interval: Duration) -> u64 {
-    u64::try_from(interval.as_nanos()).unwrap_or(NEVER)
-}
-
 fn text_of(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         text
@@ -408,10 +382,7 @@ impl<T: Tracer> Active<T> {
     /// Calls `finish`, within the scopes.
     #[inline(always)]
     fn finish(&mut self) {
-        let state = match &mut self.traced {
-            Traced::Here(state, _) => state.take(),
-            Traced::Watched(watched) => watched.take(),
-        };
+        let state = self.traced.take_state();
         let shared = self.traced.shared();
         if let (Some(failures), Some(rpc)) = (&shared.config.failures, self.context.rpc()) {
             rpc.stats().set_failed(failures.is_failure(rpc));
@@ -424,67 +395,11 @@ impl<T: Tracer> Active<T> {
     }
 }
 
-impl<T: Tracer> Traced<T> {
-    #[inline]
-    fn shared(&self) -> &Shared<T> {
-        match self {
-            Self::Here(_, shared) => shared,
-            Self::Watched(watched) => &watched.shared,
-        }
-    }
-}
-
 impl<T: Tracer> Drop for RpcGuard<T> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_untraced() {
             self.close();
-        }
-    }
-}
-
-impl<T: Tracer> Watched<T> {
-    fn take(&self) -> Option<T::State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::take(&mut *state)
-    }
-}
-
-impl<T: Tracer> EventSink for Watched<T> {
-    fn wants_events(&self) -> bool {
-        self.wants_events
-    }
-
-    fn progress(&self) {
-        let next = self.next_progress.load(Relaxed);
-        if next == NEVER {
-            return;
-        }
-        let now = self.rpc.stats().now();
-        let interval = self.shared.config.progress_every.map_or(NEVER, nanos);
-        let after = now.saturating_add(interval);
-        // Of two bodies that see that it is time, one reports.
-        if now < next
-            || self
-                .next_progress
-                .compare_exchange(next, after, Relaxed, Relaxed)
-                .is_err()
-        {
-            return;
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
-            contain::<T, _>("progress", || tracer.progress(state, &self.rpc));
-        }
-    }
-
-    fn emit(&self, kind: StreamEventKind<'_>, at: u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // There are no events once `finish` has taken the state.
-        if let (Some(state), Some(tracer)) = (&mut *state, &self.shared.tracer) {
-            let at = Duration::from_nanos(at);
-            let event = StreamEvent { at, kind };
-            contain::<T, _>("event", || tracer.on_event(state, &self.rpc, &event));
         }
     }
 }
