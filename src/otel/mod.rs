@@ -7,6 +7,7 @@ mod config;
 mod custom;
 mod end;
 mod forwarded;
+mod grpc_metrics;
 mod headers;
 mod http;
 mod live;
