@@ -9,7 +9,7 @@ use std::{
     future::{pending, poll_fn},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
@@ -225,6 +225,8 @@ async fn counters_move_while_a_stream_runs_and_count_nothing_twice() {
     }
 }
 
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// How a handler that makes a call goes.
 #[derive(Clone, Copy, Debug)]
 enum Goes {
@@ -261,8 +263,7 @@ async fn calls_that_go_with_the_rpc_that_made_them_say_so() {
                     pending::<Result<Response<Body>, Infallible>>().await
                 }));
         let server = RecordingTracer::new();
-        let task: Arc<std::sync::Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> =
-            Arc::default();
+        let task = Arc::new(Mutex::new(None::<Task>));
         let kept = Arc::clone(&task);
         let service = ServiceBuilder::new()
             .layer(TracerLayer::new(server.clone()).server())
