@@ -5,8 +5,8 @@
 //! curl http://127.0.0.1:9464/metrics
 //! ```
 //!
-//! It makes ROUNDS rounds of calls of every kind, 10 unless told otherwise, and serves until it is
-//! interrupted. Beside it stand a dashboard for Grafana, `dashboard.json`, and rules for alerts,
+//! It makes ROUNDS rounds of calls of every kind, 10 by default, and serves until it is
+//! interrupted. Beside it are a dashboard for Grafana, `dashboard.json`, and rules for alerts,
 //! `alerts.yml`.
 
 #[path = "../echo/mod.rs"]

@@ -20,8 +20,8 @@ pub(super) fn methods(encoded: &[u8]) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` where
-/// the message is broken off or malformed.
+/// The fields of an encoded message that hold bytes, with their numbers; an item is `None` if the
+/// message is cut off or malformed.
 fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
     let mut rest = message;
     std::iter::from_fn(move || {
@@ -39,7 +39,7 @@ fn fields(message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8])>> {
     })
 }
 
-/// Takes the next field: its number, and its bytes where it has some.
+/// Takes the next field: its number, and its bytes if it has some.
 fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
     let tag = varint(rest)?;
     let length = match tag & 7 {
@@ -70,7 +70,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The text of a field, `Some(None)` where it is missing.
+/// The text of a field; `Some(None)` if it is missing.
 fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
     for field in fields(message) {
         let (found, bytes) = field?;

@@ -1,4 +1,4 @@
-//! Tells the protocol of a request or response by its headers.
+//! Detects the protocol of a request or response by its headers.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::rpc::{Protocol, Role};
 pub(crate) struct RequestHead {
     pub(crate) protocol: Protocol,
     pub(crate) timeout: Option<Duration>,
-    /// Which attempt it is, where the headers say so.
+    /// Which attempt it is, if the headers say so.
     pub(crate) attempt: Option<u32>,
 }
 
-/// Reads a request's headers, `None` for a request that has none; `query_of_get` is asked where they
+/// Reads a request's headers, `None` for a request that has none. `query_of_get` is called if they
 /// leave the protocol open.
 #[inline]
 pub(crate) fn request_head<'a>(
@@ -49,7 +49,7 @@ pub(crate) fn request_head<'a>(
     head
 }
 
-/// Tells the protocol of a request by its headers, and where they leave it open by the query of a
+/// Detects the protocol of a request by its headers, and if they leave it open by the query of a
 /// GET.
 pub(crate) fn detect<'a>(
     headers: Option<&HeaderMap>,
@@ -60,8 +60,8 @@ pub(crate) fn detect<'a>(
     })
 }
 
-/// What the body of a response speaks, by its own content type; `None` where that is not what the
-/// request asked for, as for a proxy's error page.
+/// The protocol of a response's body, by its own content type; `None` if it does not fit the
+/// request, as for a proxy's error page.
 pub(super) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -> Option<Protocol> {
     let content_type = bytes_of(content_type);
     match asked {
@@ -87,8 +87,8 @@ pub(super) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
 /// Finds the content type, and the first value of each of some other headers; the names in lower case,
 /// and none of them among those that HTTP knows.
 ///
-/// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash
-/// of each name; a large map is a peer's doing, and is not walked.
+/// Most header maps of an RPC have a few entries: to compare each is cheaper than to hash each
+/// name. A large map is a peer's doing, and is not walked.
 #[inline(always)]
 pub(super) fn find<'a, const N: usize>(
     headers: &'a HeaderMap,

@@ -1,4 +1,4 @@
-//! gRPC over HTTP/2: where its status stands, and what other things mean as a status.
+//! gRPC over HTTP/2: its status headers, and the codes that other signals mean.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -46,15 +46,15 @@ impl Endpoint {
     }
 }
 
-/// What a layer was told of both ends.
+/// Both ends, as the layer is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
     pub(crate) caller: Endpoint,
     pub(crate) callee: Endpoint,
 }
 
-/// One end of an RPC, as its record knows it: what the layer was told, and the address of the
-/// connection where the server knows it.
+/// One end of an RPC in its record: what the layer is configured with, and on a server the address
+/// of the connection, if it is known.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointRef<'a> {
     pub(crate) told: Option<&'a Endpoint>,
@@ -62,13 +62,13 @@ pub struct EndpointRef<'a> {
 }
 
 impl<'a> EndpointRef<'a> {
-    /// The service name the layer was told.
+    /// The configured service name.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
         self.told?.name.as_deref()
     }
 
-    /// The address: the one the layer was told, else the connection's.
+    /// The address: the configured one, else the connection's.
     #[must_use]
     pub fn address(&self) -> Option<Address<'a>> {
         match self.told.and_then(|told| told.address.as_deref()) {
@@ -77,13 +77,13 @@ impl<'a> EndpointRef<'a> {
         }
     }
 
-    /// The address of the connection, where it is known: on a tonic server, of a TCP connection.
+    /// The address of the connection, if it is known: on a tonic server, that of a TCP connection.
     #[must_use]
     pub fn socket(&self) -> Option<SocketAddr> {
         self.socket
     }
 
-    /// What else the layer was told.
+    /// The configured tags.
     pub fn tags(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.told
             .into_iter()

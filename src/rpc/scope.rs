@@ -5,11 +5,11 @@ use std::any::{Any, type_name};
 ///
 /// A tracer returns one from [`Tracer::scope`](crate::Tracer::scope). It is entered around the call
 /// of the inner service, **every** poll of its future, of the response's body and of the request's
-/// body, and around the drop of both bodies, and of a future that did not come to its end. A request's
-/// body that is read within its own RPC, as by a handler, is in the scope already and does not enter
-/// it again. What the service still does after [`finish`](crate::Tracer::finish), such as the drop of
-/// its body, is in the scope too: a scope lives until both bodies are gone, and holds weakly what is
-/// not to live as long.
+/// body, around the drop of both bodies, and around the drop of a future that did not complete. A
+/// request's body that is read within its own RPC, as by a handler, is in the scope already and
+/// does not enter it again. What the service still does after [`finish`](crate::Tracer::finish),
+/// such as the drop of its body, is in the scope too: a scope lives until both bodies are gone, so
+/// hold weakly what must not live as long.
 ///
 /// ```
 /// use std::{cell::Cell, sync::Arc};
@@ -42,10 +42,10 @@ use std::any::{Any, type_name};
 /// }
 /// ```
 pub trait Scope: Any + Send + Sync {
-    /// Calls `f` once, with this scope's thing current.
+    /// Calls `f` once, with this scope's value current.
     ///
-    /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
-    /// called, it is run without the scope.
+    /// `f` does not panic: a panic of the service is carried past this function. If this function
+    /// does not call `f`, the layer runs it without the scope.
     fn run(&self, f: &mut dyn FnMut());
 
     #[doc(hidden)]

@@ -16,9 +16,9 @@ use super::{
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
-/// All of it can be read at any time, live while the RPC runs, and after it for as long as somebody
-/// holds the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from
-/// the start of the RPC.
+/// All of it can be read at any time, live while the RPC runs, and after it for as long as you hold
+/// the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from the
+/// start of the RPC.
 ///
 /// ```
 /// # use {http::{Request, Response}, tower::{ServiceBuilder, ServiceExt as _}};
@@ -70,10 +70,11 @@ pub struct Stats {
 impl Stats {
     /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.
     ///
-    /// It is Kitex's cost of an RPC, `RPCFinish` less `RPCStart`
-    /// ([its monitoring](https://www.cloudwego.io/docs/kitex/tutorials/framework-exten/monitoring/)), and
-    /// the call duration of gRPC's [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)
-    /// where the layer stands outside of all retries.
+    /// It is Kitex's cost of an RPC, `RPCFinish` less `RPCStart` ([its
+    /// monitoring](https://www.cloudwego.io/docs/kitex/tutorials/framework-exten/monitoring/)), and
+    /// the call duration of gRPC's
+    /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) if the layer is
+    /// outside of all retries.
     #[must_use]
     #[inline]
     pub fn duration(&self) -> Option<Duration> {
@@ -87,8 +88,8 @@ impl Stats {
             .unwrap_or_else(|| Duration::from_nanos(self.now()))
     }
 
-    /// When an event happened, from the start of the RPC; `None` where it did not, or not yet, or
-    /// where the RPC's level is below the event's.
+    /// When an event happened, from the start of the RPC; `None` if it did not, or not yet, or if
+    /// the RPC's level is below the event's.
     #[must_use]
     pub fn at(&self, event: Event) -> Option<Duration> {
         if event == Event::RPC_START {
@@ -102,8 +103,8 @@ impl Stats {
         }
     }
 
-    /// The time from one event to another; `None` where one of them is missing, or they happened
-    /// the other way round.
+    /// The time from one event to another; `None` if one of them is missing, or if they happened in
+    /// the opposite order.
     #[must_use]
     pub fn between(&self, from: Event, to: Event) -> Option<Duration> {
         self.at(to)?.checked_sub(self.at(from)?)
@@ -111,8 +112,8 @@ impl Stats {
 
     /// The wall-clock time of an event.
     ///
-    /// The first question asks the system's clock, and all further ones about this RPC are answered
-    /// relative to it, so that differences are those of the monotonic clock.
+    /// The first call reads the system's clock. All later calls for this RPC are relative to that
+    /// reading, so differences are those of the monotonic clock.
     #[must_use]
     pub fn time(&self, event: Event) -> Option<SystemTime> {
         let at = self.at(event)?;
@@ -129,11 +130,11 @@ impl Stats {
         })
     }
 
-    /// An event as it was recorded: its time, and what was said of it.
+    /// An event as it was recorded: its time, severity and text.
     #[must_use]
     pub fn event(&self, event: Event) -> Option<RecordedEvent> {
         let at = self.at(event)?;
-        // What moved on since somebody said something of it has the later time.
+        // An event that moved on after its text was recorded has the later time.
         let recorded = self
             .custom(event)
             .map(|recorded| RecordedEvent { at, ..recorded });
@@ -169,8 +170,9 @@ impl Stats {
     }
 
     /// How many records were made under this one on the same request, by layers further in: the
-    /// attempts of a call, as gRPC's [A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)
-    /// counts them, where a retry layer stands between two tracer layers.
+    /// attempts of a call, as gRPC's
+    /// [A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md) counts them, if a
+    /// retry layer is between two tracer layers.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
@@ -239,15 +241,15 @@ impl Stats {
         self.status()?.code()
     }
 
-    /// The status that the peer sent, or that the error carried, where there was one: not inferred,
-    /// not corrected by the clock. `None` too for a plain HTTP exchange whose body did not come to its
+    /// The status that the peer sent or that the error carried: not inferred, not corrected by the
+    /// clock. `None` if there was none, and for a plain HTTP exchange whose body did not reach its
     /// end.
     #[must_use]
     pub fn wire_status(&self) -> Option<Status> {
         Status::unpack(self.wire_status.load(Ordering::Acquire))
     }
 
-    /// A `grpc-status` that is no code, as it was sent: the first 64 bytes, characters that are not
+    /// A `grpc-status` that is not a code, as it was sent: its first 64 bytes, with everything but
     /// printable ASCII escaped.
     #[must_use]
     pub fn raw_status(&self) -> Option<&str> {
@@ -273,22 +275,22 @@ impl Stats {
 
     /// The text of the error: the status's message, or what the error displays. 1024 bytes at most.
     ///
-    /// It can hold what a peer sent; escape it where it is printed (`{:?}` does).
+    /// It can hold text from a peer: escape it when you print it (`{:?}` does).
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         self.extra.get()?.error.get().map(|text| &**text)
     }
 
-    /// The message of a panic of the inner service, 1024 bytes at most; empty where the panic
-    /// carried no text.
+    /// The message of a panic of the inner service, 1024 bytes at most; empty if the panic carried
+    /// no text.
     #[must_use]
     pub fn panic(&self) -> Option<&str> {
         self.extra.get()?.panic.get().map(|text| &**text)
     }
 
-    /// Whether the RPC ended and was no success: any status but a good one, or none; also where the
-    /// response's body failed, was reset, ran into a timeout or panicked behind a good status, as
-    /// plain HTTP's can.
+    /// Whether the RPC ended without success. Any status that is not a success is a failure, and so
+    /// is a missing one. A body that failed, was reset, timed out or panicked is a failure even
+    /// after a good status, which plain HTTP sends first.
     #[must_use]
     pub fn failed(&self) -> bool {
         let is_ok = || self.status().is_some_and(Status::is_ok);

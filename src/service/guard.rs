@@ -26,8 +26,8 @@ use crate::{
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
 ///
 /// It moves from the service to the future to the response's body. A custom
-/// [`TracedResponse`](crate::service::TracedResponse) gets it and says when the RPC is over. Any exit path that
-/// nobody foresaw is still a drop, which finishes the RPC as cancelled.
+/// [`TracedResponse`](crate::service::TracedResponse) gets it and says when the RPC is over. Any
+/// exit path we did not foresee is still a drop, which finishes the RPC as cancelled.
 pub struct RpcGuard<T: Tracer>(
     // An active guard is only dropped by `close`, so that the drop of any other is one comparison.
     ManuallyDrop<State<T>>,

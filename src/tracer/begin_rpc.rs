@@ -71,7 +71,7 @@ impl<R: TracedRequest> Describe for R {
         let outer = self.set_rpc(rpc.clone());
         rpc.set_parent(outer);
         if let Some(key) = sample_key.or_else(|| inherited_by_root(&rpc)) {
-            rpc.set_draw(key);
+            rpc.set_sample_key(key);
         }
         rpc
     }

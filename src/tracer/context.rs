@@ -25,7 +25,7 @@ impl Context {
         }
     }
 
-    /// The record; `None` only while its code runs, where nobody can ask.
+    /// The record; `None` only while its code runs, which borrows this context.
     #[inline]
     pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
         self.slot.rpc()
