@@ -746,7 +746,7 @@ fn an_rpc_in_flight_keeps_the_tracer_it_started_with() {
     drop(now(service.call(request())));
     assert!(first.upgrade().is_some(), "one RPC still needs it");
     drop(now(response.into_body().collect()));
-    assert!(first.upgrade().is_none(), "nobody needs it any more");
+    assert!(first.upgrade().is_none(), "it has no holder");
 
     old.assert_in_order([
         "start",

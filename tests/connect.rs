@@ -152,7 +152,11 @@ fn each_code_of_a_unary_error_is_read_from_its_body() {
             assert_eq!(stats.http_status(), Some(500));
             assert_eq!(stats.ending(), Some(Ending::BodyEnd));
             assert_eq!(stats.error(), Some("no \"x\" \u{263a}"));
-            assert_eq!(stats.response().messages(), Some(0), "an error is none");
+            assert_eq!(
+                stats.response().messages(),
+                Some(0),
+                "an error is not a message"
+            );
             assert_eq!(stats.response().body_bytes(), Some(body.len() as u64));
         }
     }
@@ -391,7 +395,11 @@ fn a_stream_ends_as_its_last_frame_says() {
             assert_eq!(stats.request().messages(), Some(1));
             assert_eq!(stats.request().message_bytes(), Some(6));
             let response = stats.response();
-            assert_eq!(response.messages(), Some(2), "the last frame is none");
+            assert_eq!(
+                response.messages(),
+                Some(2),
+                "the last frame is not a message"
+            );
             assert_eq!(response.compressed_messages(), Some(1));
             assert_eq!(response.message_bytes(), Some(14));
             assert!(response.is_complete() && !response.truncated());

@@ -367,11 +367,11 @@ fn a_panic_of_a_tracer_in_a_drop_while_the_thread_unwinds_does_not_abort() {
         let unwound = catch_unwind(AssertUnwindSafe(|| {
             let mut future = service.call(bare_request());
             assert!(poll_once(&mut future).is_pending());
-            panic_any("of somebody else, on purpose");
+            panic_any("of other code, on purpose");
         }));
         let payload = unwound.unwrap_err();
         let text = payload.downcast_ref::<&str>();
-        assert_eq!(text, Some(&"of somebody else, on purpose"), "{hook:?}");
+        assert_eq!(text, Some(&"of other code, on purpose"), "{hook:?}");
         assert!(contained_panics() > before, "{hook:?}: it is counted");
         for member in [first, last] {
             let log = member.take();

@@ -310,7 +310,7 @@ fn router(release: Arc<Notify>) -> Router {
             "/nothing",
             routing::get(|| async { StatusCode::NO_CONTENT }),
         )
-        // Nobody may send a body with these, but a handler can make one.
+        // A response to these must not have a body, but a handler can make one.
         .route(
             "/odd",
             routing::get(|| async { (StatusCode::NO_CONTENT, "odd") }),

@@ -1775,8 +1775,8 @@ async fn the_size_of_a_response_without_a_message_is_recorded_as_0_like_its_dura
         assert_eq!(server, Some(0.0));
     }
     for role in [Role::Client, Role::Server] {
-        let nobody = || Some(Err(Status::unavailable("refused")));
-        assert_eq!(sizes(role, nobody, "UNAVAILABLE").await, Some(0.0));
+        let refused = || Some(Err(Status::unavailable("refused")));
+        assert_eq!(sizes(role, refused, "UNAVAILABLE").await, Some(0.0));
         assert_eq!(sizes(role, || None, "CANCELLED").await, Some(0.0));
         let grpc = page(200, "application/grpc", "\0\0\0\0\x01a");
         assert_eq!(sizes(role, grpc, "UNKNOWN").await, Some(1.0));

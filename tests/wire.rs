@@ -694,7 +694,7 @@ async fn the_configured_timeout_of_a_server_is_a_deadline() {
         ..say("hello")
     };
     let body = framed(0, &request.encode_to_vec());
-    for (own, asked, known) in [
+    for (configured, asked, known) in [
         (Some(own), None, Some(own)),
         (Some(own), Some("1H"), Some(own)),
         (Some(own), Some("50m"), Some(Duration::from_millis(50))),
@@ -703,8 +703,8 @@ async fn the_configured_timeout_of_a_server_is_a_deadline() {
     ] {
         let recorder = RecordingTracer::new();
         let mut layer = TracerLayer::new(recorder.clone());
-        if let Some(own) = own {
-            layer = layer.server_timeout(own);
+        if let Some(configured) = configured {
+            layer = layer.server_timeout(configured);
         }
         let server = Server::builder().timeout(own);
         let uri = serve_routes(Some(layer), server, echo()).await;

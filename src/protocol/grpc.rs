@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use super::detect::{bytes_of, find, is};
+use super::headers::{bytes_of, find, is};
 use crate::rpc::Code;
 
 pub(crate) const STATUS: &str = "grpc-status";

@@ -57,7 +57,7 @@ pub(crate) struct Endpoints {
 /// of the connection, if it is known.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointRef<'a> {
-    pub(crate) told: Option<&'a Endpoint>,
+    pub(crate) configured: Option<&'a Endpoint>,
     pub(crate) socket: Option<SocketAddr>,
 }
 
@@ -65,14 +65,14 @@ impl<'a> EndpointRef<'a> {
     /// The configured service name.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
-        self.told?.name.as_deref()
+        self.configured?.name.as_deref()
     }
 
     /// The address: the configured one, else the connection's.
     #[must_use]
     pub fn address(&self) -> Option<Address<'a>> {
-        match self.told.and_then(|told| told.address.as_deref()) {
-            Some(told) => Some(Address::Named(told)),
+        match self.configured.and_then(|end| end.address.as_deref()) {
+            Some(named) => Some(Address::Named(named)),
             None => self.socket.map(Address::Socket),
         }
     }
@@ -85,9 +85,9 @@ impl<'a> EndpointRef<'a> {
 
     /// The configured tags.
     pub fn tags(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.told
+        self.configured
             .into_iter()
-            .flat_map(|told| told.tags.iter().map(|(key, value)| (&**key, &**value)))
+            .flat_map(|end| end.tags.iter().map(|(key, value)| (&**key, &**value)))
     }
 
     /// The value of one tag.

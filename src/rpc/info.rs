@@ -176,7 +176,7 @@ impl RpcInfo {
     pub fn caller(&self) -> EndpointRef<'_> {
         let start = &self.0.start;
         EndpointRef {
-            told: start.endpoints.as_ref().map(|e| &e.caller),
+            configured: start.endpoints.as_ref().map(|e| &e.caller),
             socket: self.0.start.sockets.peer,
         }
     }
@@ -186,7 +186,7 @@ impl RpcInfo {
     pub fn callee(&self) -> EndpointRef<'_> {
         let start = &self.0.start;
         EndpointRef {
-            told: start.endpoints.as_ref().map(|e| &e.callee),
+            configured: start.endpoints.as_ref().map(|e| &e.callee),
             socket: self.0.start.sockets.local,
         }
     }

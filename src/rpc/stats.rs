@@ -221,14 +221,22 @@ impl Stats {
     /// The status of the RPC, `None` while it runs, and for an HTTP exchange that ended without a
     /// response.
     ///
-    /// For gRPC it comes from the headers if they carry an error (the RPC is over then, and what may
-    /// follow is not counted), else the trailers, else an OK in the headers. If the RPC failed below
-    /// the layer, it comes from the causes of the error. If there is none of these, it comes from gRPC's
-    /// [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
-    /// (on a client). Connect's comes from the end of its body, else from the HTTP status (on both
-    /// sides). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
-    /// CANCELLED, and what was CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as
-    /// grpc-go reports it. What the wire said is [`wire_status`](Self::wire_status).
+    /// For gRPC, the first of these that is there counts: an error in the headers (the RPC is then over, and
+    /// trailers that follow do not count), the trailers, OK in the headers. Connect has it at the end of
+    /// its body.
+    ///
+    /// Without a status from the peer it is inferred:
+    ///
+    /// * If the service or the body failed, the causes of the error decide. UNKNOWN if none of them has
+    ///   a code.
+    /// * If the response ended, a client takes gRPC's
+    ///   [mapping of its HTTP status](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md),
+    ///   and a server UNKNOWN. A unary call of Connect takes the HTTP status on both sides.
+    /// * If the RPC was dropped, CANCELLED. A client that drops the page of an HTTP error takes the
+    ///   mapping instead.
+    ///
+    /// A garbled status is UNKNOWN. A cancellation after the deadline is DEADLINE_EXCEEDED, as grpc-go
+    /// reports it. What the peer sent is [`wire_status`](Self::wire_status).
     #[must_use]
     #[inline]
     pub fn status(&self) -> Option<Status> {

@@ -63,7 +63,7 @@ impl Traffic {
     /// Bytes of the body: messages with their prefixes, and whatever else it held, such as the last
     /// frame of gRPC-Web and of Connect's streams; no headers, no trailers of HTTP, no HTTP/2 framing.
     ///
-    /// For whole messages of gRPC this is the sum of what grpc-go's
+    /// For complete messages of gRPC this is the sum of what grpc-go's
     /// [`stats`](https://pkg.go.dev/google.golang.org/grpc/stats) calls the wire length.
     #[must_use]
     pub fn body_bytes(&self) -> Option<u64> {

@@ -200,7 +200,7 @@ const KNOWN: &[AsError] = &[
     view_as::<std::io::Error>,
 ];
 
-/// Views a box as the error within.
+/// Views a box as the error inside.
 fn as_boxed<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
     let any: &dyn Any = error;
     if let Some(boxed) = any.downcast_ref::<Box<dyn Error + Send + Sync>>() {

@@ -51,7 +51,7 @@ impl<T: Tracer> Shared<T> {
         let (rpc, scopes, wants_events) = candidate.into_started();
         let Some(rpc) = rpc else {
             if let (Some(state), Some(tracer)) = (state, &self.tracer) {
-                // A state that was made without a record is of no RPC.
+                // A state that was made without a record belongs to no RPC.
                 contain::<T, _>("discard", || tracer.discard(state));
             }
             return RpcGuard::declined(sample_key);

@@ -67,13 +67,14 @@ impl Context {
         caught
     }
 
-    /// Runs code of the RPC, whose panic goes on.
+    /// Runs code of the RPC. Its panic is not caught.
     pub(crate) fn run(&mut self, f: impl FnOnce()) {
         let scopes = &self.scopes;
         self.slot.enter(|| scopes.run(f));
     }
 
-    /// Runs code of the RPC, also within other code of it: a handler reads its request, say.
+    /// Runs code of the RPC, even inside other code of it, such as a handler that reads its
+    /// request.
     #[inline]
     pub(crate) fn run_nested<R>(&mut self, f: impl FnOnce() -> R) -> R {
         if self.slot.is_current() {

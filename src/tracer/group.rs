@@ -114,7 +114,7 @@ fn wants_events<T: Tracer>(tracer: &T) -> bool {
     contain::<T, _>("wants_events", || tracer.wants_events()).unwrap_or(false)
 }
 
-/// Reports an event to one of several, if it wants to hear.
+/// Reports an event to one of several, if it wants events.
 fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
     contain::<T, _>("event", || {
         if tracer.wants_events() {

@@ -158,8 +158,8 @@ pub trait Tracer: Send + Sync + 'static {
         let _ = (state, rpc, event);
     }
 
-    /// Called once, after `start`: what is to be current wherever code of this RPC runs, such as a
-    /// span. See [`Scope`].
+    /// Called once, after `start`. Returns what is to be current wherever code of this RPC runs,
+    /// such as a span. See [`Scope`].
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         let _ = (state, rpc);
         None
@@ -168,13 +168,12 @@ pub trait Tracer: Send + Sync + 'static {
     /// Decides whether this tracer takes part in an RPC, and starts it if so; called once, before
     /// anything else.
     ///
-    /// A tracer overrides this to decline a request: where all tracers of a layer decline, there is
-    /// no record, and the request passes as if there were no layer. One that wraps another tracer
-    /// calls that one's here, or else it starts it also where it would decline, as a
-    /// [`filter`](Self::filter) does.
+    /// Override it to decline a request: if all tracers of a layer decline, there is no record, and
+    /// the request passes as if there were no layer. A tracer that wraps another one must call the
+    /// inner `try_start` here, or the inner one cannot decline, as a [`filter`](Self::filter) does.
     ///
-    /// Where it panics, this tracer takes no part, and a state that it had made is dropped; where
-    /// that was after a tracer had [started](Candidate::start), the record and the scope stay.
+    /// If it panics, this tracer takes no part, and a state that it had made is dropped. If a
+    /// tracer had [started](Candidate::start) before, the record and the scope stay.
     #[inline]
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         candidate.start(self)

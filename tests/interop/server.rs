@@ -144,7 +144,7 @@ impl TestService for Interop {
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        Err(Status::unimplemented("nobody implements this"))
+        Err(Status::unimplemented("this is not implemented"))
     }
 }
 
