@@ -1,7 +1,7 @@
 //! An axum router and a gRPC service on one port, traced by one layer.
 //!
 //! The tracer's state is the route that axum matched, a name that no caller can choose: the path is
-//! the caller's word and fit for a log, not for a label.
+//! chosen by the caller: fit for a log, not for a label.
 //!
 //! ```sh
 //! cargo run -p examples --example axum --features axum

@@ -35,7 +35,7 @@ struct StoreRequest {
     rpc: Option<RpcInfo>,
 }
 
-/// What the store answers: the value that stands there, or stood there.
+/// The store's answer: the value under the key, or the one that was there before.
 struct StoreResponse(Option<String>);
 
 impl StoreRequest {
@@ -180,7 +180,7 @@ impl Tracer for Log {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A request of one's own does not tell on which side the layer stands, so it is said.
+    // A custom request does not show which side the layer is on, so name it.
     let mut store = ServiceBuilder::new()
         .layer(TracerLayer::new(Log).client())
         .service(Store::default());

@@ -37,7 +37,7 @@ impl Tracer for ClientTracer {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Span {
         let span = self.0.span("RPC call").tag(method(rpc)).start();
         if let (Some(context), Some(headers)) = (span.context(), request.headers_mut()) {
-            // A context that does not fit a header is not sent; the call goes on.
+            // A context that does not fit a header is not sent; the call continues.
             let _ = context.inject_to_http_header(&mut Outgoing(headers));
         }
         span
@@ -55,7 +55,7 @@ impl Tracer for ServerTracer {
     type State = Span;
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Span {
-        // What a peer sent that is no context is ignored: the span is a root then.
+        // An invalid context from a peer is ignored: the span is then a root.
         let caller = SpanContext::extract_from_http_header(&Incoming(request.headers()));
         self.0
             .span("RPC handle")

@@ -24,8 +24,8 @@ use tower_tracer::{
     Event, Level, RequestParts, RpcInfo, Tracer, TracerLayer, rpc::Severity, service::StageLayer,
 };
 
-/// The metrics tracer: when an RPC is over, all there is to know stands in its record. This one
-/// passes it on to be printed; another would feed a histogram.
+/// The metrics tracer: when an RPC is over, its record is complete. This one passes it on to be
+/// printed; another would feed a histogram.
 struct Metrics(UnboundedSender<RpcInfo>);
 
 impl Tracer for Metrics {
@@ -46,7 +46,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     leave_out_the_panic_we_ask_for();
     let (sender, mut finished) = unbounded_channel();
 
-    // The server. Its layer keeps the time of every event; unless told so, of start and finish only.
+    // The server. Its layer keeps the time of every event; by default it keeps only start and
+    // finish.
     let (incoming, uri) = listen().await?;
     let handler = StageLayer::server_handle().layer(EchoServer::new(EchoService));
     let server = Server::builder()
@@ -84,7 +85,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // An error.
     let request = say("nobody").failing(Code::NotFound);
-    client.unary_echo(request).await.expect_err("told to fail");
+    client.unary_echo(request).await.expect_err("asked to fail");
     print_both_sides(&mut finished).await;
 
     // A deadline of 30 ms, for an answer that takes ten seconds.
@@ -101,9 +102,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     drop(responses);
     print_both_sides(&mut finished).await;
 
-    // A handler that panics: its stream is reset, and the server goes on.
+    // A handler that panics: its stream is reset, and the server keeps running.
     let request = say("oops").panicking();
-    client.unary_echo(request).await.expect_err("told to panic");
+    client
+        .unary_echo(request)
+        .await
+        .expect_err("asked to panic");
     print_both_sides(&mut finished).await;
 
     print_timeline(&dialogue);
@@ -156,7 +160,7 @@ fn millis(duration: Duration) -> String {
 fn leave_out_the_panic_we_ask_for() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if info.payload().downcast_ref::<&str>() != Some(&"told to panic") {
+        if info.payload().downcast_ref::<&str>() != Some(&"asked to panic") {
             report(info);
         }
     }));

@@ -23,7 +23,7 @@ use tower_tracer::{
     RequestParts, RpcInfo, Tracer, TracerLayer, rpc::Endpoint, service::TracerService,
 };
 
-/// Prints its start and its finish, and under which RPCs this one stands.
+/// Prints its start and its finish, and the ancestors of this RPC.
 struct Say {
     layer: &'static str,
     name: &'static str,
@@ -98,7 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let response = front.unary_echo(say("hello")).await?;
 
-    // The third place, for the caller: the layer was told to put the record there.
+    // The third place, for the caller: the layer is configured to put the record there.
     let rpc = response.extensions().get().map(family);
     println!("caller  from the response:   {}", rpc.unwrap_or_default());
     Ok(())
@@ -124,7 +124,7 @@ async fn handle(
 
 /// The name of a record, followed by those of its parents.
 ///
-/// Records are linked within a process: what links the server's to its client's, across the wire,
+/// Records are linked inside a process: what links the server's to its client's, across the wire,
 /// is a trace context in the headers, and a matter of the tracer.
 fn family(rpc: &RpcInfo) -> String {
     let callee = rpc.callee().name().unwrap_or("?");

@@ -42,6 +42,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while responses.message().await?.is_some() {}
 
     let request = say("nobody").failing(Code::NotFound);
-    client.unary_echo(request).await.expect_err("told to fail");
+    client.unary_echo(request).await.expect_err("asked to fail");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which methods may be named where names must not grow with what peers send.
+//! Which methods may be named, so that the number of names does not grow with what peers send.
 
 mod descriptor_set;
 
@@ -25,8 +25,8 @@ use {
 ))]
 pub(crate) const OTHER: &str = "_OTHER";
 
-/// How many methods a tracer learns from answers: a service that answers to any name must not make
-/// as many names.
+/// How many methods a tracer learns from answers: a service that answers to any name must not
+/// create names without bound.
 #[cfg(any(
     feature = "metrics",
     feature = "otel",
@@ -35,7 +35,7 @@ pub(crate) const OTHER: &str = "_OTHER";
 ))]
 const LEARNED: usize = 100;
 
-/// Whether an RPC that is over shows that its method exists: what no service implements is answered
+/// Whether an RPC that is over shows that its method exists: a service answers an unknown method
 /// neither with OK nor with a message.
 #[cfg(any(
     feature = "metrics",
@@ -65,14 +65,15 @@ pub(crate) struct Learned<V>(RwLock<BTreeMap<Box<str>, V>>);
     feature = "tracing"
 ))]
 impl<V: Clone + Default> Learned<V> {
-    /// Of a method that is known.
+    /// What is kept of a known method.
     #[cfg(any(feature = "metrics", feature = "prometheus", feature = "tracing"))]
     pub(crate) fn get(&self, method: &str) -> Option<V> {
         let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
         learned.get(method).cloned()
     }
 
-    /// Of a method that was answered: from now on it is known, unless as many are as may be.
+    /// What is kept of a method that was answered: from now on it is known, unless the limit is
+    /// reached.
     pub(crate) fn learn(&self, method: &str) -> Option<V> {
         let learned = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if learned.contains_key(method) || learned.len() >= LEARNED {
@@ -90,10 +91,10 @@ impl<V: Clone + Default> Learned<V> {
 
 /// The methods that a tracer may name in a label.
 ///
-/// On a server a method's name is a peer's word, and a label of it would let that peer make a new
-/// time series per request. So a server says which methods it has; every other one is `_OTHER`. A
-/// client made by `tonic-build` needs no list: its calls carry their `tonic::GrpcMethod`, which is
-/// part of the program.
+/// On a server a peer chooses the method's name, and a label of it would let that peer make a new
+/// time series per request. So a server lists its methods; every other one is `_OTHER`. A client
+/// made by `tonic-build` needs no list: its calls carry their `tonic::GrpcMethod`, which is part of
+/// the program.
 ///
 /// ```
 /// use tower_tracer::methods::KnownMethods;
@@ -107,11 +108,11 @@ pub struct KnownMethods(Arc<BTreeMap<Box<str>, Option<MethodKind>>>);
 
 impl KnownMethods {
     /// These methods, each as `pkg.Svc/Method`; a leading slash is taken off. For names that are
-    /// written in the program; of others make a list by [`try_new`](Self::try_new).
+    /// written in the program; for others use [`try_new`](Self::try_new).
     ///
     /// # Panics
     ///
-    /// Where one of them is not the name of a method, such as a path with a prefix. List methods
+    /// If one of them is not the name of a method, such as a path with a prefix. List methods
     /// without it: they are known under any prefix.
     #[must_use]
     pub fn new<M: AsRef<str>>(full_methods: impl IntoIterator<Item = M>) -> Self {
@@ -151,7 +152,7 @@ impl KnownMethods {
     ///
     /// # Errors
     ///
-    /// Where the bytes are no such thing, or a name in them cannot be a method's.
+    /// If the bytes are not a `FileDescriptorSet`, or a name in them is not a method's.
     pub fn from_descriptor_set(encoded: &[u8]) -> Result<Self, InvalidDescriptorSet> {
         let methods = descriptor_set::methods(encoded);
         let known = methods.and_then(|methods| Self::with_kinds(methods).ok());
@@ -207,13 +208,13 @@ impl NotAMethod {
 
 impl fmt::Display for NotAMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no method, which is `pkg.Svc/Method`", self.0)
+        write!(f, "{:?} is not a method: write `pkg.Svc/Method`", self.0)
     }
 }
 
 impl std::error::Error for NotAMethod {}
 
-/// The bytes given as a `FileDescriptorSet` are none.
+/// The bytes are not a `FileDescriptorSet`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidDescriptorSet(());
 
@@ -247,8 +248,8 @@ pub(crate) fn generated<'a>(
     None
 }
 
-/// The name of the method that generated code calls, as it stands in the path: at its end, since a
-/// client's origin can have a path too. `None` where something has put another path in its place.
+/// The name of the method that generated code calls, as the path has it: at its end, since a
+/// client's origin can have a path too. `None` if something has replaced the path.
 #[cfg(any(feature = "otel", feature = "prometheus", feature = "tracing"))]
 pub(crate) fn generated_name<'a>(rpc: &'a RpcInfo, request: &RequestParts<'_>) -> Option<&'a str> {
     let (service, method) = generated(rpc, request)?;
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_descriptor_set_is_an_error_and_no_panic() {
+    fn an_invalid_descriptor_set_is_an_error_and_does_not_panic() {
         let whole = echo();
         for end in 1..whole.len() - 1 {
             // Cut anywhere inside its one file.
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_method_is_an_error_that_names_it() {
+    fn an_invalid_method_name_is_an_error_that_names_it() {
         let long = format!("a.B/{}", "c".repeat(300));
         for name in [
             "api/pkg.Svc/M",
@@ -344,8 +345,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "\"api/pkg.Svc/M\" is no method")]
-    fn a_list_in_the_program_panics_at_it() {
+    #[should_panic(expected = "\"api/pkg.Svc/M\" is not a method")]
+    fn a_list_in_the_program_panics_at_an_invalid_name() {
         let _ = KnownMethods::new(["api/pkg.Svc/M"]);
     }
 
@@ -356,7 +357,7 @@ mod tests {
         feature = "prometheus",
         feature = "tracing"
     ))]
-    fn a_method_is_found_under_any_prefix_and_in_no_other_place() {
+    fn a_method_is_found_only_at_the_end_of_a_path() {
         let known = KnownMethods::new(["a.B/C"]);
         for path in ["/a.B/C", "/api/a.B/C", "/api/v1/a.B/C", "//a.B/C"] {
             assert_eq!(known.find(path), Some("a.B/C"), "{path}");
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leading_slash_makes_no_other_method() {
+    fn a_leading_slash_does_not_make_another_method() {
         assert_eq!(KnownMethods::new(["/a.B/C"]), KnownMethods::new(["a.B/C"]));
     }
 }

@@ -1,7 +1,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Hashes names eight bytes at a time, for tables in which only names of the program's own stand: no
-/// peer can crowd them.
+/// Hashes names eight bytes at a time, for tables that hold only the program's own names: no peer
+/// can cause collisions.
 #[derive(Default)]
 pub(crate) struct NameHasher(u64);
 
@@ -28,7 +28,7 @@ impl Hasher for NameHasher {
     }
 
     fn write_u8(&mut self, _: u8) {
-        // The mark after a text, which tells several of them apart; here is one.
+        // The mark that separates several texts; here is one.
     }
 
     fn finish(&self) -> u64 {

@@ -3,7 +3,7 @@
 #[cfg(feature = "tracing")]
 use std::{borrow::Cow, fmt::Write as _};
 
-/// At most `limit` bytes of `text`, cut where a character ends.
+/// At most `limit` bytes of `text`, cut at the end of a character.
 pub(crate) fn bounded(text: &str, limit: usize) -> &str {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
@@ -32,8 +32,8 @@ pub(crate) fn escape(text: &str, longest: usize) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Controls, ends of lines, and what Unicode calls ignorable, that is what has no look of its own:
-/// marks of direction, joiners, fillers, selectors of variants, tags.
+/// Controls, ends of lines, and what Unicode calls ignorable, which is invisible: marks of
+/// direction, joiners, fillers, selectors of variants, tags.
 #[cfg(feature = "tracing")]
 #[rustfmt::skip]
 fn is_unprintable(c: char) -> bool {
@@ -53,7 +53,7 @@ mod tests {
     use super::escape;
 
     #[test]
-    fn what_moves_the_cursor_is_escaped_and_the_rest_stays() {
+    fn characters_that_move_the_cursor_are_escaped_and_the_rest_stays() {
         for (text, expected) in [
             ("", ""),
             (
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_where_a_character_ends() {
+    fn a_long_text_is_cut_at_the_end_of_a_character() {
         assert_eq!(escape("aé🦀b", 8), "aé🦀b");
         assert_eq!(escape("aé🦀b", 7), "aé🦀");
         assert_eq!(escape("aé🦀b", 6), "aé");

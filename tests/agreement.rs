@@ -39,7 +39,7 @@ fn grpc(code: Code) -> Option<Status> {
     Some(Status::Grpc(code))
 }
 
-/// A server that resets each stream for this reason: before the headers, or within the body.
+/// A server that resets each stream for this reason: before the headers, or inside the body.
 async fn resetting(reason: Reason, after_headers: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -319,7 +319,7 @@ async fn grpc_in_any_letter_case_is_grpc() {
 
 // Ending 45.
 #[tokio::test]
-async fn a_caller_that_leaves_within_its_request_over_http1_has_cancelled() {
+async fn a_caller_that_leaves_inside_its_request_over_http1_has_cancelled() {
     let length = "content-length: 100\r\n\r\n\0\0\0\0\x5fhello";
     let chunked = "transfer-encoding: chunked\r\n\r\n8\r\n\0\0\0\0\x5fhel\r\n";
     for (content_type, rest) in [
@@ -429,7 +429,7 @@ async fn a_call_that_tonics_handle_cancels_is_cancelled() {
 
 /// In a test with paused time, only tokio's clock says that a deadline has passed.
 #[tokio::test(start_paused = true)]
-async fn a_deadline_passes_by_tokios_clock() {
+async fn a_deadline_uses_tokios_clock() {
     let asked = || Request::post("/a.B/C").header("content-type", "application/grpc");
     let timed = || asked().header("grpc-timeout", "60S").body(String::new());
     let handler = async |_: Request<String>| -> Result<Response<tonic::body::Body>, BoxError> {
@@ -444,7 +444,7 @@ async fn a_deadline_passes_by_tokios_clock() {
         TracerLayer::new(recorder.clone()).server(),
         TracerLayer::new(recorder.clone()).client(),
     ] {
-        // Dropped before the response, and within it.
+        // Dropped before the response, and inside it.
         let call = layer
             .clone()
             .layer(service_fn(late))
@@ -466,7 +466,7 @@ async fn a_deadline_passes_by_tokios_clock() {
             .await
             .unwrap_err();
     }
-    // The server's own timeout, which the layer is told.
+    // The server's own timeout, which the layer is configured with.
     let layer = TracerLayer::new(recorder.clone()).server_timeout(minute);
     let call = layer
         .layer(service_fn(handler))

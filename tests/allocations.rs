@@ -69,7 +69,7 @@ impl Tracer for Listener {
 }
 
 #[test]
-fn an_rpc_costs_an_extension_and_a_request_body_and_less_than_by_hand() {
+fn an_rpc_allocates_an_extension_and_a_request_body_and_less_than_by_hand() {
     let by_hand = above_none(&hand_written::HandWrittenLayer(Some(|_, _, _, _, _| {})), 1);
     assert_eq!(by_hand, 3, "record, extension, request body");
     let server = Side::server().expect("a connection");
@@ -86,14 +86,14 @@ fn an_rpc_costs_an_extension_and_a_request_body_and_less_than_by_hand() {
 }
 
 #[test]
-fn a_record_that_somebody_keeps_costs_one_more() {
+fn a_record_that_is_kept_costs_one_more_allocation() {
     let kept = Mutex::new(Vec::with_capacity(10));
     let keep = on_finish(move |rpc| kept.lock().unwrap().push(rpc.clone()));
     assert_eq!(above_none(&TracerLayer::new(keep), 1), 3);
 }
 
 #[test]
-fn a_message_costs_none_at_any_level() {
+fn a_message_allocates_nothing_at_any_level() {
     for level in [Level::Base, Level::Detailed] {
         let layer = TracerLayer::new(()).level(level);
         assert_eq!(above_none(&layer, 1), above_none(&layer, 1_000));
@@ -104,7 +104,7 @@ fn a_message_costs_none_at_any_level() {
 }
 
 #[test]
-fn a_request_that_nobody_traces_costs_none() {
+fn an_untraced_request_allocates_nothing() {
     assert_eq!(
         above_none(&TracerLayer::new(()).level(Level::Disabled), 1),
         0

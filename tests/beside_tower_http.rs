@@ -68,14 +68,14 @@ async fn a_response_that_is_read_to_its_end_is_seen_by_both() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_dropped_is_reported_here_and_there_it_is_not() {
+async fn a_dropped_response_is_reported_here_and_not_by_tower_http() {
     let (hooks, seen) = see("0", async |mut body| drop(body.frame().await)).await;
     assert_eq!(hooks, ["response"]);
     assert_eq!(seen.last().unwrap(), "finish cancelled CANCELLED");
 }
 
 #[tokio::test]
-async fn a_garbled_status_is_unknown_here_and_there_it_is_no_failure() {
+async fn a_garbled_status_is_unknown_here_and_not_a_failure_in_tower_http() {
     let (hooks, seen) = see("banana", async |body| drop(body.collect().await)).await;
     assert_eq!(hooks, ["response", "eos"]);
     assert_eq!(seen.last().unwrap(), "finish trailers UNKNOWN");

@@ -1,4 +1,5 @@
-//! The layer fits where layers go, and its types are what their users need them to be.
+//! The layer fits wherever a layer can go, and its types are `Send`, `Clone` and so on, as users
+//! need.
 
 mod common;
 mod scripted;
@@ -149,7 +150,7 @@ async fn connect(uri: &str) -> Channel {
 }
 
 #[tokio::test]
-async fn a_client_with_an_interceptor_takes_it() {
+async fn a_client_with_an_interceptor_accepts_the_layer() {
     let (inside, outside, server) = (
         RecordingTracer::new(),
         RecordingTracer::new(),
@@ -198,7 +199,7 @@ async fn a_client_with_an_interceptor_takes_it() {
 }
 
 #[tokio::test]
-async fn one_service_of_a_server_takes_it_by_named_layer() {
+async fn one_service_of_a_server_accepts_a_named_layer() {
     let (recorder, marked) = (RecordingTracer::new(), RecordingTracer::new());
     let layers = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()).server())
@@ -223,7 +224,7 @@ async fn one_service_of_a_server_takes_it_by_named_layer() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn an_axum_router_takes_it_and_counts_what_its_handler_reads() {
+async fn an_axum_router_accepts_the_layer_which_counts_what_its_handler_reads() {
     use axum::{Router, body::Body, routing::post};
     let recorder = RecordingTracer::new();
     let router = Router::new()
@@ -253,7 +254,7 @@ async fn an_axum_router_takes_it_and_counts_what_its_handler_reads() {
 }
 
 #[tokio::test]
-async fn a_stack_whose_error_is_a_box_error_takes_it_on_both_sides() {
+async fn a_stack_whose_error_is_a_box_error_accepts_the_layer_on_both_sides() {
     let (client, server) = (RecordingTracer::new(), RecordingTracer::new());
     let layer = ServiceBuilder::new()
         .timeout(Duration::from_secs(60))
@@ -285,7 +286,7 @@ async fn a_stack_whose_error_is_a_box_error_takes_it_on_both_sides() {
 }
 
 #[test]
-fn a_box_clone_service_takes_it_in_and_goes_into_it() {
+fn a_box_clone_service_can_be_inside_and_outside_of_the_layer() {
     let (outer, inner) = (RecordingTracer::new(), RecordingTracer::new());
     let boxed: BoxCloneService<_, _, _> = ServiceBuilder::new()
         .layer(TracerLayer::new(inner.clone()))

@@ -24,7 +24,7 @@ fn grpc() -> Request<Body> {
 }
 
 /// Calls again and again, each time with the extensions that the handler got, and returns the last
-/// request: so each record stands under the one before.
+/// request: so each record is the child of the one before.
 fn pass_on<T: Tracer>(
     layers: [TracerLayer<T>; 2],
     times: usize,
@@ -108,9 +108,9 @@ fn the_built_in_tracers_hold_no_more_of_it_either() {
     );
 }
 
-/// The first of a new chain is no attempt, has no parent, and samples as the old chain does.
+/// The first of a new chain is not an attempt, has no parent, and samples as the old chain does.
 #[test]
-fn a_chain_goes_on_with_the_same_draw_where_it_begins_anew() {
+fn a_new_chain_inherits_the_draw_of_the_old_one() {
     let parents = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&parents);
     let draws = Arc::new(Mutex::new(Vec::new()));

@@ -1,5 +1,5 @@
-//! Compile errors name the mistake. Each program in `compile_errors/` says which error it is to get, where
-//! its caret stands, and which note helps.
+//! Compile errors name the mistake. Each program in `compile_errors/` says which error it gets, where its
+//! caret points, and which note helps.
 
 use std::{
     fs,
@@ -51,7 +51,7 @@ fn wanted<'a>(program: &'a str, key: &str) -> &'a str {
 }
 
 #[test]
-fn a_mistake_is_named_where_it_stands() {
+fn a_compile_error_points_at_the_mistake() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let output = check(root);
     let told = String::from_utf8_lossy(&output.stderr);

@@ -97,7 +97,7 @@ fn assert_ordered<T: Tracer>(count: usize, stack: impl Fn(&Log) -> T) {
     }
 }
 
-/// Answers at once, and reads the request itself or leaves it to somebody else.
+/// Answers at once, and reads the request itself or leaves it to the caller.
 async fn read_or_hand_out(
     request: Request<tonic::body::Body>,
     log: Log,
@@ -179,7 +179,7 @@ fn tuples_of_every_length_start_in_order_and_finish_in_reverse() {
 }
 
 #[test]
-fn vectors_and_nested_stacks_keep_the_order_too() {
+fn vectors_and_nested_stacks_also_keep_the_order() {
     let numbered = |n, log: &Log| Numbered(n, Arc::clone(log));
     for count in 1..5 {
         assert_ordered(count, |log| {
@@ -275,7 +275,7 @@ fn a_wrap() -> impl Strategy<Value = Wrap> {
     ]
 }
 
-/// A tracer within none to three wraps, the innermost first.
+/// A tracer inside zero to three wraps, the innermost first.
 type Part = Vec<Wrap>;
 
 fn a_part() -> impl Strategy<Value = Part> {
@@ -428,13 +428,13 @@ fn a_declined_rpc_allocates_nothing_and_has_no_record() {
     assert_eq!(allocations(declines().only_failed().reloadable()), (0, 0));
     assert_eq!(allocations(Vec::<BoxTracer>::new()), (0, 0));
 
-    // The same count does see a record, and a wrapped body, where one takes part.
+    // The same count does see a record, and a wrapped body, if one takes part.
     let (allocations, records) = allocations((declines(), ()));
     assert!(allocations >= 2 && records == 1, "{allocations}, {records}");
 }
 
 #[test]
-fn a_boxed_tracer_allocates_its_state_alone() {
+fn a_boxed_tracer_allocates_only_its_state() {
     struct Sized;
 
     impl Tracer for Sized {
@@ -460,7 +460,7 @@ fn a_boxed_tracer_allocates_its_state_alone() {
 // --- Sampling ---
 
 #[test]
-fn a_ratio_that_is_none_is_an_error_that_says_what_is_allowed() {
+fn an_invalid_ratio_is_an_error_that_says_what_is_allowed() {
     for (ratio, said) in [
         (-0.1, "-0.1"),
         (1.000_001, "1.000001"),
@@ -512,7 +512,7 @@ fn the_share_of_the_sampled_is_the_ratio() {
 }
 
 #[test]
-fn what_a_small_ratio_chooses_a_larger_one_chooses_too() {
+fn a_larger_ratio_chooses_what_a_smaller_one_chooses() {
     let (few, many) = (RecordingTracer::new(), RecordingTracer::new());
     let stack = (
         few.clone().sample(0.2).unwrap(),
@@ -560,7 +560,7 @@ fn call_three_times(inner: &Arc<AtomicUsize>) {
 }
 
 #[test]
-fn calls_of_a_handler_follow_its_rpc_also_where_that_was_declined() {
+fn calls_of_a_handler_follow_its_rpc_even_if_it_was_declined() {
     assert_follows(|outer, inner| {
         let inner = Arc::clone(inner);
         let mut server = ServiceBuilder::new()
@@ -577,7 +577,7 @@ fn calls_of_a_handler_follow_its_rpc_also_where_that_was_declined() {
 }
 
 #[test]
-fn calls_under_a_response_body_follow_its_rpc_also_where_that_was_declined() {
+fn calls_under_a_response_body_follow_its_rpc_even_if_it_was_declined() {
     assert_follows(|outer, inner| {
         let inner = Arc::clone(inner);
         let mut server = ServiceBuilder::new()
@@ -597,7 +597,7 @@ fn calls_under_a_response_body_follow_its_rpc_also_where_that_was_declined() {
 }
 
 #[test]
-fn attempts_follow_their_call_also_where_that_was_declined() {
+fn attempts_follow_their_call_even_if_it_was_declined() {
     struct ThreeAttempts<S>(S);
 
     impl<S: Service<Request<tonic::body::Body>>> Service<Request<tonic::body::Body>>
@@ -632,7 +632,7 @@ fn attempts_follow_their_call_also_where_that_was_declined() {
 }
 
 #[test]
-fn a_record_under_a_declined_rpc_hands_the_choice_on() {
+fn a_record_under_a_declined_rpc_passes_the_choice_on() {
     // Declined, then recorded by a tracer that does not sample, then sampled.
     assert_follows(|outer, inner| {
         let inner = Arc::clone(inner);
@@ -723,7 +723,7 @@ fn the_state_of_an_rpc_that_is_not_wanted_is_dropped_at_its_end() {
 }
 
 #[test]
-fn the_whole_record_is_there_to_decide_by() {
+fn a_filter_on_the_outcome_sees_the_complete_record() {
     let recorder = RecordingTracer::new();
     let long_answers = recorder
         .clone()
@@ -751,7 +751,7 @@ fn an_rpc_in_flight_keeps_the_tracer_it_started_with() {
     drop(now(service.call(request())));
     assert!(first.upgrade().is_some(), "one RPC still needs it");
     drop(now(response.into_body().collect()));
-    assert!(first.upgrade().is_none(), "nobody needs it any more");
+    assert!(first.upgrade().is_none(), "it has no holder");
 
     old.assert_in_order([
         "start",
@@ -789,7 +789,7 @@ fn the_tracer_an_rpc_started_with_decides_about_its_events() {
 }
 
 #[test]
-fn a_tracer_is_replaced_under_load_and_none_is_lost() {
+fn a_tracer_is_replaced_under_load_and_no_rpc_is_lost() {
     let finished: [Arc<AtomicUsize>; 2] = Default::default();
     let counting = |index: usize| {
         let counter = Arc::clone(&finished[index]);
@@ -818,7 +818,7 @@ fn a_tracer_is_replaced_under_load_and_none_is_lost() {
 // --- Filters, boxes, the recorder ---
 
 #[test]
-fn the_recorder_tells_which_line_is_missing_in_the_order() {
+fn the_recorder_names_the_line_that_is_missing_in_the_order() {
     let recorder = RecordingTracer::new();
     Exchange::new([], Ends::Trailers(0)).run(recorder.clone());
     recorder.assert_in_order(["start", "trailers", "finish"]);
@@ -836,7 +836,7 @@ fn the_recorder_tells_which_line_is_missing_in_the_order() {
 }
 
 #[test]
-fn ready_made_filters_know_health_checks_and_reflection_by_their_services() {
+fn built_in_filters_recognize_health_checks_and_reflection() {
     struct Note(Arc<Mutex<(bool, bool)>>);
 
     impl Tracer for Note {
@@ -880,7 +880,7 @@ fn ready_made_filters_know_health_checks_and_reflection_by_their_services() {
 }
 
 #[test]
-fn a_boxed_tracer_leaves_the_state_of_another_one_alone() {
+fn a_boxed_tracer_ignores_the_state_of_another_one() {
     let recorder = RecordingTracer::new();
     let boxed = recorder.clone().boxed();
     let other = RecordingTracer::new();
@@ -893,7 +893,7 @@ fn a_boxed_tracer_leaves_the_state_of_another_one_alone() {
 }
 
 #[test]
-fn a_boxed_tracer_tells_what_it_holds() {
+fn a_boxed_tracer_prints_what_it_holds() {
     let name = format!("{:?}", RecordingTracer::new().boxed().boxed());
     assert_eq!(
         name,
@@ -926,7 +926,7 @@ impl Tracer for Deep {
     }
 }
 
-/// A body of one message that tells how deep it is polled and dropped.
+/// A body of one message that reports how deep it is polled and dropped.
 struct Sounding(bool, Arc<Mutex<Vec<u32>>>);
 
 impl Body for Sounding {
@@ -953,7 +953,7 @@ impl Drop for Sounding {
     }
 }
 
-/// Answers with the body that it was sent, which so runs within both.
+/// Answers with the request's body, which then runs inside both.
 #[test]
 fn a_scope_is_entered_once_for_a_requests_body_within_its_response_also_when_the_rpc_is_over() {
     for content_type in ["application/grpc", "text/plain"] {

@@ -1,7 +1,7 @@
 //! A tracer that panics, in each of its hooks and each kind of ending: the RPC and the tracers
 //! beside it do not notice.
 //!
-//! A binary of its own: the count of contained panics is the process's.
+//! Its own binary: `contained_panics` counts per process.
 #![cfg(feature = "testing")]
 
 mod exchange;
@@ -24,7 +24,7 @@ use tower_tracer::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
     TryStart,
-    /// After the tracer within has started.
+    /// After the inner tracer has started.
     TryStartLate,
     Level,
     WantsEvents,
@@ -147,7 +147,7 @@ impl Scope for Panicky {
 impl Drop for State {
     fn drop(&mut self) {
         let here = matches!(self.0, Hook::DropFinished | Hook::DropUnfinished);
-        // While another panic unwinds, a second one is the end of the process.
+        // While another panic unwinds, a second one aborts the process.
         if here && !thread::panicking() {
             scripted_panic();
         }
@@ -266,7 +266,7 @@ impl<T: Tracer> Tracer for Plain<T> {
 }
 
 #[test]
-fn a_stack_that_starts_as_one_contains_its_parts_too() {
+fn a_stack_that_starts_as_one_also_contains_its_parts() {
     let _alone = alone();
     for ends in Ends::ALL {
         let exchange = Exchange::new([1, 2], ends);
@@ -364,7 +364,7 @@ fn states_that_are_not_finished_are_dropped_each_by_itself() {
     assert_dropped(two().finish_if(|_| true));
 }
 
-/// Panics when it is dropped itself, and in `finish` where it is to.
+/// Panics when it is dropped itself, and in `finish` if configured so.
 struct Mortal {
     in_finish: bool,
 }
@@ -409,7 +409,7 @@ fn the_drop_of_a_tracer_that_an_rpc_holds_last_is_contained() {
     }
 }
 
-/// Hears of it where it is not finished, and panics there if it is to.
+/// Is discarded if it is not finished, and panics there if configured so.
 struct Discarding {
     panics: bool,
     discarded: Arc<AtomicUsize>,
@@ -431,7 +431,7 @@ impl Tracer for Discarding {
 }
 
 #[test]
-fn a_panic_where_one_is_discarded_is_contained() {
+fn a_panic_while_a_state_is_discarded_is_contained() {
     fn assert_all_discarded<T: Tracer>(stack: impl Fn([Discarding; 3]) -> T) {
         let discarded = Arc::new(AtomicUsize::new(0));
         let stack = stack([false, true, false].map(|panics| Discarding {
@@ -452,7 +452,7 @@ fn a_panic_where_one_is_discarded_is_contained() {
     assert_all_discarded(|[a, b, c]| (a.reloadable(), b.reloadable(), Some(c)));
 }
 
-/// Makes its state by itself, so that there may be no record.
+/// Makes its state without the candidate, so that there may be no record.
 struct Headless;
 
 impl Tracer for Headless {
@@ -588,8 +588,8 @@ fn the_first_panic_of_each_hook_is_reported_with_both_names() {
         .flat_map(|hook| names.map(|tracer| format!("ERROR hook={hook:?} tracer={tracer:?}")));
     assert_eq!(reported, expected.collect::<Vec<_>>());
 
-    // Closures of one function have one name, and are still told apart; of a scope it is its
-    // own name.
+    // Closures of one function have one name, and still count separately; of a scope it is its own
+    // name.
     struct Leaky<const PLACE: u8>;
 
     impl<const PLACE: u8> Tracer for Leaky<PLACE> {

@@ -152,7 +152,11 @@ fn each_code_of_a_unary_error_is_read_from_its_body() {
             assert_eq!(stats.http_status(), Some(500));
             assert_eq!(stats.ending(), Some(Ending::BodyEnd));
             assert_eq!(stats.error(), Some("no \"x\" \u{263a}"));
-            assert_eq!(stats.response().messages(), Some(0), "an error is none");
+            assert_eq!(
+                stats.response().messages(),
+                Some(0),
+                "an error is not a message"
+            );
             assert_eq!(stats.response().body_bytes(), Some(body.len() as u64));
         }
     }
@@ -171,7 +175,7 @@ fn a_unary_error_may_come_in_pieces() {
 }
 
 #[test]
-fn without_a_readable_error_the_http_status_decides() {
+fn the_http_status_decides_if_the_error_is_not_readable() {
     for (status, code) in [
         (400, Code::Internal),
         (401, Code::Unauthenticated),
@@ -243,7 +247,7 @@ fn the_code_and_the_message_before_long_details_are_read() {
 }
 
 #[test]
-fn of_a_long_message_the_beginning_is_read() {
+fn the_beginning_of_a_long_message_is_read() {
     let long = "\u{263a}".repeat(100_000);
     let body = format!(r#"{{"code":"not_found","message":"{long}"}}"#);
     let json = end(&format!(r#"{{"error":{body}}}"#));
@@ -281,7 +285,7 @@ fn a_code_is_found_behind_any_message_and_metadata() {
             assert_eq!(stats.response().messages(), Some(2));
         }
     }
-    // An end that is not whole JSON is not OK: whether an error follows is not known.
+    // An end that is not complete JSON is not OK: whether an error follows is not known.
     let before_error = metadata.find(r#","error""#).unwrap();
     for rpc in stream(&end(&metadata[..before_error])).both() {
         assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
@@ -391,7 +395,11 @@ fn a_stream_ends_as_its_last_frame_says() {
             assert_eq!(stats.request().messages(), Some(1));
             assert_eq!(stats.request().message_bytes(), Some(6));
             let response = stats.response();
-            assert_eq!(response.messages(), Some(2), "the last frame is none");
+            assert_eq!(
+                response.messages(),
+                Some(2),
+                "the last frame is not a message"
+            );
             assert_eq!(response.compressed_messages(), Some(1));
             assert_eq!(response.message_bytes(), Some(14));
             assert!(response.is_complete() && !response.truncated());
@@ -555,7 +563,7 @@ fn a_get_whose_message_cannot_be_decoded_has_unknown_messages() {
 }
 
 #[test]
-fn content_that_comes_with_a_get_is_no_message() {
+fn content_of_a_get_is_not_a_message() {
     let exchange = get("message=abc&encoding=json&connect=v1").request(pieces(&[1; 9], 4));
     for rpc in exchange.both() {
         assert_eq!(rpc.stats().request().messages(), Some(1));
@@ -663,7 +671,7 @@ fn router() -> Router {
         .route("/echo.Echo/ServerStreamingEcho", routing::post(stream))
 }
 
-/// A POST to the method in `uri` with this body, or a GET where that has a query.
+/// A POST to the method in `uri` with this body, or a GET if that has a query.
 async fn call(uri: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2] {
     let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -688,7 +696,7 @@ async fn call(uri: &str, content_type: &str, body: &'static [u8]) -> [RpcInfo; 2
 }
 
 #[tokio::test]
-async fn over_http_both_sides_record_the_same() {
+async fn both_sides_record_the_same_over_http() {
     for (method, content_type, body, code, asked, answered) in [
         ("UnaryEcho", "application/proto", "hello", Code::Ok, 1, 1),
         (

@@ -1,6 +1,6 @@
 //! A tracer that panics changes nothing for the RPC, for its caller and for other tracers.
 //!
-//! These have a binary of their own: `contained_panics` counts for the whole process.
+//! They have their own binary: `contained_panics` counts per process.
 
 mod scripted;
 
@@ -79,7 +79,7 @@ impl Drop for Bomb {
     }
 }
 
-/// A tracer that writes down what it sees, and panics where it is told to.
+/// A tracer that logs what it sees, and panics in one hook.
 #[derive(Clone, Default)]
 struct Member {
     breaks: Option<Hook>,
@@ -120,7 +120,7 @@ impl Member {
     }
 }
 
-/// Panics in a drop where told to.
+/// Panics in its drop if configured so.
 struct Guarded(Option<Hook>, Hook);
 
 impl Drop for Guarded {
@@ -367,11 +367,11 @@ fn a_panic_of_a_tracer_in_a_drop_while_the_thread_unwinds_does_not_abort() {
         let unwound = catch_unwind(AssertUnwindSafe(|| {
             let mut future = service.call(bare_request());
             assert!(poll_once(&mut future).is_pending());
-            panic_any("of somebody else, on purpose");
+            panic_any("of other code, on purpose");
         }));
         let payload = unwound.unwrap_err();
         let text = payload.downcast_ref::<&str>();
-        assert_eq!(text, Some(&"of somebody else, on purpose"), "{hook:?}");
+        assert_eq!(text, Some(&"of other code, on purpose"), "{hook:?}");
         assert!(contained_panics() > before, "{hook:?}: it is counted");
         for member in [first, last] {
             let log = member.take();
@@ -409,7 +409,7 @@ fn a_panic_of_the_handler_goes_on_with_its_own_payload_whatever_that_is() {
 }
 
 #[test]
-fn what_a_payload_panics_with_when_it_is_dropped_is_counted_too() {
+fn a_panic_in_the_drop_of_a_payload_is_also_counted() {
     let _alone = alone();
     for (hook, panics) in [(Hook::Finish, 1), (Hook::FinishWithBomb, 2)] {
         let before = contained_panics();
@@ -448,7 +448,7 @@ fn the_drop_of_what_chooses_the_level_is_contained() {
 }
 
 #[test]
-fn a_panic_where_the_level_is_chosen_leaves_the_layers_own_level() {
+fn a_panic_in_level_of_leaves_the_layers_own_level() {
     let _alone = alone();
     let tracer = Member::default();
     let before = contained_panics();

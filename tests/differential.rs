@@ -1,4 +1,4 @@
-//! What the record says is what tonic told its caller, over hostile peers by the thousand.
+//! The record agrees with what tonic reports to its caller, over thousands of hostile peers.
 //!
 //! `DIFFERENTIAL_CALLS` says how many calls (5,000 unless set), `DIFFERENTIAL_SEED` with which seed. A
 //! difference is printed with its script. Where the two may differ, [`is_named`] says why, in the words of
@@ -106,7 +106,7 @@ fn script(n: &mut Numbers) -> (Kind, Vec<Step>) {
     (kind, steps)
 }
 
-/// `grpc-status` and what may stand beside it.
+/// `grpc-status` and the headers that may come with it.
 fn status(n: &mut Numbers) -> HeaderMap {
     let code = match n.below(8) {
         0 => n
@@ -129,7 +129,7 @@ fn status(n: &mut Numbers) -> HeaderMap {
     headers
 }
 
-/// A DATA frame, whole messages mostly.
+/// A DATA frame, mostly of complete messages.
 fn frame(n: &mut Numbers) -> Bytes {
     let whole = framed(0, &encoded("hello"));
     match n.below(16) {
@@ -161,7 +161,7 @@ struct Case {
     got: Got,
 }
 
-/// Why the record may differ from what the caller got: where tonic, above the layer, does not accept
+/// Why the record may differ from what the caller got: if tonic, above the layer, does not accept
 /// what passed through it. `TracerLayer`'s docs and README name these.
 fn is_named(case: &Case) -> Option<&'static str> {
     let ok_in_headers = |step: &Step| match step {
@@ -184,7 +184,7 @@ fn is_named(case: &Case) -> Option<&'static str> {
         ),
         (
             "Error deserializing status message",
-            "a grpc-message that is no UTF-8",
+            "a grpc-message that is not UTF-8",
         ),
         (
             "failed to decode Protobuf message",

@@ -74,7 +74,7 @@ fn record_both(rpc: &RpcInfo) {
 }
 
 #[tokio::test]
-async fn at_level_base_start_finish_and_counts_are_recorded() {
+async fn level_base_records_start_finish_and_counts() {
     let rpc = rpc(TracerLayer::new(()), record_both).await;
     assert_eq!(rpc.level(), Level::Base);
     assert_eq!(names(&rpc), ["rpc_start", "base", "rpc_finish"]);
@@ -90,7 +90,7 @@ async fn at_level_base_start_finish_and_counts_are_recorded() {
 }
 
 #[tokio::test]
-async fn at_level_detailed_every_event_is_recorded_in_its_order() {
+async fn level_detailed_records_every_event_in_order() {
     let layer = TracerLayer::new(()).level(Level::Detailed);
     let rpc = rpc(layer, record_both).await;
     assert_eq!(rpc.level(), Level::Detailed);
@@ -156,7 +156,7 @@ async fn the_first_record_of_an_event_counts() {
 }
 
 #[tokio::test]
-async fn an_rpc_keeps_so_many_events_and_counts_the_rest() {
+async fn an_rpc_keeps_64_events_and_counts_the_rest() {
     let events: Vec<Event> = (0..100)
         .map(|number| Event::new(format!("event {number}").leak(), Level::Base))
         .collect();
@@ -261,7 +261,7 @@ async fn a_handle_changes_the_level_while_a_service_runs_and_a_call_keeps_its_ow
 }
 
 #[tokio::test]
-async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
+async fn a_frame_without_a_byte_records_no_first_and_no_last_byte() {
     let layer = TracerLayer::new(())
         .level(Level::Detailed)
         .insert_into_response();
@@ -288,7 +288,7 @@ async fn a_frame_without_a_byte_is_no_first_and_no_last_byte() {
 }
 
 #[tokio::test]
-async fn what_is_said_of_an_event_that_moves_on_has_its_time() {
+async fn an_event_that_moves_on_keeps_its_text_with_the_later_time() {
     let layer = TracerLayer::new(()).level(Level::Detailed);
     let rpc = rpc(layer, |rpc| {
         rpc.record_with(Event::RESPONSE_LAST_BYTE, Severity::Warn, "early");
@@ -301,7 +301,7 @@ async fn what_is_said_of_an_event_that_moves_on_has_its_time() {
 }
 
 #[tokio::test]
-async fn calls_that_carry_on_a_servers_record_are_no_attempts_of_it() {
+async fn calls_that_forward_a_servers_record_are_not_attempts_of_it() {
     let (incoming, outgoing) = (RecordingTracer::new(), RecordingTracer::new());
     let client = ServiceBuilder::new()
         .layer(TracerLayer::new(outgoing.clone()).client())
@@ -331,7 +331,7 @@ async fn calls_that_carry_on_a_servers_record_are_no_attempts_of_it() {
 }
 
 #[tokio::test]
-async fn at_level_disabled_nothing_is_there_and_no_tracer_is_asked() {
+async fn level_disabled_records_nothing_and_asks_no_tracer() {
     let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(
@@ -370,7 +370,7 @@ impl Tracer for Wants {
 }
 
 #[tokio::test]
-async fn a_tracer_raises_the_level_and_none_lowers_it() {
+async fn a_tracer_can_raise_the_level_and_cannot_lower_it() {
     for (layer, tracer, expected) in [
         (Level::Base, Level::Detailed, Level::Detailed),
         (Level::Detailed, Level::Base, Level::Detailed),
@@ -412,11 +412,11 @@ impl Policy<Request<Full<Bytes>>, Response<Full<Bytes>>, tonic::Status> for Unti
 }
 
 #[tokio::test]
-async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own() {
+async fn a_layer_above_retry_records_one_call_and_a_layer_below_records_each_attempt() {
     let (call, attempts) = (RecordingTracer::new(), RecordingTracer::new());
     let below = attempts.clone();
     let tries = Arc::new(Mutex::new(0));
-    // The body of a request is counted where it is tonic's.
+    // The body of a request is counted if it is tonic's.
     let server = ServiceBuilder::new()
         .layer(TracerLayer::new(below).client())
         .service_fn(move |request: Request<Body>| {
@@ -470,7 +470,7 @@ async fn above_retry_is_one_call_and_below_each_attempt_with_figures_of_its_own(
 }
 
 #[tokio::test]
-async fn a_mark_below_a_buffer_tells_how_long_a_request_waited() {
+async fn a_stage_below_a_buffer_measures_how_long_a_request_waited() {
     let recorder = RecordingTracer::new();
     let (hold, held) = tokio::sync::oneshot::channel::<()>();
     let held = Arc::new(Mutex::new(Some(held)));

@@ -53,13 +53,13 @@ async fn a_stream_finishes_under_the_stack_it_started_with() {
 }
 
 #[test]
-fn the_file_that_comes_with_it_is_a_stack_of_three() {
+fn the_example_configuration_is_a_stack_of_three() {
     let stack = example::stack(include_str!("../examples/compose.toml"), &collect().1).unwrap();
     assert_eq!(stack.len(), 3);
 }
 
 #[test]
-fn a_wrong_configuration_is_told_what_is_allowed() {
+fn a_wrong_configuration_is_an_error_that_says_what_is_allowed() {
     for (toml, said) in [
         (
             "[[tracer]]\nname = 'log'\n[[tracer]]\nname = 'lag'",
@@ -81,7 +81,7 @@ fn a_wrong_configuration_is_told_what_is_allowed() {
         let error = example::stack(toml, &collect().1).unwrap_err();
         assert_eq!(error.to_string(), said);
     }
-    // What the parser finds it tells with the place.
+    // The parser reports an error with its place.
     let error = example::stack("[[tracer]]\nname = 'log'\nsampel = 1", &collect().1).unwrap_err();
     let said = error.to_string();
     assert!(

@@ -80,7 +80,7 @@ fn assert_messages(traffic: Traffic, messages: u64, bytes: u64, body_bytes: usiz
 }
 
 #[test]
-fn the_status_is_that_of_the_trailers_frame_however_the_body_is_split() {
+fn the_trailers_frame_gives_the_status_however_the_body_is_split() {
     let stream = stream();
     for step in 1..=stream.len() {
         let exchange = Exchange::new(BINARY)
@@ -95,7 +95,7 @@ fn the_status_is_that_of_the_trailers_frame_however_the_body_is_split() {
 }
 
 #[test]
-fn base64_is_undone_however_the_text_is_split() {
+fn base64_is_decoded_however_the_text_is_split() {
     let text = base64(&stream());
     for step in 1..=text.len() {
         let exchange = Exchange::new(TEXT)
@@ -158,7 +158,7 @@ fn the_response_is_read_by_its_own_content_type() {
 }
 
 #[test]
-fn a_body_that_ends_within_a_frame_has_no_status_and_is_truncated() {
+fn a_body_that_ends_inside_a_frame_has_no_status_and_is_truncated() {
     let stream = stream();
     let ends = [0, 35, 45];
     for cut in 0..stream.len() {
@@ -193,7 +193,7 @@ fn text_that_ends_within_four_characters_is_truncated() {
 }
 
 #[test]
-fn of_text_that_is_no_base64_no_messages_are_claimed() {
+fn invalid_base64_counts_no_messages() {
     for garbage in ["!!!!", "AAAA\r\n", "A===", "\u{e9}", "AA-_"] {
         let body = [&base64(&frame(0, &[7; 30])), garbage.as_bytes()].concat();
         let body = [&body[..], &base64(&trailers("grpc-status:0\r\n"))].concat();
@@ -230,7 +230,7 @@ fn trailers_that_are_compressed_are_read() {
             assert_stream(&rpc, stream.len());
         }
     }
-    // What is no gzip says no status.
+    // Invalid gzip has no status.
     let stream = [frame(0, &[7; 30]), frame(0x81, b"grpc-status:0\r\n")].concat();
     for rpc in Exchange::new(BINARY).response(pieces(&stream, 100)).both() {
         assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unknown)));
@@ -283,7 +283,7 @@ fn a_status_is_never_read_from_half_a_line() {
 }
 
 #[test]
-fn a_length_of_four_gibibytes_in_the_trailers_frame_is_only_a_number() {
+fn a_length_of_four_gibibytes_in_the_trailers_frame_allocates_nothing() {
     let mut body = frame(0, &[7; 30]);
     body.extend([0x80, 255, 255, 255, 255]);
     body.extend(b"grpc-status: 0\r\n");

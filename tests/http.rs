@@ -74,7 +74,7 @@ fn streamed(pieces: &[&'static str]) -> Body {
 }
 
 #[tokio::test]
-async fn the_status_is_that_of_the_headers_and_bytes_are_counted() {
+async fn the_headers_give_the_status_and_bytes_are_counted() {
     for (status, failed) in [
         (200, false),
         (201, false),
@@ -107,7 +107,7 @@ async fn the_status_is_that_of_the_headers_and_bytes_are_counted() {
 }
 
 #[tokio::test]
-async fn what_http_does_not_have_is_unknown() {
+async fn figures_that_http_does_not_have_are_unknown() {
     let (rpc, _) = exchange(post("hello"), answer(200, "a page")).await;
     for traffic in [rpc.stats().request(), rpc.stats().response()] {
         assert_eq!(traffic.messages(), None);
@@ -151,7 +151,7 @@ async fn an_empty_request_is_known_to_be_empty() {
 
 // A server stops polling once it has sent so much as the header says.
 #[tokio::test]
-async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
+async fn a_body_of_known_length_ends_with_its_last_byte() {
     let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
@@ -172,7 +172,7 @@ async fn a_body_of_known_length_is_over_when_so_much_has_passed() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_no_length_does_not_end_a_body() {
+async fn a_header_that_is_not_a_length_does_not_end_a_body() {
     for length in ["banana", "-1", "", "99999999999999999999", "100"] {
         let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
@@ -246,7 +246,7 @@ async fn a_body_that_fails_behind_a_good_status_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_response_without_a_body_is_whole_where_a_client_finishes_at_the_response() {
+async fn a_response_without_a_body_is_complete_if_a_client_finishes_at_the_response() {
     let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(
@@ -310,7 +310,7 @@ fn router(release: Arc<Notify>) -> Router {
             "/nothing",
             routing::get(|| async { StatusCode::NO_CONTENT }),
         )
-        // Nobody may send a body with these, but a handler can make one.
+        // A response to these must not have a body, but a handler can make one.
         .route(
             "/odd",
             routing::get(|| async { (StatusCode::NO_CONTENT, "odd") }),
@@ -335,7 +335,7 @@ fn router(release: Arc<Notify>) -> Router {
         .route("/upload", routing::post(|body: Bytes| async move { body }))
 }
 
-/// A body that tells how long it is, and never by itself that it is at its end.
+/// A body that announces its length, but never that it is at its end.
 struct Told(Vec<&'static str>);
 
 impl HttpBody for Told {
@@ -360,7 +360,7 @@ impl HttpBody for Told {
 
 // An HTTP/1 server makes the header from it, and drops the body when so much is sent.
 #[tokio::test]
-async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
+async fn a_body_dropped_after_all_announced_bytes_is_complete() {
     use Ending::{BodyEnd, Cancelled, HeadersOnly};
     for (content_type, pieces, polls, ending) in [
         ("text/plain", vec!["hello ", "world"], 2, BodyEnd),
@@ -406,7 +406,7 @@ async fn a_body_dropped_after_as_much_as_it_told_of_is_whole() {
 
 // The header was written by whoever made the request.
 #[tokio::test]
-async fn a_request_dropped_after_as_much_as_its_header_says_is_whole() {
+async fn a_request_dropped_after_all_announced_bytes_is_complete() {
     for (length, whole) in [("11", true), ("12", false)] {
         let recorder = RecordingTracer::new();
         let service = ServiceBuilder::new()
@@ -428,7 +428,7 @@ async fn a_request_dropped_after_as_much_as_its_header_says_is_whole() {
 }
 
 #[tokio::test]
-async fn over_http_1_a_body_that_tells_its_size_alone_is_whole() {
+async fn a_body_over_http_1_that_announces_only_its_size_is_complete() {
     let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let traced = ServiceBuilder::new()
         .layer(TracerLayer::new(server_side.clone()).server())
@@ -516,7 +516,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn over_http_each_exchange_ends_well_on_both_sides() {
+async fn each_exchange_over_http_succeeds_on_both_sides() {
     use Ending::{BodyEnd, HeadersOnly};
     for http2 in [false, true] {
         let pair = serve().await;
@@ -574,7 +574,7 @@ async fn over_http_each_exchange_ends_well_on_both_sides() {
 
 // Where an inner layer leaves a body on such a response, the server looks away.
 #[tokio::test]
-async fn a_body_that_nobody_may_send_ends_with_the_headers() {
+async fn a_body_that_must_not_be_sent_ends_with_the_headers() {
     for (method, status) in [
         (Method::HEAD, 200),
         (Method::CONNECT, 200),
@@ -663,7 +663,7 @@ impl std::error::Error for Circle {
 }
 
 #[tokio::test]
-async fn an_error_that_is_its_own_cause_does_not_hold_the_call_up() {
+async fn an_error_that_is_its_own_cause_does_not_hang_the_call() {
     let recorder = RecordingTracer::new();
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
@@ -673,7 +673,7 @@ async fn an_error_that_is_its_own_cause_does_not_hold_the_call_up() {
 }
 
 #[test]
-fn a_level_is_of_the_layer_that_it_was_set_on() {
+fn a_level_applies_to_the_layer_that_it_was_set_on() {
     let base = TracerLayer::new(());
     let detailed = base.clone().level(tower_tracer::Level::Detailed);
     assert_eq!(base.level_handle().get(), tower_tracer::Level::Base);
@@ -710,7 +710,7 @@ async fn axums_connect_info_gives_the_peer() {
 }
 
 #[tokio::test]
-async fn within_a_nested_router_the_path_is_the_one_that_was_received() {
+async fn the_path_in_a_nested_router_is_the_received_one() {
     let recorder = RecordingTracer::new();
     let layer = TracerLayer::new(recorder.clone()).server();
     let grpc = routing::post(async || [("content-type", "application/grpc")]);
@@ -736,7 +736,7 @@ async fn within_a_nested_router_the_path_is_the_one_that_was_received() {
 
 // Ending 45.
 #[tokio::test]
-async fn a_caller_of_plain_http_or_connect_that_leaves_within_its_request_has_cancelled() {
+async fn a_caller_of_plain_http_or_connect_that_leaves_inside_its_request_has_cancelled() {
     use tokio::io::AsyncWriteExt as _;
 
     let types = [

@@ -25,7 +25,7 @@ use tower_tracer::{
 };
 use tracer::{InfluxTracer, InfluxWriter, Settings};
 
-/// A store that answers what it is told, 204 afterwards, and keeps what it accepted.
+/// A store that gives scripted answers, then 204, and keeps what it accepted.
 #[derive(Clone)]
 struct Store {
     answers: Arc<Mutex<VecDeque<u16>>>,
@@ -62,7 +62,7 @@ impl Store {
             let lines = String::from_utf8(lines.to_vec()).unwrap();
             store.accepted.lock().unwrap().push(lines);
         }
-        (StatusCode::from_u16(answer).unwrap(), "as told")
+        (StatusCode::from_u16(answer).unwrap(), "as scripted")
     }
 
     fn accepted(&self) -> Vec<String> {
@@ -165,7 +165,7 @@ async fn a_full_queue_drops_and_counts_and_blocks_no_call() {
 }
 
 #[tokio::test]
-async fn what_the_store_rejects_is_counted_and_the_next_batch_is_written() {
+async fn a_rejected_batch_is_counted_and_the_next_one_is_written() {
     let (store, mut settings) = Store::start(&[400]).await;
     settings.batch = 2;
     let (tracer, writer) = InfluxWriter::start(settings);
@@ -189,7 +189,7 @@ async fn a_store_that_comes_back_in_time_gets_everything_once() {
 }
 
 #[tokio::test]
-async fn what_a_store_that_is_down_does_not_get_is_counted() {
+async fn records_that_a_store_does_not_get_are_counted() {
     // A port that was just free and is closed again.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

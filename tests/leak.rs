@@ -127,9 +127,9 @@ impl Random {
     }
 }
 
-/// A stream that its peer has reset, as the client of a real connection is told of it.
+/// A stream that its peer has reset, as the client of a real connection sees it.
 fn reset() -> Arc<h2::Error> {
-    let told = async {
+    let reset = async {
         let (ours, theirs) = tokio::io::duplex(4096);
         let server = async move {
             let mut connection = h2::server::handshake(theirs).await.unwrap();
@@ -152,7 +152,7 @@ fn reset() -> Arc<h2::Error> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    Arc::new(runtime.unwrap().block_on(told))
+    Arc::new(runtime.unwrap().block_on(reset))
 }
 
 /// What a call does: the request's and the response's script, and how often it is polled before it is
@@ -241,7 +241,7 @@ fn rpcs(count: u64, random: &mut Random, reset: &Arc<h2::Error>, tracers: &[Coun
 
 // Ending 28.
 #[test]
-fn after_100_000_rpcs_with_a_third_broken_off_nothing_is_left() {
+fn nothing_is_left_after_100_000_rpcs_of_which_a_third_is_broken_off() {
     quiet();
     let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
     let random = &mut Random(20);
@@ -273,7 +273,7 @@ fn after_100_000_rpcs_with_a_third_broken_off_nothing_is_left() {
 
 // Also with all that a tracer can use.
 #[test]
-fn a_hundred_thousand_distinct_paths_leave_nothing() {
+fn a_hundred_thousand_distinct_paths_keep_no_memory() {
     let tracer = Count::default();
     let mut service =
         TracerLayer::new(tracer.clone()).layer(tower::service_fn(|request: Request<Scripted>| {
@@ -296,7 +296,7 @@ fn a_hundred_thousand_distinct_paths_leave_nothing() {
 }
 
 #[test]
-fn a_record_goes_with_its_last_holder_and_takes_its_parent_with_it() {
+fn a_record_is_dropped_with_its_last_holder_and_drops_its_parent() {
     let tracers: [Count; 4] = std::array::from_fn(|_| Count::default());
     let reset = &reset();
     rpcs(1, &mut Random(1), reset, &tracers);

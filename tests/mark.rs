@@ -43,12 +43,12 @@ async fn both_events_are_there_when_the_handler_returns() {
 #[tokio::test]
 async fn both_events_are_there_when_the_handler_panics() {
     async fn panics(_: Request<String>) -> Answer {
-        panic!("told to panic")
+        panic!("asked to panic")
     }
     for in_the_call in [true, false] {
         let recorder = RecordingTracer::new();
         let handler = service_fn(move |request| {
-            assert!(!in_the_call, "told to panic");
+            assert!(!in_the_call, "asked to panic");
             panics(request)
         });
         let service = ServiceBuilder::new()

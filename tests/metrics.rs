@@ -73,7 +73,7 @@ fn without_prepared(lines: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn each_kind_of_call_is_counted_whole_on_both_sides() {
+async fn each_kind_of_call_is_counted_completely_on_both_sides() {
     let (server, server_seen) = tracer();
     let server = server.methods(KnownMethods::new(ECHO));
     let (client, client_seen) = tracer();
@@ -169,7 +169,7 @@ async fn each_kind_of_call_is_counted_whole_on_both_sides() {
 }
 
 #[tokio::test]
-async fn after_any_number_of_cancelled_calls_nothing_is_in_flight() {
+async fn nothing_is_in_flight_after_any_number_of_cancelled_calls() {
     let (server, server_seen) = tracer();
     let server = server.methods(KnownMethods::new(ECHO));
     let (client, client_seen) = tracer();
@@ -279,7 +279,7 @@ impl TracedResponse for Done {
 }
 
 #[tokio::test]
-async fn what_a_peer_makes_up_is_no_label_and_no_new_series() {
+async fn an_invented_name_of_a_peer_makes_no_label_and_no_series() {
     let recorder = prometheus();
     let exposition = recorder.handle();
     let tracer = MetricsTracer::new()
@@ -345,7 +345,7 @@ async fn what_a_peer_makes_up_is_no_label_and_no_new_series() {
 }
 
 #[tokio::test]
-async fn the_methods_of_generated_clients_are_told_apart_and_bounded() {
+async fn the_methods_of_generated_clients_are_separate_and_bounded() {
     let (tracer, seen) = tracer();
     let mut service = TracerLayer::new(tracer)
         .client()
@@ -386,7 +386,7 @@ async fn the_methods_of_generated_clients_are_told_apart_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_path_is_taken_for_no_method_that_has_not_a_methods_form() {
+async fn a_path_without_the_form_of_a_method_has_no_method() {
     let (tracer, seen) = tracer();
     let names = ["shop", "a/b/c", "", "/"];
     // None of them can be listed, so nothing that is listed is taken for one.
@@ -538,7 +538,7 @@ impl Recorder for LookUps {
 }
 
 #[tokio::test]
-async fn handles_are_asked_for_once_per_method_and_outcome() {
+async fn handles_are_registered_once_per_method_and_outcome() {
     let look_ups = Arc::new(AtomicUsize::new(0));
     let tracer =
         MetricsTracer::new().recorder(LookUps(Arc::clone(&look_ups), DebuggingRecorder::new()));
@@ -603,7 +603,7 @@ async fn listed_methods_have_their_series_before_the_first_call() {
 }
 
 #[tokio::test]
-async fn without_a_list_a_method_is_named_once_it_was_answered_and_few_are() {
+async fn a_method_without_a_list_is_named_once_answered_up_to_a_limit() {
     let (tracer, seen) = tracer();
     let mut service =
         TracerLayer::new(tracer)
@@ -647,7 +647,7 @@ async fn without_a_list_a_method_is_named_once_it_was_answered_and_few_are() {
 }
 
 #[tokio::test]
-async fn of_a_client_the_first_call_makes_the_series_of_every_listed_method() {
+async fn the_first_call_of_a_client_makes_the_series_of_every_listed_method() {
     let (tracer, seen) = tracer();
     let tracer = tracer.methods(KnownMethods::new(["a.B/C", "a.B/D"]));
     let service = TracerLayer::new(tracer)
@@ -665,7 +665,7 @@ async fn of_a_client_the_first_call_makes_the_series_of_every_listed_method() {
     );
 }
 
-/// The only test here that installs a recorder for the whole process.
+/// The only test here that installs a recorder for the process.
 #[tokio::test]
 async fn a_recorder_installed_after_the_first_call_counts_from_then_on() {
     let tracer = MetricsTracer::new().methods(KnownMethods::new(["a.B/C", "a.B/D"]));
@@ -752,7 +752,7 @@ async fn a_panic_of_the_handler_is_counted_and_leaves_nothing_in_flight() {
     let (tracer, seen) = tracer();
     let service = TracerLayer::new(tracer).server().layer(service_fn(
         async |_: Named| -> Result<Done, Infallible> {
-            assert!(RpcInfo::current().is_none(), "told to panic");
+            assert!(RpcInfo::current().is_none(), "asked to panic");
             Ok(Done(Status::OK))
         },
     ));

@@ -1,4 +1,4 @@
-//! A recorder of a type without size, installed for the whole process after the first call.
+//! A recorder of a type without size, installed for the process after the first call.
 
 use std::{
     convert::Infallible,

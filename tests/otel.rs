@@ -44,7 +44,7 @@ use tower_tracer::{
     testing::RecordingTracer,
 };
 
-/// The recorder stands first, and so finishes last: what it has seen finished, has its span.
+/// The recorder comes first, so it finishes last: an RPC that it has seen finish has its span.
 type Both = (RecordingTracer, OtelTracer);
 type Client = EchoClient<TracerService<Channel, Both>>;
 
@@ -145,7 +145,7 @@ fn without_ports(mut attributes: Vec<String>) -> Vec<String> {
 }
 
 /// Asserts on the last span and its duration: each attribute, and no other.
-fn assert_told(
+fn assert_reported(
     role: Role,
     telemetry: &Telemetry,
     method: &str,
@@ -222,7 +222,7 @@ async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_
             let code = Code::from_i32(number);
             let request = EchoRequest {
                 code: number.try_into().unwrap(),
-                ..say("told so")
+                ..say("as asked")
             };
             assert_eq!(call(&mut client, kind, request).await, code);
             calls += 1;
@@ -235,12 +235,12 @@ async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_
                     Role::Client => code != Code::Ok,
                     Role::Server => server_failures.contains(&code),
                 };
-                let span = assert_told(role, telemetry, method, name, failed);
+                let span = assert_reported(role, telemetry, method, name, failed);
                 let expected = match (failed, kind) {
                     (false, _) => SpanStatus::Unset,
                     // Echo's server stream ends with a status that has no message.
                     (true, 1) => SpanStatus::error(""),
-                    (true, _) => SpanStatus::error("told so"),
+                    (true, _) => SpanStatus::error("as asked"),
                 };
                 assert_eq!(span.status, expected, "{role} {method} {name}");
             }
@@ -262,7 +262,7 @@ async fn spans_and_durations_have_each_attribute_and_no_other_for_all_codes_and_
 }
 
 #[tokio::test]
-async fn a_cancelled_call_a_passed_deadline_and_a_panic_are_told_apart_for_all_kinds() {
+async fn a_cancelled_call_a_passed_deadline_and_a_panic_differ_for_all_kinds() {
     let cases = ["cancelled", "deadline", "panic"];
     let cases = cases
         .into_iter()
@@ -323,14 +323,14 @@ async fn end_early(case: &'static str, kind: usize) {
     let (of_client, of_server, server_failed) = match case {
         "cancelled" => ("CANCELLED", "CANCELLED", false),
         "deadline" => ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", true),
-        // What the caller is told is tonic's word.
+        // The caller's status is tonic's.
         _ => (name_of(answered.unwrap()), "UNKNOWN", true),
     };
     assert_ne!(of_client, "OK");
-    assert_told(Role::Client, &client_side, method, of_client, true);
-    let span = assert_told(Role::Server, &server_side, method, of_server, server_failed);
+    assert_reported(Role::Client, &client_side, method, of_client, true);
+    let span = assert_reported(Role::Server, &server_side, method, of_server, server_failed);
     if case == "panic" {
-        assert_eq!(span.status, SpanStatus::error("told to panic"));
+        assert_eq!(span.status, SpanStatus::error("asked to panic"));
     }
 }
 
@@ -558,7 +558,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
 #[tokio::test]
-async fn a_traceparent_that_is_none_is_ignored_and_the_request_served() {
+async fn an_invalid_traceparent_is_ignored_and_the_request_is_served() {
     let telemetry = Telemetry::new();
     let service = in_process(TracerLayer::new(telemetry.tracer()).server());
     let good = format!("00-{TRACE}-{SPAN}-01");
@@ -609,7 +609,7 @@ async fn a_traceparent_that_is_none_is_ignored_and_the_request_served() {
 }
 
 #[tokio::test]
-async fn of_a_tracestate_that_is_too_long_what_fits_goes_on() {
+async fn a_tracestate_that_is_too_long_keeps_the_members_that_fit() {
     let telemetry = Telemetry::new();
     // The service answers with what a client below it has sent.
     let client = in_process(TracerLayer::new(telemetry.tracer()).client());
@@ -697,7 +697,7 @@ async fn baggage_is_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_client_injects_replaces_what_was_there() {
+async fn an_injected_header_replaces_the_one_before() {
     let telemetry = Telemetry::new();
     let service = in_process(TracerLayer::new(telemetry.tracer()).client());
     let stale = format!("00-{TRACE}-{SPAN}-01");
@@ -844,7 +844,7 @@ async fn a_public_endpoint_keeps_the_values_that_its_own_process_made_current() 
 }
 
 #[tokio::test]
-async fn a_server_within_a_handler_goes_by_the_headers_of_its_own_request() {
+async fn a_server_inside_a_handler_uses_the_headers_of_its_own_request() {
     for public in [false, true] {
         let telemetry = Telemetry::new();
         let inner = match public {
@@ -957,7 +957,7 @@ async fn a_proxy_that_forwards_its_request_through_a_buffer_is_the_clients_paren
 }
 
 #[tokio::test]
-async fn where_telemetry_is_suppressed_there_is_neither_span_nor_metric() {
+async fn suppressed_telemetry_has_neither_span_nor_metric() {
     let telemetry = Telemetry::new();
     let service = in_process(TracerLayer::new(telemetry.tracer()).client());
     let suppressed = Context::new().with_telemetry_suppressed();
@@ -973,7 +973,7 @@ async fn where_telemetry_is_suppressed_there_is_neither_span_nor_metric() {
 }
 
 #[tokio::test]
-async fn layers_one_in_the_other_make_parent_and_child_on_either_side() {
+async fn nested_layers_make_parent_and_child_on_either_side() {
     for client in [false, true] {
         let telemetry = Telemetry::new();
         let side = |layer: TracerLayer<OtelTracer>| match client {
@@ -1023,7 +1023,7 @@ async fn a_method_is_other_until_the_service_has_answered_a_call_of_it() {
     assert_eq!(call("/a.B/C", 12).await, known());
     assert_eq!(call("/a.B/D", 1).await, other("a.B/D"));
     assert_eq!(call("/a.B/C?query", 0).await, known());
-    // What is no method, whatever answers.
+    // Paths that are not methods, whatever answers.
     for path in ["/", "/x", "/a/b/c/d", "/%43/x", "*"] {
         let name = path.strip_prefix('/').filter(|name| !name.is_empty());
         assert_eq!(call(path, 0).await, other(name.unwrap_or(path)), "{path}");
@@ -1031,7 +1031,7 @@ async fn a_method_is_other_until_the_service_has_answered_a_call_of_it() {
 }
 
 #[tokio::test]
-async fn with_a_list_or_a_descriptor_set_no_other_method_is_known() {
+async fn a_list_or_a_descriptor_set_makes_every_other_method_unknown() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/echo");
     let set = protox::compile(["echo.proto"], [root]).unwrap();
     let set = prost::Message::encode_to_vec(&set);
@@ -1063,7 +1063,7 @@ async fn with_a_list_or_a_descriptor_set_no_other_method_is_known() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_paths_leave_the_number_of_series_where_it_was() {
+async fn a_hundred_thousand_paths_do_not_change_the_number_of_series() {
     let telemetry = Telemetry::sampled(Sampler::AlwaysOff);
     let service = in_process(TracerLayer::new(telemetry.tracer()).server());
     let call = async |path: String, code: u8| {
@@ -1084,7 +1084,7 @@ async fn a_hundred_thousand_paths_leave_the_number_of_series_where_it_was() {
         "one for each code"
     );
 
-    // Even where a service answers to any name, there is an end to it.
+    // The number is limited even if a service answers to any name.
     for n in 0..5_000 {
         call(format!("/catch.All/x{n}"), 0).await;
     }
@@ -1127,7 +1127,7 @@ async fn a_generated_clients_method_is_known_whatever_its_path() {
 }
 
 #[tokio::test]
-async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where_asked_for() {
+async fn the_span_has_tags_and_events_of_the_handler_if_asked_for() {
     static MISS: Event = Event::new("cache_miss", Level::Base);
     static SLOW: Event = Event::new("slow_store", Level::Base);
     for timeline in [false, true] {
@@ -1178,7 +1178,7 @@ async fn tags_and_events_of_the_handler_stand_in_the_span_and_the_timeline_where
 }
 
 #[tokio::test]
-async fn each_message_is_an_event_where_asked_for() {
+async fn each_message_is_an_event_if_asked_for() {
     let (client_side, server_side) = (Telemetry::new(), Telemetry::new());
     let (uri, served) = serve(EchoService, server_side.tracer().message_events()).await;
     let (mut client, called) = connect(&uri, client_side.tracer().message_events()).await;
@@ -1338,7 +1338,7 @@ async fn a_call_whose_state_is_dropped_without_a_finish_is_not_in_flight() {
         .tracer()
         .methods(KnownMethods::new(["a.B/C"]))
         .in_flight();
-    // OK is no failure, so its state is dropped.
+    // OK is not a failure, so its state is dropped.
     let service = in_process(TracerLayer::new(tower_tracer::Tracer::only_failed(tracer)).server());
     service.oneshot(request("/a.B/C", &[])).await.unwrap();
     assert_eq!(
@@ -1347,7 +1347,7 @@ async fn a_call_whose_state_is_dropped_without_a_finish_is_not_in_flight() {
     );
 }
 
-/// A propagator that reads all values of a header, and panics where one of them says so.
+/// A propagator that reads all values of a header, and panics if one of them says so.
 #[derive(Debug)]
 struct Reading(Arc<Mutex<Vec<String>>>);
 
@@ -1373,7 +1373,7 @@ impl opentelemetry::propagation::TextMapPropagator for Reading {
 }
 
 #[tokio::test]
-async fn a_propagator_reads_all_values_of_its_header_and_where_it_panics_nothing_is_counted() {
+async fn a_propagator_reads_all_values_of_its_header_and_its_panic_is_not_counted() {
     let telemetry = Telemetry::new();
     let read = Arc::new(Mutex::new(Vec::new()));
     let tracer = telemetry.tracer().propagator(Reading(Arc::clone(&read)));
@@ -1395,7 +1395,7 @@ async fn a_propagator_reads_all_values_of_its_header_and_where_it_panics_nothing
 }
 
 #[tokio::test]
-async fn the_span_of_a_call_that_is_not_finished_ends_with_it_all_the_same() {
+async fn the_span_of_a_call_that_is_not_finished_still_ends() {
     let telemetry = Telemetry::new();
     let tracer = tower_tracer::Tracer::only_failed(telemetry.tracer());
     let service = in_process(TracerLayer::new(tracer).server());
@@ -1408,7 +1408,7 @@ async fn the_span_of_a_call_that_is_not_finished_ends_with_it_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_path_of_an_unknown_method_is_told_whatever_it_is() {
+async fn the_path_of_an_unknown_method_is_recorded_whatever_it_holds() {
     let long = format!("a.B/{}", "x".repeat(2000));
     for listed in [false, true] {
         let telemetry = Telemetry::new();
@@ -1535,7 +1535,7 @@ async fn grpcs_own_metrics_tell_calls_from_attempts() {
     assert_eq!(telemetry.histogram("grpc.client.call.retries")[0].sum, 2.0);
     assert_eq!(telemetry.unit("grpc.client.call.retries"), "{retry}");
 
-    // Where there is no retry layer, and on a server.
+    // Without a retry layer, and on a server.
     let telemetry = Telemetry::new();
     let tracer = || {
         telemetry
@@ -1707,7 +1707,7 @@ async fn the_kind_of_an_attempts_span_is_a_setting_and_without_a_calls_span_it_i
 }
 
 #[tokio::test]
-async fn of_two_layers_on_a_server_only_the_outer_ones_span_is_a_server_span() {
+async fn only_the_outer_of_two_layers_on_a_server_makes_a_server_span() {
     let telemetry = Telemetry::new();
     let layer = || TracerLayer::new(telemetry.tracer()).server();
     let previous = [("grpc-previous-rpc-attempts", "2")];
@@ -1793,8 +1793,8 @@ async fn the_size_of_a_response_without_a_message_is_recorded_as_0_like_its_dura
         assert_eq!(server, Some(0.0));
     }
     for role in [Role::Client, Role::Server] {
-        let nobody = || Some(Err(Status::unavailable("refused")));
-        assert_eq!(sizes(role, nobody, "UNAVAILABLE").await, Some(0.0));
+        let refused = || Some(Err(Status::unavailable("refused")));
+        assert_eq!(sizes(role, refused, "UNAVAILABLE").await, Some(0.0));
         assert_eq!(sizes(role, || None, "CANCELLED").await, Some(0.0));
         let grpc = page(200, "application/grpc", "\0\0\0\0\x01a");
         assert_eq!(sizes(role, grpc, "UNKNOWN").await, Some(1.0));
@@ -1892,7 +1892,7 @@ async fn http_requests_in_flight_name_the_server_on_a_client() {
 
 #[cfg(feature = "otel-bound")]
 #[tokio::test]
-async fn bound_instruments_measure_the_same() {
+async fn bound_instruments_record_the_same_values() {
     let telemetry = Telemetry::new();
     let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
     let tracer = tracer.conventions(Conventions::Both).bound_instruments();
@@ -2082,12 +2082,12 @@ async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other()
             request.headers_mut().append(*name, value);
         }
         answering(layer).oneshot(request).await.unwrap();
-        let told = |a: &String| {
+        let is_address = |a: &String| {
             let names = ["client.", "server.", "url.scheme"];
             names.iter().any(|name| a.starts_with(name))
         };
         let mut found = attributes(&last(&telemetry).attributes);
-        found.retain(told);
+        found.retain(is_address);
         found.join(" ")
     };
     let standard = (
@@ -2149,17 +2149,18 @@ async fn scheme_host_and_client_come_from_a_proxy_that_is_trusted_and_no_other()
         get(server(true), &[&[host], &long[..]].concat()).await,
         peer
     );
-    // What the layer was told goes first, and on a client there is no proxy in front.
-    let told = server(true).callee(tower_tracer::rpc::Endpoint::default().address("told:1"));
+    // The configured address comes first, and a client has no proxy in front of it.
+    let configured =
+        server(true).callee(tower_tracer::rpc::Endpoint::default().address("configured:1"));
     assert_eq!(
-        get(told, &[host, standard]).await,
-        "client.address=192.0.2.1 server.address=told server.port=1 url.scheme=https"
+        get(configured, &[host, standard]).await,
+        "client.address=192.0.2.1 server.address=configured server.port=1 url.scheme=https"
     );
     let client = TracerLayer::new(telemetry.tracer().trust_forwarded()).client();
     let own = "server.address=inner.example server.port=8080";
     assert_eq!(get(client, &[host, standard]).await, own);
 
-    // The scheme is a label, the addresses are none.
+    // The scheme is a label, the addresses are not.
     let mut of_metrics = Vec::new();
     for point in telemetry.histogram("http.server.request.duration") {
         of_metrics.push(point.attributes.join(" "));
@@ -2209,7 +2210,7 @@ async fn the_span_of_an_rpc_has_the_addresses_that_a_trusted_proxy_says() {
 }
 
 #[tokio::test]
-async fn connect_and_grpc_web_are_described_as_what_they_are() {
+async fn connect_and_grpc_web_have_their_own_descriptions() {
     let telemetry = Telemetry::new();
     let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
     let service = ServiceBuilder::new()
@@ -2262,7 +2263,7 @@ async fn connect_and_grpc_web_are_described_as_what_they_are() {
 }
 
 #[tokio::test]
-async fn the_old_conventions_have_their_own_words_for_connect() {
+async fn the_legacy_conventions_have_their_own_words_for_connect() {
     let telemetry = Telemetry::new();
     let tracer = telemetry.tracer().methods(KnownMethods::new(["a.B/C"]));
     let service = ServiceBuilder::new()
@@ -2311,10 +2312,10 @@ fn over_otlp(endpoint: &str) -> (SdkTracerProvider, SdkMeterProvider) {
 
 // Ending 40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_collector_that_is_down_calls_pass_as_ever_and_a_shutdown_ends() {
+async fn calls_pass_and_a_shutdown_ends_while_the_collector_is_down() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    // One accepts and never answers, at the other's port nobody listens.
+    // One accepts and never answers; the other has no listener.
     let addresses = [&silent, &gone].map(|listener| listener.local_addr().unwrap());
     drop(gone);
     for address in addresses {

@@ -1,4 +1,4 @@
-//! Global providers, installed for the whole process after the first RPCs.
+//! Global providers, installed for the process after the first RPCs.
 
 #[path = "otel/mod.rs"]
 mod telemetry;
@@ -31,7 +31,7 @@ async fn call(layer: &TracerLayer<OtelTracer>) {
     wait(layer, None).await;
 }
 
-/// A call that ends when it is told to.
+/// A call that ends on a signal.
 async fn wait(layer: &TracerLayer<OtelTracer>, until: Option<Arc<Notify>>) {
     let service = layer.layer(service_fn(async |_: Request<String>| {
         if let Some(until) = &until {
@@ -42,7 +42,7 @@ async fn wait(layer: &TracerLayer<OtelTracer>, until: Option<Arc<Notify>>) {
         Ok::<_, Infallible>(response.body(String::new()).unwrap())
     }));
     let request = Request::post("/a.B/C").header("content-type", "application/grpc");
-    // The no-op tracer repeats the span of a caller, which is no span of its own.
+    // The no-op tracer repeats the span of a caller; it makes none of its own.
     let caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let request = request.header("traceparent", caller);
     let request = request.body(String::new()).unwrap();

@@ -33,15 +33,15 @@ struct Side {
 }
 
 impl Side {
-    /// Whether all has passed that the body told of, so that an HTTP/1 server drops it now.
+    /// Whether all announced bytes have passed, so that an HTTP/1 server drops it now.
     fn is_all_of(&self, passed: &Figures) -> bool {
         let sizes = self.body.iter().map(|step| match step {
             Step::Data(data) => data.len(),
             _ => 0,
         });
-        let told: usize = sizes.sum();
+        let announced: usize = sizes.sum();
         // Such a server would not have asked for more.
-        self.tells && passed.bytes.len() == told && passed.polled_at != Some(told)
+        self.tells && passed.bytes.len() == announced && passed.polled_at != Some(announced)
     }
 
     fn script(&self) -> Scripted {
@@ -59,7 +59,7 @@ struct Plan {
     header_status: Option<&'static str>,
     request: Side,
     response: Side,
-    /// Which side is polled next, as far as it is not dropped yet: the response where true.
+    /// Which side is polled next, as far as it is not dropped yet: the response if true.
     order: Vec<bool>,
     /// Whether the request's body is dropped before the response's.
     request_goes_first: bool,
@@ -167,7 +167,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     )
 }
 
-/// All that can be seen of a body by one more poll; `None` for the poll where it panicked.
+/// All that one more poll of a body shows; `None` if the poll panicked.
 fn look<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> (String, Option<Polled<Bytes, B::Error>>)
 where
     B::Error: std::fmt::Display,
@@ -252,7 +252,7 @@ struct End {
     ending: Ending,
     status: Option<Status>,
     wire_status: Option<Status>,
-    /// EntryKind was sent for a status and is none.
+    /// The value that was sent as a status and is not one.
     raw_status: Option<String>,
 }
 
@@ -346,7 +346,7 @@ enum Last {
     Panic,
 }
 
-/// Puts into the model what one poll of a body without a layer gave; `None` where it panicked.
+/// Puts the result of one poll of a body without a layer into the model; `None` if it panicked.
 fn pass(
     figures: &mut Figures,
     bare: &impl Body,
@@ -528,7 +528,7 @@ impl Model {
     }
 }
 
-/// Compares what a tracer was told with the model.
+/// Compares what a tracer saw with the model.
 fn check_log(recorder: &RecordingTracer, model: &Model) {
     let seen: Vec<_> = recorder
         .entries()

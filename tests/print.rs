@@ -48,7 +48,7 @@ fn without_time(printed: &str) -> String {
 }
 
 #[test]
-fn a_record_is_a_line_of_what_a_person_wants_to_know() {
+fn a_record_prints_as_one_line() {
     let rpc = record(
         grpc("/echo.Echo/UnaryEcho"),
         vec![Step::Trailers(grpc_status("5"))],
@@ -105,7 +105,7 @@ fn a_hostile_path_is_printed_escaped_and_bounded() {
 }
 
 #[test]
-fn an_rpc_that_runs_says_so() {
+fn a_running_rpc_prints_that_it_runs() {
     let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = std::sync::Arc::clone(&lines);
     let mut service =
@@ -127,7 +127,7 @@ fn an_rpc_that_runs_says_so() {
 }
 
 #[test]
-fn a_status_compares_with_tonics_codes_and_is_made_of_one() {
+fn a_status_compares_with_tonics_codes_and_converts_from_one() {
     let rpc = record(grpc("/a.B/C"), vec![Step::Trailers(grpc_status("5"))]);
     let status = rpc.stats().status().unwrap();
     assert_eq!(status, tonic::Code::NotFound);

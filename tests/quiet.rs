@@ -1,4 +1,4 @@
-//! An RPC that nobody listens to is counted on a way of its own: it has to give the same figures.
+//! An RPC without a listener is counted by a shortcut, which must give the same figures.
 
 use std::{
     collections::VecDeque,
@@ -16,12 +16,12 @@ use tonic::body::Body;
 use tower::{Layer as _, service_fn};
 use tower_tracer::{RequestParts, RpcInfo, Tracer, TracerLayer, tracer::StreamEvent};
 
-/// A body of these pieces, which knows its end where it is `told`.
+/// A body of these pieces, which knows its end if `knows_end`.
 #[derive(Clone)]
 struct Pieces {
     data: VecDeque<&'static [u8]>,
     trailers: Option<HeaderMap>,
-    told: bool,
+    knows_end: bool,
 }
 
 impl HttpBody for Pieces {
@@ -39,7 +39,7 @@ impl HttpBody for Pieces {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.told && self.data.is_empty() && self.trailers.is_none()
+        self.knows_end && self.data.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -111,11 +111,11 @@ async fn traced(listens: bool, pieces: &Pieces, dropped: bool) -> RpcInfo {
     rpc.expect("finish was called")
 }
 
-fn pieces(data: &[&'static [u8]], trailers: bool, told: bool) -> Pieces {
+fn pieces(data: &[&'static [u8]], trailers: bool, knows_end: bool) -> Pieces {
     Pieces {
         data: data.iter().copied().collect(),
         trailers: trailers.then(HeaderMap::new),
-        told,
+        knows_end,
     }
 }
 
@@ -124,7 +124,7 @@ const COMPRESSED: &[u8] = b"\x01\0\0\0\x02ab";
 const EMPTY: &[u8] = b"\0\0\0\0\0";
 
 #[tokio::test]
-async fn an_rpc_that_nobody_listens_to_has_the_same_figures() {
+async fn an_rpc_without_a_listener_has_the_same_figures() {
     let bodies: [&[&[u8]]; 8] = [
         &[],
         &[PLAIN],
@@ -136,7 +136,7 @@ async fn an_rpc_that_nobody_listens_to_has_the_same_figures() {
         &[b"\0\xff\xff\xff\xffab"],
     ];
     for data in bodies {
-        for (trailers, told, dropped) in [
+        for (trailers, knows_end, dropped) in [
             (true, false, false),
             (true, true, false),
             (false, false, false),
@@ -144,12 +144,12 @@ async fn an_rpc_that_nobody_listens_to_has_the_same_figures() {
             (true, false, true),
             (false, true, true),
         ] {
-            let body = pieces(data, trailers, told);
+            let body = pieces(data, trailers, knows_end);
             let (quiet, heard) = (
                 traced(false, &body, dropped).await,
                 traced(true, &body, dropped).await,
             );
-            let case = format!("{data:?}, {trailers}, {told}, {dropped}");
+            let case = format!("{data:?}, {trailers}, {knows_end}, {dropped}");
             let (quiet, heard) = (quiet.stats(), heard.stats());
             assert_eq!(quiet.request(), heard.request(), "{case}");
             assert_eq!(quiet.response(), heard.response(), "{case}");
@@ -161,8 +161,8 @@ async fn an_rpc_that_nobody_listens_to_has_the_same_figures() {
 
 #[tokio::test]
 async fn and_they_are_the_right_ones() {
-    for told in [false, true] {
-        let body = pieces(&[PLAIN, COMPRESSED, EMPTY], true, told);
+    for knows_end in [false, true] {
+        let body = pieces(&[PLAIN, COMPRESSED, EMPTY], true, knows_end);
         let rpc = traced(false, &body, false).await;
         for traffic in [rpc.stats().request(), rpc.stats().response()] {
             assert_eq!(traffic.messages(), Some(3));

@@ -72,7 +72,7 @@ async fn a_reset_before_the_headers_has_the_code_of_its_reason() {
 
 // Ending 16.
 #[tokio::test]
-async fn a_reset_within_the_response_has_the_code_of_its_reason() {
+async fn a_reset_inside_the_response_has_the_code_of_its_reason() {
     let part = &framed(0, &encoded("two"))[..7];
     for (reason, code) in REASONS {
         for (steps, messages, truncated) in [
@@ -85,7 +85,7 @@ async fn a_reset_within_the_response_has_the_code_of_its_reason() {
             let met = meet(ServerStreaming, script).await;
             if reason == Reason::NO_ERROR {
                 // hyper makes this one a clean end of the body: neither the layer nor tonic can
-                // tell it from a server that forgot its trailers.
+                // distinguish it from a server that forgot its trailers.
                 reports(&met.rpc, Ending::BodyEnd, Code::Unknown, None);
             } else {
                 agrees(&met, Ending::Reset, code);
@@ -257,7 +257,7 @@ async fn a_connection_that_answers_no_ping_is_lost() {
     };
     let met = meet_with(ServerStreaming, [Step::Freeze], impatient).await;
     agrees(&met, Ending::ServiceError, Code::Unavailable);
-    // Within a response hyper tells what it tells of any lost connection.
+    // Inside a response hyper reports what it reports for any lost connection.
     let script = [ok(), message("one"), Step::Freeze];
     let met = meet_with(ServerStreaming, script, impatient).await;
     is_lost(&met, Some(1));
@@ -358,7 +358,7 @@ async fn a_client_that_leaves_before_the_headers_cancels() {
 
 // Ending 7.
 #[tokio::test]
-async fn a_client_that_leaves_within_the_response_cancels() {
+async fn a_client_that_leaves_inside_the_response_cancels() {
     // hyper drops the response's body, and does not say for which reason.
     for leave in Leave::all() {
         let recorder = RecordingTracer::new();
@@ -405,7 +405,7 @@ async fn a_message_that_was_half_sent_when_the_client_left_is_not_counted() {
 
 // Ending 37.
 #[tokio::test]
-async fn a_client_that_leaves_within_the_request_cancels_whatever_the_handler_answers() {
+async fn a_client_that_leaves_inside_the_request_cancels_whatever_the_handler_answers() {
     // tonic shows CANCEL to the handler as the end of the request, to which Echo answers OK; any
     // other reason is an error, which Echo answers with. Neither goes out.
     for leave in Leave::all() {
@@ -425,7 +425,7 @@ async fn a_client_that_leaves_within_the_request_cancels_whatever_the_handler_an
             let request = rpc.stats().request();
             if half && matches!(leave, Leave::Reset(Reason::NO_ERROR)) {
                 // hyper makes this one a clean end of the request, and tonic misses the rest of it:
-                // the layer cannot tell that the answer goes nowhere.
+                // the layer cannot know that the answer does not arrive.
                 reports(
                     &rpc,
                     Ending::HeadersOnly,
@@ -445,7 +445,7 @@ async fn a_client_that_leaves_within_the_request_cancels_whatever_the_handler_an
 
 // Ending 36.
 #[tokio::test]
-async fn a_client_that_leaves_when_its_deadline_has_passed_leaves_by_the_deadline() {
+async fn a_client_that_leaves_after_its_deadline_has_exceeded_it() {
     let recorder = RecordingTracer::new();
     let uri = serve(TracerLayer::new(recorder.clone())).await;
     let mut client = RawClient::connect(&uri).await;
@@ -494,7 +494,7 @@ async fn streams_that_are_reset_at_once_all_finish() {
     for rpc in finished {
         reports(&rpc, Ending::Cancelled, Code::Cancelled, None);
     }
-    // The connection is none the worse.
+    // The connection still works.
     let answer = client.ask(UNARY, &[], framed(0, &encoded("hello"))).await;
     assert_eq!(answer.grpc_status(), Some(&b"0"[..]));
 }

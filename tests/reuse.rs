@@ -1,4 +1,4 @@
-//! The memory of a record is used again once nobody holds it, and never shows what it held before.
+//! A record without a holder is reused, and never shows what it held before.
 
 use std::{
     convert::Infallible,
@@ -70,7 +70,7 @@ fn all_of(rpc: &RpcInfo) -> String {
     let is_over = stats.duration().is_some();
     let time = (rpc.timeout(), rpc.deadline().is_some(), rpc.attempt());
     let above = rpc.parent().map(RpcInfo::path);
-    let told = (rpc.tags(), names, stats.events_left_out(), stats.attempts());
+    let added = (rpc.tags(), names, stats.events_left_out(), stats.attempts());
     let status = (stats.status(), stats.wire_status(), stats.raw_status());
     let ending = (
         stats.ending(),
@@ -80,7 +80,7 @@ fn all_of(rpc: &RpcInfo) -> String {
     );
     let rest = (rpc.role(), rpc.protocol(), rpc.level());
     format!(
-        "{called:?}\n{ends:?}\n{time:?}\n{above:?}\n{told:?}\n{status:?}\n{ending:?}\n{rest:?} {is_over}\n{moved:?}"
+        "{called:?}\n{ends:?}\n{time:?}\n{above:?}\n{added:?}\n{status:?}\n{ending:?}\n{rest:?} {is_over}\n{moved:?}"
     )
 }
 
@@ -242,7 +242,7 @@ fn alone_in_a_thread(scenes: &[Scene]) -> (Vec<String>, bool) {
 }
 
 #[test]
-fn a_record_in_used_memory_says_what_one_in_fresh_memory_says() {
+fn a_pooled_record_reads_like_a_fresh_one() {
     for last in SCENES {
         let (fresh, again) = alone_in_a_thread(&[last]);
         assert!(!fresh.is_empty() && !again);
@@ -256,7 +256,7 @@ fn a_record_in_used_memory_says_what_one_in_fresh_memory_says() {
 }
 
 #[test]
-fn a_record_that_is_held_is_not_used_again() {
+fn a_held_record_is_not_reused() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keeper = Arc::clone(&kept);
     let layer = TracerLayer::new(on_finish(move |rpc| {
@@ -282,7 +282,7 @@ fn a_record_that_is_held_is_not_used_again() {
 }
 
 #[test]
-fn the_start_of_an_earlier_rpc_is_gone() {
+fn a_reused_record_has_no_start_of_an_earlier_rpc() {
     let starts = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&starts);
     let layer = TracerLayer::new(on_finish(move |rpc| {
@@ -300,7 +300,7 @@ fn the_start_of_an_earlier_rpc_is_gone() {
 
 /// A draw belongs to one tree of RPCs.
 #[test]
-fn the_draw_of_an_earlier_rpc_is_gone() {
+fn a_reused_record_has_no_draw_of_an_earlier_rpc() {
     let drawn = Arc::new(Mutex::new(Vec::new()));
     let layer = |drawn: &Arc<Mutex<Vec<f64>>>| {
         let drawn = Arc::clone(drawn);
@@ -355,7 +355,7 @@ impl TracedResponse for Answered {
 }
 
 #[tokio::test]
-async fn memory_that_is_kept_holds_nothing() {
+async fn a_pooled_record_holds_nothing() {
     let (above, under): (Arc<str>, Arc<str>) = ("/a.B/ParentLink".into(), "/a.B/Under".into());
     let path = Arc::clone(&under);
     let handler = service_fn(move |_: Watched| {
@@ -377,7 +377,7 @@ async fn memory_that_is_kept_holds_nothing() {
 }
 
 #[test]
-fn what_a_thread_keeps_does_not_grow_with_the_rpcs_at_a_time() {
+fn a_threads_pool_does_not_grow_with_the_concurrent_rpcs() {
     let mut service = TracerLayer::new(()).layer(service_fn(async |_: Request<Body>| {
         std::future::pending::<Result<Response<Body>, Infallible>>().await
     }));

@@ -1,8 +1,8 @@
 //! What the event hook sees, in order: the four kinds of method, in success and in failure, from both
 //! sides.
 //!
-//! On a stream the two directions do not wait for each other, and where they meet is the network's
-//! affair: each direction's own order is exact, and so is what one says about the other.
+//! On a stream the two directions do not wait for each other, and the network decides how they
+//! interleave: each direction's own order is exact, and so is what one says about the other.
 
 mod common;
 
@@ -400,7 +400,7 @@ async fn compressed() -> (Client, RecordingTracer, RecordingTracer) {
 }
 
 #[tokio::test]
-async fn compressed_messages_count_as_they_stand_on_the_wire() {
+async fn compressed_messages_count_their_compressed_bytes() {
     let (mut client, client_side, server_side) = compressed().await;
     let ask = say("z".repeat(100_000));
     let whole = ask.encoded_len() as u64;

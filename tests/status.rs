@@ -10,7 +10,7 @@ use raw_peer::{
 };
 use tower_tracer::{Code, Ending, RpcInfo, Status};
 
-/// Values of `grpc-status` that are no code.
+/// Values of `grpc-status` that are not codes.
 const UNKNOWN: [&str; 9] = [
     "banana",
     "00",
@@ -62,7 +62,7 @@ async fn each_code_in_the_headers_is_reported_on_a_client() {
         let fields = [("grpc-status", &*status), ("grpc-message", "what%20now")];
         let mut scripts = vec![headers_only(&fields)];
         if code != Code::Ok {
-            // The stream stays open, and nobody polls the body; at OK tonic would.
+            // The stream stays open, and the body is not polled; at OK tonic would poll it.
             scripts.push(headers(&fields));
         }
         for (script, kind) in scripts.into_iter().zip([Unary, ServerStreaming]) {
@@ -89,7 +89,7 @@ async fn each_code_in_the_headers_is_reported_on_a_client() {
 
 // Ending 11.
 #[tokio::test]
-async fn a_status_that_is_no_code_is_unknown_on_a_client_and_kept_as_it_came() {
+async fn an_invalid_status_is_unknown_on_a_client_and_its_raw_value_is_kept() {
     for value in UNKNOWN {
         let field = [("grpc-status", value), ("grpc-message", "m")];
         for (ending, script) in [
@@ -106,7 +106,7 @@ async fn a_status_that_is_no_code_is_unknown_on_a_client_and_kept_as_it_came() {
 
 // Ending 11.
 #[tokio::test]
-async fn a_status_that_is_no_code_is_kept_bounded_and_escaped() {
+async fn an_invalid_status_is_kept_bounded_and_escaped() {
     let long = "é".repeat(4000);
     let met = meet(
         Unary,
@@ -120,7 +120,7 @@ async fn a_status_that_is_no_code_is_kept_bounded_and_escaped() {
 
 // Ending 12.
 #[tokio::test]
-async fn of_two_statuses_the_first_counts() {
+async fn the_first_of_two_statuses_counts() {
     for (first, second, code) in [("5", "0", Code::NotFound), ("0", "5", Code::Ok)] {
         let both = [("grpc-status", first), ("grpc-status", second)];
         for (ending, script) in [
@@ -428,7 +428,7 @@ async fn each_code_of_a_handler_is_reported_on_a_server() {
 
 // Ending 11.
 #[tokio::test]
-async fn a_status_that_is_no_code_is_unknown_on_a_server_and_passes_as_it_is() {
+async fn an_invalid_status_is_unknown_on_a_server_and_passes_unchanged() {
     for value in UNKNOWN {
         let field = [("grpc-status", value)];
         for (ending, script) in [

@@ -219,7 +219,7 @@ fn forges(c: char) -> bool {
         )
 }
 
-/// A body that tells when it is polled and dropped.
+/// A body that reports when it is polled and dropped.
 struct Telling(&'static str, bool);
 
 impl Body for Telling {
@@ -400,7 +400,7 @@ async fn printed(path: &str, tracer: TracingTracer, outcome: Result<Status, Stri
 }
 
 #[tokio::test]
-async fn the_level_fits_the_outcome_and_not_found_is_no_error() {
+async fn the_level_fits_the_outcome_and_not_found_is_not_an_error() {
     for (outcome, level) in [
         (Status::OK, " INFO"),
         (Status::Grpc(Code::NotFound), " INFO"),
@@ -419,7 +419,7 @@ async fn the_level_fits_the_outcome_and_not_found_is_no_error() {
 }
 
 #[tokio::test]
-async fn the_level_can_be_chosen_and_none_is_no_line() {
+async fn the_level_can_be_chosen_and_none_prints_no_line() {
     let debug = TracingTracer::new().level_of(|_| Some(Level::DEBUG));
     let line = printed("/a.B/C", debug, Ok(Status::OK)).await;
     assert!(line.starts_with("DEBUG"), "{line}");
@@ -432,7 +432,7 @@ async fn the_level_can_be_chosen_and_none_is_no_line() {
 }
 
 #[tokio::test]
-async fn no_peer_writes_a_line_or_moves_the_cursor() {
+async fn a_peer_cannot_write_a_line_or_move_the_cursor() {
     let long = format!("/{}", "é".repeat(30_000));
     for path in [
         "/a\n ERROR rpc: forged",
@@ -454,7 +454,7 @@ async fn no_peer_writes_a_line_or_moves_the_cursor() {
         assert!(!line.contains(forges), "{line:?}");
         assert!(line.len() < 4096, "{}", line.len());
     }
-    // `Fields` asserts within a hook, where the layer contains it.
+    // `Fields` asserts inside a hook, where the layer contains a panic.
     assert_eq!(tower_tracer::tracer::contained_panics(), 0);
 }
 
@@ -557,7 +557,7 @@ async fn a_span_says_what_the_conventions_for_rpc_say() {
 
 #[cfg(feature = "connect")]
 #[tokio::test]
-async fn connect_has_a_system_and_a_spelling_of_its_own() {
+async fn connect_has_its_own_system_and_spelling() {
     let (mut request, mut response) = rpc("/a.B/C", "application/proto", "");
     let version = http::HeaderValue::from_static("1");
     request
@@ -612,7 +612,7 @@ async fn a_span_of_plain_http_says_what_the_conventions_for_http_say() {
 }
 
 #[tokio::test]
-async fn without_a_list_a_method_is_known_once_it_was_answered_and_few_are() {
+async fn a_method_without_a_list_is_known_once_answered_up_to_a_limit() {
     let layer = TracerLayer::new(TracingTracer::new().level_of(|_| None)).server();
     let names = |lines: Vec<String>| -> Vec<String> {
         let names = lines.iter().map(|line| {
@@ -776,7 +776,7 @@ async fn tracing_opentelemetry_gets_name_kind_status_and_a_parent_across_the_wir
     drop(installed);
 }
 
-/// A line that a tracer logs in `finish` is within the RPC's span, in whatever order the tracers stand
+/// A line that a tracer logs in `finish` is inside the RPC's span, in any order of the tracers
 /// and however the RPC ends.
 #[tokio::test]
 async fn finish_runs_within_the_scopes_of_its_rpc() {
@@ -793,7 +793,7 @@ async fn finish_runs_within_the_scopes_of_its_rpc() {
             },
         ));
         let to = |path| service.clone().oneshot(grpc_request(path));
-        // To its end, dropped within the response, and dropped before it.
+        // To its end, dropped inside the response, and dropped before it.
         let _ = to("/a.B/C").await.unwrap().into_body().collect().await;
         drop(to("/a.B/D").await.unwrap());
         let mut pending = Box::pin(to("/a.B/E"));
@@ -942,7 +942,7 @@ async fn a_line_has_the_id_of_its_trace() {
     let line = line_within("info", grpc_with(Some(("traceparent", &garbled))), 200).await;
     assert!(!line.contains("trace_id"), "{line}");
 
-    // That of an OpenTelemetry span goes before, in whatever order the tracers stand.
+    // The id of an OpenTelemetry span comes first, in any order of the tracers.
     let exporter = InMemorySpanExporter::default();
     let traces = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())
@@ -968,7 +968,7 @@ async fn a_line_has_the_id_of_its_trace() {
 }
 
 #[tokio::test]
-async fn a_span_that_is_off_meets_no_hook_and_has_no_scope() {
+async fn a_disabled_span_calls_no_hook_and_has_no_scope() {
     let called = Arc::new(Mutex::new(0));
     let count = Arc::clone(&called);
     let tracer = || {

@@ -97,7 +97,7 @@ async fn set_and_check(offset: &str, hours: i64, dropped: bool) {
     };
     assert_eq!(client.stats().ending(), Some(ending));
     assert_eq!(client.stats().status(), Some(Status::Grpc(code)));
-    // Asked for after the clock was set, the start is told by the new clock.
+    // The start is first read after the clock was set, so it is a time of the new clock.
     is_at(server.stats().start_time(), begun);
     // And before it, by the old one, for good.
     let span = telemetry.spans().remove(0);

@@ -288,7 +288,7 @@ async fn two_messages_in_a_unary_call_are_two_messages() {
 
 // Ending 18. Ending 19.
 #[tokio::test]
-async fn what_tonic_refuses_of_a_request_is_reported_as_tonic_answers() {
+async fn a_request_that_tonic_refuses_has_the_status_that_tonic_answers() {
     for (body, code) in [
         (&b"\0\xff\xff\xff\xffgo on"[..], Code::OutOfRange),
         (b"\x3c\0\0\0\x04what", Code::Internal),
@@ -315,7 +315,7 @@ async fn what_tonic_refuses_of_a_request_is_reported_as_tonic_answers() {
 
 // Ending 19.
 #[tokio::test]
-async fn a_body_that_ends_within_a_message_is_truncated() {
+async fn a_body_that_ends_inside_a_message_is_truncated() {
     let half = Step::Data(framed(0, &encoded("two")).slice(..7));
     let met = meet(ServerStreaming, [ok(), message("one"), half, Step::End]).await;
     // tonic calls it INTERNAL; all that the wire says is that there was no status.
@@ -328,7 +328,7 @@ async fn a_body_that_ends_within_a_message_is_truncated() {
 
 // Ending 19.
 #[tokio::test]
-async fn a_million_empty_frames_are_no_message() {
+async fn a_million_empty_frames_count_no_message() {
     // h2 keeps empty frames to itself, and closes the connection after a hundred; other transports
     // need not.
     let frames = 1_000_000;
@@ -378,7 +378,7 @@ async fn more_empty_frames_than_h2_allows_fail_as_without_the_layer() {
 
 // Ending 21. Ending 22.
 #[tokio::test]
-async fn a_path_that_names_no_method_is_served_and_names_none() {
+async fn a_path_that_names_no_method_is_served_without_a_method_name() {
     let long = format!("/long/{}", "x".repeat(60_000));
     for (path, full_method) in [
         ("/", None),
@@ -425,7 +425,7 @@ async fn a_path_that_names_no_method_is_served_and_names_none() {
 
 // Ending 21.
 #[tokio::test]
-async fn a_star_for_a_path_is_served_and_names_no_method() {
+async fn a_star_path_is_served_and_names_no_method() {
     let recorder = RecordingTracer::new();
     let uri = serve_script(Some(&recorder), [Step::HeadersOnly(204, HeaderMap::new())]).await;
     let mut client = RawClient::connect(&uri).await;
@@ -444,7 +444,7 @@ async fn a_star_for_a_path_is_served_and_names_no_method() {
 
 // Ending 23.
 #[tokio::test]
-async fn what_is_no_grpc_is_traced_as_plain_http() {
+async fn a_request_that_is_not_grpc_is_traced_as_plain_http() {
     let html = map(&[("content-type", "text/html")]);
     for (method, headers) in [
         (Method::GET, HeaderMap::new()),
@@ -493,7 +493,7 @@ impl Tracer for Ends {
 
 // Ending 24.
 #[test]
-fn a_million_paths_leave_nothing_behind() {
+fn a_million_paths_keep_no_memory() {
     const EACH: usize = 250_000;
     let ends = Arc::new(Ends::default());
     let service = ServiceBuilder::new()
@@ -513,7 +513,7 @@ fn a_million_paths_leave_nothing_behind() {
         let response = futures_util::FutureExt::now_or_never(service.clone().call(request));
         assert!(response.unwrap().is_ok());
     };
-    // A million in one thread take long where nothing is optimized.
+    // A million in one thread take long without optimization.
     std::thread::scope(|scope| {
         for part in 0..4 {
             scope.spawn(move || {
@@ -528,7 +528,7 @@ fn a_million_paths_leave_nothing_behind() {
     assert_eq!(ends.0.load(Ordering::Relaxed), 1_000_004);
 }
 
-/// Headers that peers send and that are none of the layer's business.
+/// Headers that peers send and that the layer does not read.
 fn odd_headers() -> HeaderMap {
     let mut odd = HeaderMap::new();
     let mut add = |name: &'static str, value: &[u8]| {
@@ -561,7 +561,7 @@ fn odd_headers() -> HeaderMap {
     odd
 }
 
-/// Nothing of a request's headers stands in its record.
+/// Nothing of a request's headers is in its record.
 #[track_caller]
 fn tells_nothing(rpc: &RpcInfo) {
     assert!(rpc.parent().is_none());
@@ -596,7 +596,7 @@ async fn odd_headers_reach_the_handler_and_no_record() {
 // Ending 25. Ending 26. Ending 27.
 #[tokio::test]
 async fn odd_metadata_of_a_client_reaches_the_server_and_no_record() {
-    // The comparison of what arrived with what an untraced client sends stands in `meet`.
+    // `meet` compares what arrived with what an untraced client sends.
     let end = trailers(&[("grpc-status", "0"), ("set-cookie", "secret")]);
     let met = meet_asking(
         ServerStreaming,
@@ -622,7 +622,7 @@ async fn odd_metadata_of_a_client_reaches_the_server_and_no_record() {
 }
 
 #[tokio::test]
-async fn a_timeout_is_read_where_it_is_one_and_else_ignored() {
+async fn a_valid_timeout_is_read_and_an_invalid_one_is_ignored() {
     let day = Duration::from_secs(24 * 60 * 60);
     for (value, timeout) in [
         ("24H", Some(day)),
@@ -656,7 +656,7 @@ async fn a_timeout_is_read_where_it_is_one_and_else_ignored() {
 
 // Ending 36.
 #[tokio::test]
-async fn a_deadline_that_passes_on_a_client_is_one_though_tonic_says_cancelled() {
+async fn a_deadline_that_passes_on_a_client_is_a_deadline_though_tonic_says_cancelled() {
     let timeout = Duration::from_millis(50);
     let asked = || {
         let mut request = tonic::Request::new(say("hello"));
@@ -667,7 +667,7 @@ async fn a_deadline_that_passes_on_a_client_is_one_though_tonic_says_cancelled()
         let met = meet_asking(kind, [Step::Forever], |endpoint| endpoint, asked).await;
         is_deadline(&met.rpc, &met.got);
         assert_eq!(met.rpc.timeout(), Some(timeout));
-        // The channel's own timeout, which stands in no header.
+        // The channel's own timeout, which is not in a header.
         let met = meet_with(kind, [Step::Forever], |endpoint| endpoint.timeout(timeout)).await;
         is_deadline(&met.rpc, &met.got);
         assert_eq!(met.rpc.timeout(), None);
@@ -687,14 +687,14 @@ fn is_deadline(rpc: &RpcInfo, got: &raw_peer::Got) {
 
 // Ending 36.
 #[tokio::test]
-async fn a_servers_own_timeout_is_a_deadline_where_the_layer_was_told() {
+async fn the_configured_timeout_of_a_server_is_a_deadline() {
     let own = Duration::from_millis(100);
     let request = EchoRequest {
         delay_ms: 1_000_000,
         ..say("hello")
     };
     let body = framed(0, &request.encode_to_vec());
-    for (told, asked, known) in [
+    for (configured, asked, known) in [
         (Some(own), None, Some(own)),
         (Some(own), Some("1H"), Some(own)),
         (Some(own), Some("50m"), Some(Duration::from_millis(50))),
@@ -703,8 +703,8 @@ async fn a_servers_own_timeout_is_a_deadline_where_the_layer_was_told() {
     ] {
         let recorder = RecordingTracer::new();
         let mut layer = TracerLayer::new(recorder.clone());
-        if let Some(told) = told {
-            layer = layer.server_timeout(told);
+        if let Some(configured) = configured {
+            layer = layer.server_timeout(configured);
         }
         let server = Server::builder().timeout(own);
         let uri = serve_routes(Some(layer), server, echo()).await;
@@ -714,7 +714,7 @@ async fn a_servers_own_timeout_is_a_deadline_where_the_layer_was_told() {
             .into_iter()
             .collect();
         let answer = client.ask(UNARY, &asked, body.clone()).await;
-        // tonic's timeout stands outside of the layer, which is merely dropped.
+        // tonic's timeout is outside of the layer, which is only dropped.
         assert_eq!(answer.grpc_status(), Some(&b"1"[..]));
         let rpc = soon(recorder.wait_finished(1)).await.remove(0);
         assert_eq!(rpc.timeout(), known);

@@ -36,7 +36,7 @@ async fn obey(request: &EchoRequest) -> Result<(), Status> {
     if request.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(request.delay_ms.into())).await;
     }
-    assert!(!request.panic, "told to panic");
+    assert!(!request.panic, "asked to panic");
     match i32::try_from(request.code).map_or(Code::Unknown, Code::from_i32) {
         Code::Ok => Ok(()),
         code => Err(Status::new(code, request.message.clone())),

@@ -1,4 +1,4 @@
-//! A tracer of one's own that writes to InfluxDB: the tracer is in `tracer.rs`.
+//! A custom tracer that writes to InfluxDB: the tracer is in `tracer.rs`.
 //!
 //! ```text
 //! influx -execute 'CREATE DATABASE rpc'

@@ -108,7 +108,7 @@ pub struct InfluxWriter {
 }
 
 impl InfluxWriter {
-    /// Starts the task; to be called within a tokio runtime.
+    /// Starts the task; to be called inside a tokio runtime.
     pub fn start(settings: Settings) -> (InfluxTracer, Self) {
         let (queue, waiting) = mpsc::channel(settings.queue);
         let (stop, stopped) = oneshot::channel();
@@ -133,7 +133,7 @@ impl InfluxWriter {
 
     /// Writes what waits, and ends. RPCs that end later are counted as dropped.
     pub async fn shutdown(self) -> Arc<Counts> {
-        // The task is gone only if it panicked, which the next line tells.
+        // The task is gone only if it panicked; the next line reports that.
         let _ = self.stop.send(());
         if let Err(error) = self.task.await {
             eprintln!("influxdb: the writer failed: {error}");
@@ -185,7 +185,7 @@ impl Writing {
         }
     }
 
-    /// Writes a batch, or counts and tells why not.
+    /// Writes a batch, or counts it and reports why not.
     async fn write(&mut self, batch: &[RpcInfo]) {
         let points = batch.len() as u64;
         let lines = Bytes::from(self.lines(batch));
@@ -265,7 +265,7 @@ impl Writing {
                 }
             }
             if let Some(error) = stats.error() {
-                // What a peer sent is no tag, and no second line.
+                // Text from a peer is not a tag, and cannot start a second line.
                 line = line.field("error", &*error.escape_debug().to_string());
             }
             lines = line.timestamp(self.time_stamp(rpc)).close_line();

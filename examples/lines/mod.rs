@@ -31,7 +31,7 @@ impl Tracer for Lines {
             figures(stats.sent()),
             figures(stats.received()),
         );
-        // Not `println!`, which panics when nobody reads any more.
+        // Not `println!`, which panics when the reader is gone.
         let mut out = stdout().lock();
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
     }

@@ -69,7 +69,7 @@ pub async fn rounds<T: Tracer>(channel: &Traced<T>, count: usize) -> Result<(), 
 }
 
 /// One call of each kind: all four kinds of method, a failure, a call cancelled by its caller, one
-/// that runs out of time, a method that does not exist, and a path that is no method's.
+/// that exceeds its deadline, a method that does not exist, and a path that is not a method's.
 async fn round<T: Tracer>(channel: &Traced<T>) -> Result<(), Status> {
     let mut echo = EchoClient::new(channel.clone());
 

@@ -89,7 +89,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The text of a field, `Some(None)` where it is missing.
+/// The text of a field; `Some(None)` if it is missing.
 fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
     for field in fields(message) {
         if let (found, Value::Bytes(bytes)) = field?

@@ -1,6 +1,6 @@
-/// Undoes the base64 of a gRPC-Web text body, piece by piece.
+/// Decodes the base64 of a gRPC-Web text body, piece by piece.
 ///
-/// Each piece that a peer wrote at once may end in padding, so padding can stand mid-stream.
+/// Each piece that a peer wrote at once may end in padding, so padding can come mid-stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Base64 {
     /// Bits not given out yet.
@@ -9,7 +9,7 @@ pub(crate) struct Base64 {
     characters: u8,
 }
 
-/// What was met cannot be base64.
+/// The input is not base64.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotBase64;
 
@@ -33,7 +33,7 @@ impl Base64 {
             for character in piece {
                 if *character == b'=' {
                     match self.characters {
-                        // The second of two, or one where a group is whole.
+                        // The second of two, or one if it completes a group.
                         0 => {}
                         2 => put(self.bits >> 4),
                         3 => {

@@ -69,7 +69,8 @@ impl From<Error> for WireStatus<'static> {
     }
 }
 
-/// gRPC's name in lower case, but for one letter.
+/// The code with this name: gRPC's in lower case, except that Connect spells `canceled` with one
+/// `l`.
 fn code(name: &str) -> Option<Code> {
     if name == "canceled" {
         return Some(Code::Cancelled);

@@ -1,4 +1,4 @@
-//! Tells the protocol of a request or response by its headers.
+//! Detects the protocol of a request or response by its headers.
 
 use std::time::Duration;
 
@@ -6,7 +6,10 @@ use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 
 #[cfg(feature = "connect")]
 use super::connect;
-use super::grpc;
+use super::{
+    grpc,
+    headers::{bytes_of, find, is, is_suffix, strip},
+};
 use crate::rpc::{Protocol, Role};
 
 /// What a request's headers say about its RPC.
@@ -14,11 +17,11 @@ use crate::rpc::{Protocol, Role};
 pub(crate) struct RequestHead {
     pub(crate) protocol: Protocol,
     pub(crate) timeout: Option<Duration>,
-    /// Which attempt it is, where the headers say so.
+    /// Which attempt it is, if the headers say so.
     pub(crate) attempt: Option<u32>,
 }
 
-/// Reads a request's headers, `None` for a request that has none; `query_of_get` is asked where they
+/// Reads a request's headers, `None` for a request that has none. `query_of_get` is called if they
 /// leave the protocol open.
 #[inline]
 pub(crate) fn request_head<'a>(
@@ -49,7 +52,7 @@ pub(crate) fn request_head<'a>(
     head
 }
 
-/// Tells the protocol of a request by its headers, and where they leave it open by the query of a
+/// Detects the protocol of a request by its headers, and if they leave it open by the query of a
 /// GET.
 pub(crate) fn detect<'a>(
     headers: Option<&HeaderMap>,
@@ -60,8 +63,8 @@ pub(crate) fn detect<'a>(
     })
 }
 
-/// What the body of a response speaks, by its own content type; `None` where that is not what the
-/// request asked for, as for a proxy's error page.
+/// The protocol of a response's body, by its own content type; `None` if it does not fit the
+/// request, as for a proxy's error page.
 pub(super) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -> Option<Protocol> {
     let content_type = bytes_of(content_type);
     match asked {
@@ -82,40 +85,6 @@ pub(super) fn of_response(asked: Protocol, content_type: Option<&HeaderValue>) -
 /// Whether a response is gRPC-Web, binary or text.
 pub(super) fn is_grpc_web(content_type: Option<&HeaderValue>) -> bool {
     strip(bytes_of(content_type), b"application/grpc-web").is_some()
-}
-
-/// Finds the content type, and the first value of each of some other headers; the names in lower case,
-/// and none of them among those that HTTP knows.
-///
-/// Most maps of an RPC have a few entries, and one look at each of those is cheaper than one hash
-/// of each name; a large map is a peer's doing, and is not walked.
-#[inline(always)]
-pub(super) fn find<'a, const N: usize>(
-    headers: &'a HeaderMap,
-    names: [&'static str; N],
-) -> (Option<&'a HeaderValue>, [Option<&'a HeaderValue>; N]) {
-    if headers.len() > 12 {
-        let found = names.map(|name| headers.get(name));
-        return (headers.get(CONTENT_TYPE), found);
-    }
-    let mut content_type = None;
-    let mut found = [None; N];
-    for (name, value) in headers {
-        // A header with several values is met once for each, the first one first.
-        if *name == CONTENT_TYPE {
-            content_type.get_or_insert(value);
-            continue;
-        }
-        // With names that are constants this is a comparison of lengths and then of a few words.
-        let name = name.as_str().as_bytes();
-        for (found, wanted) in found.iter_mut().zip(names) {
-            if name == wanted.as_bytes() {
-                found.get_or_insert(value);
-                break;
-            }
-        }
-    }
-    (content_type, found)
 }
 
 #[inline]
@@ -148,36 +117,6 @@ fn by_content_type<'a>(
     }
     let _ = (headers, query_of_get);
     Protocol::Http
-}
-
-/// Whether a content type is this one, with or without a suffix or parameters.
-#[inline]
-pub(super) fn is(content_type: &[u8], wanted: &[u8]) -> bool {
-    strip(content_type, wanted).is_some_and(is_suffix)
-}
-
-/// Whether a media type may go on like this: with a suffix, or with parameters, which optional white
-/// space may precede.
-#[inline]
-fn is_suffix(rest: &[u8]) -> bool {
-    matches!(rest, [] | [b'+' | b';' | b' ' | b'\t', ..])
-}
-
-/// What follows the beginning of a media type, which is the same in any letter case (RFC 9110, 8.3.1).
-#[inline]
-fn strip<'a>(content_type: &'a [u8], beginning: &[u8]) -> Option<&'a [u8]> {
-    let (found, rest) = content_type.split_at_checked(beginning.len())?;
-    // Almost every peer writes lower case, and that comparison is the cheaper one.
-    (found == beginning || found.eq_ignore_ascii_case(beginning)).then_some(rest)
-}
-
-/// A content type, without white space before it; empty if there is none.
-#[inline]
-pub(super) fn bytes_of(content_type: Option<&HeaderValue>) -> &[u8] {
-    match content_type.map_or(&b""[..], HeaderValue::as_bytes) {
-        spaced @ [b' ' | b'\t', ..] => spaced.trim_ascii_start(),
-        bytes => bytes,
-    }
 }
 
 #[cfg(all(test, feature = "connect"))]

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use super::{BodyEnd, WireStatus, connect};
 use super::{EndOfBody, grpc_web};
 
-/// The frame at the end of a body, or the whole body, that holds the status.
+/// The frame at the end of a body, or the complete body, that holds the status.
 ///
 /// Its status is found whatever its size; what is kept of it has a bound.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) enum Text {
     /// The end of a stream of Connect.
     #[cfg(feature = "connect")]
     Stream,
-    /// The error of a unary call of Connect, which is a whole body.
+    /// The error of a unary call of Connect, which is the complete body.
     #[cfg(feature = "connect")]
     UnaryError,
 }
@@ -151,7 +151,7 @@ impl EndFrame {
             }
             #[cfg(feature = "connect")]
             Text::Stream => {
-                // Garbage is no status.
+                // Garbage is not a status.
                 let status = read.and_then(Reader::end_of_stream);
                 Some(EndOfBody::Status(BodyEnd {
                     has_trailers: status.is_some(),
@@ -193,7 +193,7 @@ struct Reader {
     head: Vec<u8>,
     /// What looks at all of it, once it is longer than the head.
     search: Option<Search>,
-    /// How many more bytes are read of what was compressed: a few bytes can stand for gigabytes.
+    /// How many more bytes are decompressed: a few bytes can expand to gigabytes.
     #[cfg(feature = "connect")]
     left: usize,
     /// What follows was not seen.
@@ -305,7 +305,7 @@ impl Search {
 
 #[cfg(feature = "connect")]
 impl Write for Reader {
-    /// Takes nothing more once it is full, which is an error to the one who writes.
+    /// Takes nothing more once it is full: further writes fail.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = bytes.get(..self.left).unwrap_or(bytes);
         self.push(bytes);

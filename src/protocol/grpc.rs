@@ -1,11 +1,11 @@
-//! gRPC over HTTP/2: where its status stands, and what other things mean as a status.
+//! gRPC over HTTP/2: its status headers, and the codes that other signals mean.
 
 use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use super::detect::{bytes_of, find, is};
+use super::headers::{bytes_of, find, is};
 use crate::rpc::Code;
 
 pub(crate) const STATUS: &str = "grpc-status";

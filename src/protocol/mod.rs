@@ -10,6 +10,7 @@ mod end_frame;
 mod framing;
 pub(crate) mod grpc;
 mod grpc_web;
+mod headers;
 mod wire_status;
 
 use base64::Base64;

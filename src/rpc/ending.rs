@@ -25,8 +25,8 @@ macro_rules! endings {
             /// All endings, in the order of their declaration.
             pub const ALL: [Self; [$($text),*].len()] = [$(Self::$name),*];
 
-            /// A short name, such as `trailers` or `cancelled`. There are as many as endings, so it is
-            /// fit for a label.
+            /// A short name, such as `trailers` or `cancelled`. There is a fixed number of them, so
+            /// it can be a label.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -63,7 +63,7 @@ endings! {
 }
 
 impl Ending {
-    /// Into one byte for an atomic. 0 stands for none.
+    /// Into one byte for an atomic. 0 means none.
     #[inline]
     pub(super) const fn pack(self) -> u8 {
         self as u8 + 1

@@ -46,48 +46,48 @@ impl Endpoint {
     }
 }
 
-/// What a layer was told of both ends.
+/// Both ends, as the layer is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
     pub(crate) caller: Endpoint,
     pub(crate) callee: Endpoint,
 }
 
-/// One end of an RPC, as its record knows it: what the layer was told, and the address of the
-/// connection where the server knows it.
+/// One end of an RPC in its record: what the layer is configured with, and on a server the address
+/// of the connection, if it is known.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointRef<'a> {
-    pub(crate) told: Option<&'a Endpoint>,
+    pub(crate) configured: Option<&'a Endpoint>,
     pub(crate) socket: Option<SocketAddr>,
 }
 
 impl<'a> EndpointRef<'a> {
-    /// The service name the layer was told.
+    /// The configured service name.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
-        self.told?.name.as_deref()
+        self.configured?.name.as_deref()
     }
 
-    /// The address: the one the layer was told, else the connection's.
+    /// The address: the configured one, else the connection's.
     #[must_use]
     pub fn address(&self) -> Option<Address<'a>> {
-        match self.told.and_then(|told| told.address.as_deref()) {
-            Some(told) => Some(Address::Named(told)),
+        match self.configured.and_then(|end| end.address.as_deref()) {
+            Some(named) => Some(Address::Named(named)),
             None => self.socket.map(Address::Socket),
         }
     }
 
-    /// The address of the connection, where it is known: on a tonic server, of a TCP connection.
+    /// The address of the connection, if it is known: on a tonic server, that of a TCP connection.
     #[must_use]
     pub fn socket(&self) -> Option<SocketAddr> {
         self.socket
     }
 
-    /// What else the layer was told.
+    /// The configured tags.
     pub fn tags(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.told
+        self.configured
             .into_iter()
-            .flat_map(|told| told.tags.iter().map(|(key, value)| (&**key, &**value)))
+            .flat_map(|end| end.tags.iter().map(|(key, value)| (&**key, &**value)))
     }
 
     /// The value of one tag.

@@ -2,10 +2,10 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use super::Level;
 
-/// A moment in the life of an RPC, predefined or a user's own.
+/// A moment in the life of an RPC, predefined or custom.
 ///
-/// The predefined events stand here as constants; [`Stats`](crate::Stats) gives their times. A user
-/// defines further ones as constants and records them through the [`RpcInfo`](crate::RpcInfo):
+/// The predefined events are constants; [`Stats`](crate::Stats) gives their times. A user defines
+/// further ones as constants and records them through the [`RpcInfo`](crate::RpcInfo):
 ///
 /// ```
 /// use tower_tracer::{Event, Level};
@@ -16,13 +16,13 @@ use super::Level;
 /// assert_eq!(Event::RPC_START.to_string(), "rpc_start");
 /// ```
 ///
-/// Of each event the first record of an RPC counts; later ones of the same event are ignored. Two
-/// user-defined events are the same event when they have the same name.
+/// An RPC records each event once; later records of the same event are ignored. Two user-defined
+/// events are the same event when they have the same name.
 #[derive(Clone, Copy)]
 pub struct Event {
     name: &'static str,
     level: Level,
-    /// Where the time is kept; `CUSTOM` for a user's own.
+    /// The index of its time in the record; `CUSTOM` for a custom event.
     slot: u8,
 }
 
@@ -37,7 +37,7 @@ macro_rules! predefined {
                     Self { name: $name, level: Level::$level, slot: $slot };
             )*
 
-            /// All predefined events; their times tell in which order an RPC met them.
+            /// All predefined events. Their times give the order in which they happened.
             pub const PREDEFINED: &'static [Self] = &[$(Self::$constant),*];
         }
     };
@@ -78,7 +78,7 @@ impl Event {
 
     /// Defines a custom event.
     ///
-    /// It is recorded where the RPC's level is at least `level`.
+    /// It is recorded if the RPC's level is at least `level`.
     #[must_use]
     pub const fn new(name: &'static str, level: Level) -> Self {
         Self {
@@ -151,7 +151,7 @@ pub enum Severity {
     Error,
 }
 
-/// An event that was recorded: when, and what was said of it.
+/// An event that was recorded: its time, severity and text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedEvent {

@@ -17,9 +17,8 @@ use super::{
 ///
 /// A tracer gets it in [`start`](crate::Tracer::start) and [`finish`](crate::Tracer::finish), a
 /// handler finds it in the request's extensions, and any code that runs under the service calls
-/// [`RpcInfo::current`]. Whoever holds it can tag the RPC and record events, and it stays readable
-/// after the RPC is over, for as long as it is held: only the memory of a record that nobody holds any
-/// more is used again.
+/// [`RpcInfo::current`]. Any holder can tag the RPC and record events. The record stays readable
+/// after the RPC is over: a record you hold is never reused.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -66,7 +65,7 @@ impl RpcInfo {
         now: Tick,
     ) -> Self {
         let mut record = pool::take();
-        // It always is: nobody else has it.
+        // It always is: there is no other holder.
         if let Some(record) = Arc::get_mut(&mut record) {
             record.begin(start, level, now);
         }
@@ -79,7 +78,7 @@ impl RpcInfo {
         rpc
     }
 
-    /// The layer is done with it. Where nobody else holds it, its memory is kept for another one.
+    /// Releases the layer's handle. If it is the last, the record goes to the pool.
     #[inline]
     pub(crate) fn release(mut self) {
         if let Some(record) = Arc::get_mut(&mut self.0) {
@@ -89,17 +88,17 @@ impl RpcInfo {
     }
 
     /// Links this record to the one above it: that of an outer layer, else the current one. Called
-    /// once, before anybody else sees this record.
+    /// once, before any other code sees this record.
     #[inline]
     pub(crate) fn set_parent(&self, outer: Option<Self>) {
-        // A handler that forwards what it was given makes a call, and no attempt of its RPC.
+        // A handler that forwards its request makes a new call, not an attempt of its own RPC.
         let is_attempt = matches!(&outer, Some(rpc) if rpc.role() == self.role());
         let Some(rpc) = outer.or_else(current) else {
             return;
         };
         let above_it = rpc.0.parent.get().map_or(0, |above| above.ancestors);
         if above_it == MOST_ANCESTORS {
-            self.set_draw(rpc.draw());
+            self.set_sample_key(rpc.sample_key());
             return;
         }
         let _ = self.0.parent.set(ParentLink {
@@ -109,8 +108,8 @@ impl RpcInfo {
         });
     }
 
-    /// The record of the RPC that is being served, or called, where this runs: set around every
-    /// poll of the inner future and of both bodies. `None` outside, and in spawned tasks.
+    /// The record of the RPC whose code is running. It is set around every poll of the inner future
+    /// and of both bodies. `None` outside of them, and in spawned tasks.
     #[must_use]
     pub fn current() -> Option<Self> {
         current()
@@ -137,7 +136,7 @@ impl RpcInfo {
         self.0.start.protocol
     }
 
-    /// The path as the request had it, without a query. It is a peer's word: use
+    /// The path as the request had it, without a query. On a server a peer chose it: use
     /// [`full_method`](Self::full_method) for names.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -162,9 +161,9 @@ impl RpcInfo {
         self.named()?.method()
     }
 
-    /// `pkg.Svc/Method`; `None` where the path does not have that form, and for plain HTTP.
+    /// `pkg.Svc/Method`; `None` if the path does not have that form, and for plain HTTP.
     ///
-    /// On a server it is the caller's word, and need not be a method that exists.
+    /// On a server the caller chose it: the method need not exist.
     #[must_use]
     pub fn full_method(&self) -> Option<&str> {
         self.named()?.full_method()
@@ -184,7 +183,7 @@ impl RpcInfo {
     pub fn caller(&self) -> EndpointRef<'_> {
         let start = &self.0.start;
         EndpointRef {
-            told: start.endpoints.as_ref().map(|e| &e.caller),
+            configured: start.endpoints.as_ref().map(|e| &e.caller),
             socket: self.0.start.sockets.peer,
         }
     }
@@ -194,7 +193,7 @@ impl RpcInfo {
     pub fn callee(&self) -> EndpointRef<'_> {
         let start = &self.0.start;
         EndpointRef {
-            told: start.endpoints.as_ref().map(|e| &e.callee),
+            configured: start.endpoints.as_ref().map(|e| &e.callee),
             socket: self.0.start.sockets.local,
         }
     }
@@ -208,14 +207,14 @@ impl RpcInfo {
         }
     }
 
-    /// The time the RPC was given: `grpc-timeout` of the request, or the server's own timeout where
-    /// the layer was told it and it is shorter.
+    /// The time the RPC was given: `grpc-timeout` of the request, or the server's own timeout, if
+    /// the layer is configured with one and it is shorter.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         self.0.start.timeout
     }
 
-    /// When that time is up; `None` also where the clock cannot hold it.
+    /// When that time is over; `None` also if the clock cannot represent it.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.start.deadline
@@ -232,28 +231,28 @@ impl RpcInfo {
         self.0.start.attempt.or(counted).unwrap_or(1)
     }
 
-    /// The record this one stands under: that of an outer layer on the same request (the call of
-    /// which this is an attempt), else the one current where the call was made (the RPC being
-    /// served when a handler calls a client).
+    /// The parent of this record: the record of an outer layer on the same request (the call of
+    /// which this is an attempt), else the record that was current when the call was made (the RPC
+    /// being served when a handler calls a client).
     ///
-    /// A record keeps at most 64 ancestors. Where its parent has as many, it has no parent, and is
-    /// the first of a new chain: so a request that is passed on without end holds no more than 65
-    /// records. The new chain has the [draw](crate::RequestParts::draw) of the old one.
+    /// A record keeps at most 64 ancestors. If its parent has 64, it has no parent and starts a new
+    /// chain, so a request that is forwarded without end holds at most 65 records. The new chain
+    /// inherits the [draw](crate::RequestParts::draw) of the old one.
     #[must_use]
     #[inline]
     pub fn parent(&self) -> Option<&Self> {
         self.0.parent.get().map(|above| &above.rpc)
     }
 
-    /// The record of the layer further out that has seen this same request, on the same side: of the
-    /// call, where this is an attempt. It is the [parent](Self::parent) then.
+    /// The record of an outer layer that has seen the same request on the same side: the record of
+    /// the call, if this is an attempt. It is then also the [parent](Self::parent).
     #[must_use]
     pub fn same_request_parent(&self) -> Option<&Self> {
         let above = self.0.parent.get()?;
         above.attempt.is_some().then_some(&above.rpc)
     }
 
-    /// What is current where its code runs; set once, when its tracers have started.
+    /// The scopes that its code runs in; set once, when its tracers have started.
     #[inline]
     pub(crate) fn set_scope(&self, scope: Weak<dyn Scope>) {
         let _ = self.0.scope.set(scope);
@@ -279,13 +278,13 @@ impl RpcInfo {
 
     /// Records an event now. The first record of an event counts; see [`Event`].
     ///
-    /// An RPC keeps 64 events of users; those beyond, and those that come after its end, are
-    /// [counted](Stats::events_left_out), not kept.
+    /// An RPC keeps 64 user-defined events. Further ones, and those after its end, are
+    /// [counted](Stats::events_left_out) but not kept.
     pub fn record(&self, event: Event) {
         self.stats().record(event, Severity::Info, None);
     }
 
-    /// As [`record`](Self::record), with what the event says of the RPC and a text.
+    /// As [`record`](Self::record), with a severity and a text.
     pub fn record_with(&self, event: Event, status: Severity, info: impl Into<Cow<'static, str>>) {
         self.stats().record(event, status, Some(info.into()));
     }
@@ -327,18 +326,18 @@ impl RpcInfo {
             .unwrap_or_default()
     }
 
-    /// The random number it shares with the RPCs it stands under and with those under it.
-    pub(crate) fn draw(&self) -> SampleKey {
-        let inherit = || self.parent().map_or_else(SampleKey::new, Self::draw);
+    /// The random number that it shares with its ancestors and descendants.
+    pub(crate) fn sample_key(&self) -> SampleKey {
+        let inherit = || self.parent().map_or_else(SampleKey::new, Self::sample_key);
         self.0.sample_key.get_or_init(inherit)
     }
 
-    /// Gives it a draw that was made before the record was.
-    pub(crate) fn set_draw(&self, draw: SampleKey) {
+    /// Sets a key that was drawn before the record was made.
+    pub(crate) fn set_sample_key(&self, draw: SampleKey) {
         self.0.sample_key.get_or_init(|| draw);
     }
 
-    /// Whether two handles are of the same record.
+    /// Whether two handles refer to the same record.
     #[must_use]
     pub fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -2,9 +2,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How much is recorded about an RPC.
 ///
-/// A layer has a [level](crate::TracerLayer::level), `Base` unless told otherwise; a request can be
-/// given [another one](crate::TracerLayer::level_of); and a tracer that [wants
-/// more](crate::Tracer::level) raises it for the RPCs it takes part in.
+/// A layer has a [level](crate::TracerLayer::level), `Base` by default.
+/// [`level_of`](crate::TracerLayer::level_of) chooses another one for a request. A tracer that
+/// [wants more](crate::Tracer::level) raises it for the RPCs it takes part in.
 ///
 /// ```
 /// use tower_tracer::Level;

@@ -1,4 +1,4 @@
-//! The parts of a record: what an RPC speaks, where it goes, what moved, which events it had.
+//! The parts of a record: an RPC's protocol, endpoints, traffic, events and status.
 
 pub(crate) mod ending;
 mod endpoint;

@@ -27,11 +27,11 @@ enum Repr {
     Shared(Arc<str>),
 }
 
-/// Longer names are taken for none: no name in a metric or a span grows with what a peer sends.
+/// A longer path has no method: no name in a metric or a span grows with what a peer sends.
 const LONGEST: usize = 256;
 
 impl MethodPath {
-    /// The path as it came, without a query. It is a peer's word: never use it as a label.
+    /// The path as it came, without a query. A peer chose it: never use it as a label.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
@@ -41,7 +41,7 @@ impl MethodPath {
         }
     }
 
-    /// `pkg.Svc/Method`, or `None` where the path does not have gRPC's form.
+    /// `pkg.Svc/Method`, or `None` if the path does not have gRPC's form.
     ///
     /// That form is two segments, each of ASCII letters, digits, `.`, `_` and `-`, 256 bytes
     /// together at most.
@@ -50,26 +50,26 @@ impl MethodPath {
         split(self.as_str()).map(|(full, _)| full)
     }
 
-    /// `pkg.Svc`, or `None` where the path does not have gRPC's form.
+    /// `pkg.Svc`, or `None` if the path does not have gRPC's form.
     #[must_use]
     pub fn service(&self) -> Option<&str> {
         split(self.as_str()).map(|(full, slash)| &full[..slash])
     }
 
-    /// `Method`, or `None` where the path does not have gRPC's form.
+    /// `Method`, or `None` if the path does not have gRPC's form.
     #[must_use]
     pub fn method(&self) -> Option<&str> {
         split(self.as_str()).map(|(full, slash)| &full[slash + 1..])
     }
 
-    /// `pkg` of `pkg.Svc`: all before the last dot, `None` where there is no dot.
+    /// `pkg` of `pkg.Svc`: all before the last dot, `None` if there is no dot.
     #[must_use]
     pub fn package(&self) -> Option<&str> {
         self.service()?.rsplit_once('.').map(|(package, _)| package)
     }
 }
 
-/// `pkg.Svc/Method` and where its slash stands.
+/// `pkg.Svc/Method` and the index of its slash.
 fn split(path: &str) -> Option<(&str, usize)> {
     let full = path.strip_prefix('/')?;
     if full.len() > LONGEST {

@@ -1,5 +1,5 @@
-//! How a record is printed: `{}` is one line, `{:?}` all that a person wants to see, unknown figures
-//! left out.
+//! How a record is printed: `{}` is one line, `{:?}` has all that a person wants to see. Unknown
+//! figures are left out.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use super::{Protocol, RpcInfo, Stats, Traffic};
 const PATH: usize = 256;
 
 /// One line: method, role, status, ending, milliseconds, and what was sent and received as
-/// messages/bytes of messages. `-` is unknown. Such lines stand in columns under each other.
+/// messages/bytes of messages. `-` is unknown. The fields of several lines align in columns.
 ///
-/// The method is the path where that does not name one, behind the HTTP method for plain HTTP; control
-/// characters in it are escaped. Of an RPC that runs, the ending is `running` and the time is its age.
+/// The path is printed if it does not name a method; for plain HTTP the HTTP method comes before
+/// it. Control characters are escaped. A running RPC has the ending `running` and its time so far.
 impl fmt::Display for RpcInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stats = self.stats();
@@ -128,7 +128,7 @@ impl fmt::Debug for Traffic {
     }
 }
 
-/// Fields that are left out where they are `None`, and else printed as they display.
+/// Prints fields by `Display`, and leaves out those that are `None`.
 struct Fields<'a, 'b>(fmt::DebugStruct<'a, 'b>);
 
 impl Fields<'_, '_> {

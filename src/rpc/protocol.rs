@@ -1,7 +1,7 @@
 use std::fmt;
 
-/// What the two sides speak, told by the request's content type and version header, and for a GET by
-/// its query.
+/// The protocol of the two sides, detected by the request's content type and version header, and
+/// for a GET by its query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {

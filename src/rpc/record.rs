@@ -9,10 +9,10 @@ use super::{
     internal::{HttpMethod, LazySampleKey, Tick},
 };
 
-/// What an [`RpcInfo`] is a handle of.
+/// The record that an [`RpcInfo`] is a handle of.
 pub(super) struct Record {
     pub(super) start: RpcStart,
-    /// Set once the request carries this record and has given the one it had.
+    /// Set after the request carries this record and has returned the one it had.
     pub(super) parent: OnceLock<ParentLink>,
     /// Its tracers' scopes, if they have some.
     pub(super) scope: OnceLock<Weak<dyn Scope>>,
@@ -54,12 +54,12 @@ pub(super) struct ParentLink {
     pub(super) ancestors: u8,
 }
 
-/// The most ancestors that a record keeps. A request that is passed on without end, as by a proxy
-/// that feeds itself, would hold all of its records else, and drop them one within the other.
+/// The most ancestors that a record keeps. A request that is forwarded without end, as by a proxy
+/// that feeds itself, would otherwise hold all of its records, and drop them recursively.
 pub(super) const MOST_ANCESTORS: u8 = 64;
 
 impl Record {
-    /// Of no RPC yet.
+    /// A record of no RPC.
     pub(super) fn blank() -> Self {
         Self {
             start: RpcStart {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Which side of the RPC a layer stands on.
+/// Which side of the RPC a layer is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The side that calls.

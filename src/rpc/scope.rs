@@ -9,13 +9,13 @@ use std::any::{Any, type_name};
 /// * around the call of the inner service and **every** poll of its future,
 /// * on a server around every poll of the response's body, which a handler made,
 /// * on a client around every poll of the request's body, which a caller made,
-/// * around the drop of both bodies, and of a future that did not come to its end.
+/// * around the drop of both bodies, and of a future that did not complete.
 ///
 /// The other two bodies come from the transport, so their polls do not enter it, which costs a stream
 /// less. A request's body that a handler reads within its own RPC is in the scope already; a task that
 /// reads it elsewhere is not. What the service still does after [`finish`](crate::Tracer::finish), such as the drop of
-/// its body, is in the scope too: a scope lives until both bodies are gone, and holds weakly what is
-/// not to live as long.
+/// its body, is in the scope too: a scope lives until both bodies are gone, so
+/// hold weakly what must not live as long.
 ///
 /// ```
 /// use std::{cell::Cell, sync::Arc};
@@ -48,10 +48,10 @@ use std::any::{Any, type_name};
 /// }
 /// ```
 pub trait Scope: Any + Send + Sync {
-    /// Calls `f` once, with this scope's thing current.
+    /// Calls `f` once, with this scope's value current.
     ///
-    /// `f` does not panic: a panic of the service is carried past this function. Where `f` is not
-    /// called, it is run without the scope.
+    /// `f` does not panic: a panic of the service is carried past this function. If this function
+    /// does not call `f`, the layer runs it without the scope.
     fn run(&self, f: &mut dyn FnMut());
 
     #[doc(hidden)]

@@ -25,9 +25,9 @@ const WITH_PARENT: u8 = 1 << 3;
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
-/// All of it can be read at any time, live while the RPC runs, and after it for as long as somebody
-/// holds the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from
-/// the start of the RPC.
+/// All of it can be read at any time, live while the RPC runs, and after it for as long as you hold
+/// the [`RpcInfo`](crate::RpcInfo). Times are readings of the monotonic clock, as offsets from the
+/// start of the RPC.
 ///
 /// ```
 /// # use {http::{Request, Response}, tower::{ServiceBuilder, ServiceExt as _}};
@@ -81,10 +81,11 @@ pub struct Stats {
 impl Stats {
     /// What the RPC cost: from [`Event::RPC_START`] to [`Event::RPC_FINISH`]. `None` while it runs.
     ///
-    /// It is Kitex's cost of an RPC, `RPCFinish` less `RPCStart`
-    /// ([its monitoring](https://www.cloudwego.io/docs/kitex/tutorials/framework-exten/monitoring/)), and
-    /// the call duration of gRPC's [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)
-    /// where the layer stands outside of all retries.
+    /// It is Kitex's cost of an RPC, `RPCFinish` less `RPCStart` ([its
+    /// monitoring](https://www.cloudwego.io/docs/kitex/tutorials/framework-exten/monitoring/)), and
+    /// the call duration of gRPC's
+    /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md) if the layer is
+    /// outside of all retries.
     #[must_use]
     #[inline]
     pub fn duration(&self) -> Option<Duration> {
@@ -98,8 +99,8 @@ impl Stats {
             .unwrap_or_else(|| Duration::from_nanos(self.now()))
     }
 
-    /// When an event happened, from the start of the RPC; `None` where it did not, or not yet, or
-    /// where the RPC's level is below the event's.
+    /// When an event happened, from the start of the RPC; `None` if it did not, or not yet, or if
+    /// the RPC's level is below the event's.
     #[must_use]
     pub fn at(&self, event: Event) -> Option<Duration> {
         if event == Event::RPC_START {
@@ -113,8 +114,8 @@ impl Stats {
         }
     }
 
-    /// The time from one event to another; `None` where one of them is missing, or they happened
-    /// the other way round.
+    /// The time from one event to another; `None` if one of them is missing, or if they happened in
+    /// the opposite order.
     #[must_use]
     pub fn between(&self, from: Event, to: Event) -> Option<Duration> {
         self.at(to)?.checked_sub(self.at(from)?)
@@ -122,8 +123,8 @@ impl Stats {
 
     /// The wall-clock time of an event.
     ///
-    /// The first question asks the system's clock, and all further ones about this RPC are answered
-    /// relative to it, so that differences are those of the monotonic clock.
+    /// The first call reads the system's clock. All later calls for this RPC are relative to that
+    /// reading, so differences are those of the monotonic clock.
     #[must_use]
     pub fn time(&self, event: Event) -> Option<SystemTime> {
         let at = self.at(event)?;
@@ -140,11 +141,11 @@ impl Stats {
         })
     }
 
-    /// An event as it was recorded: its time, and what was said of it.
+    /// An event as it was recorded: its time, severity and text.
     #[must_use]
     pub fn event(&self, event: Event) -> Option<RecordedEvent> {
         let at = self.at(event)?;
-        // What moved on since somebody said something of it has the later time.
+        // An event that moved on after its text was recorded has the later time.
         let recorded = self
             .custom(event)
             .map(|recorded| RecordedEvent { at, ..recorded });
@@ -180,8 +181,9 @@ impl Stats {
     }
 
     /// How many records were made under this one on the same request, by layers further in: the
-    /// attempts of a call, as gRPC's [A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md)
-    /// counts them, where a retry layer stands between two tracer layers.
+    /// attempts of a call, as gRPC's
+    /// [A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md) counts them, if a
+    /// retry layer is between two tracer layers.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
@@ -230,14 +232,22 @@ impl Stats {
     /// The status of the RPC, `None` while it runs, and for an HTTP exchange that ended without a
     /// response.
     ///
-    /// For gRPC it comes from the headers if they carry an error (the RPC is over then, and what may
-    /// follow is not counted), else the trailers, else an OK in the headers. If the RPC failed below
-    /// the layer, it comes from the causes of the error. If there is none of these, it comes from gRPC's
-    /// [mapping of HTTP statuses](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)
-    /// (on a client). Connect's comes from the end of its body, else from the HTTP status (on both
-    /// sides). A missing or garbled one is UNKNOWN, an RPC dropped without any of these is
-    /// CANCELLED, and what was CANCELLED when its deadline had passed is DEADLINE_EXCEEDED, as
-    /// grpc-go reports it. What the wire said is [`wire_status`](Self::wire_status).
+    /// For gRPC, the first of these that is there counts: an error in the headers (the RPC is then over, and
+    /// trailers that follow do not count), the trailers, OK in the headers. Connect has it at the end of
+    /// its body.
+    ///
+    /// Without a status from the peer it is inferred:
+    ///
+    /// * If the service or the body failed, the causes of the error decide. UNKNOWN if none of them has
+    ///   a code.
+    /// * If the response ended, a client takes gRPC's
+    ///   [mapping of its HTTP status](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md),
+    ///   and a server UNKNOWN. A unary call of Connect takes the HTTP status on both sides.
+    /// * If the RPC was dropped, CANCELLED. A client that drops the page of an HTTP error takes the
+    ///   mapping instead.
+    ///
+    /// A garbled status is UNKNOWN. A cancellation after the deadline is DEADLINE_EXCEEDED, as grpc-go
+    /// reports it. What the peer sent is [`wire_status`](Self::wire_status).
     #[must_use]
     #[inline]
     pub fn status(&self) -> Option<Status> {
@@ -250,15 +260,15 @@ impl Stats {
         self.status()?.code()
     }
 
-    /// The status that the peer sent, or that the error carried, where there was one: not inferred,
-    /// not corrected by the clock. `None` too for a plain HTTP exchange whose body did not come to its
+    /// The status that the peer sent or that the error carried: not inferred, not corrected by the
+    /// clock. `None` if there was none, and for a plain HTTP exchange whose body did not reach its
     /// end.
     #[must_use]
     pub fn wire_status(&self) -> Option<Status> {
         Status::unpack(self.wire_status.load(Ordering::Acquire))
     }
 
-    /// A `grpc-status` that is no code, as it was sent: the first 64 bytes, characters that are not
+    /// A `grpc-status` that is not a code, as it was sent: its first 64 bytes, with everything but
     /// printable ASCII escaped.
     #[must_use]
     pub fn raw_status(&self) -> Option<&str> {
@@ -284,14 +294,14 @@ impl Stats {
 
     /// The text of the error: the status's message, or what the error displays. 1024 bytes at most.
     ///
-    /// It can hold what a peer sent; escape it where it is printed (`{:?}` does).
+    /// It can hold text from a peer: escape it when you print it (`{:?}` does).
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         self.extra.get()?.error.get().map(|text| &**text)
     }
 
-    /// The message of a panic of the inner service, 1024 bytes at most; empty where the panic
-    /// carried no text.
+    /// The message of a panic of the inner service, 1024 bytes at most; empty if the panic carried
+    /// no text.
     #[must_use]
     pub fn panic(&self) -> Option<&str> {
         self.extra.get()?.panic.get().map(|text| &**text)

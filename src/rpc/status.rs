@@ -61,7 +61,7 @@ impl Code {
         Self::Unauthenticated,
     ];
 
-    /// The code with this number, `None` where gRPC defines none.
+    /// The code with this number; `None` if gRPC does not define it.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.get(usize::try_from(number).ok()?).copied()
@@ -161,7 +161,7 @@ impl PartialEq<Code> for tonic::Code {
 pub enum Status {
     /// A gRPC code; also for gRPC-Web and Connect, which use the same codes.
     Grpc(Code),
-    /// The HTTP status of an HTTP exchange that is no RPC protocol's.
+    /// The HTTP status of a plain HTTP exchange.
     Http(u16),
 }
 
@@ -187,7 +187,7 @@ impl Status {
         }
     }
 
-    /// Into one word for an atomic; 0 stands for none.
+    /// Into one word for an atomic; 0 means none.
     pub(crate) const fn pack(status: Option<Self>) -> u32 {
         match status {
             None => 0,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_plain_decimal_is_no_code() {
+    fn anything_but_plain_decimal_is_not_a_code() {
         let long = [b'1'; 4096];
         for value in [
             &b""[..],

@@ -7,12 +7,12 @@ use super::internal::MessagesAt;
 
 /// What moved in one direction of an RPC: a snapshot, live while the RPC runs.
 ///
-/// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known where the layer
-/// sees the body: a response always, a request whose body is tonic's or axum's. Messages are known
-/// where also the protocol frames them (gRPC, gRPC-Web, Connect streaming), or has one message per
-/// body (Connect unary). The message of a GET of Connect stands in the query: where the layer sees the
-/// body, its bytes count as they are decoded from there, as message bytes and not as wire bytes, and
-/// where they cannot be decoded, messages are unknown.
+/// Every figure is an `Option`: `None` is "not known", never zero. Bytes are known if the layer
+/// sees the body: always for a response, and for a request whose body is tonic's or axum's.
+/// Messages are known if the protocol also frames them (gRPC, gRPC-Web, Connect streaming) or has
+/// one message per body (Connect unary). A Connect GET has its message in the query. If the layer
+/// sees the body, the decoded bytes of that message count as message bytes, not as body bytes. If
+/// they cannot be decoded, messages are unknown.
 ///
 /// A message counts when its last byte has passed the layer. A body that ended inside a message is
 /// [`truncated`](Self::truncated), and that message is not counted.
@@ -36,9 +36,9 @@ const TRUNCATED: u8 = 1 << 3;
 const LOST: u8 = 1 << 4;
 
 impl Traffic {
-    /// How many messages passed, whole ones only: the length-prefixed messages of
-    /// [gRPC's protocol](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), the envelopes
-    /// of [Connect's](https://connectrpc.com/docs/protocol) streams, or the body of its unary calls.
+    /// How many complete messages passed: the length-prefixed messages of [gRPC's
+    /// protocol](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md), the envelopes of
+    /// [Connect's](https://connectrpc.com/docs/protocol) streams, or the body of its unary calls.
     #[must_use]
     pub fn messages(&self) -> Option<u64> {
         self.counts_messages().then_some(self.messages)
@@ -51,8 +51,7 @@ impl Traffic {
         self.counts_messages().then_some(self.compressed_messages)
     }
 
-    /// Bytes of the messages as they stand on the wire, that is compressed where compression is on,
-    /// without their 5-byte prefixes.
+    /// Bytes of the messages as sent, so after compression, without their 5-byte prefixes.
     ///
     /// This is the "compressed message bytes" of gRPC's
     /// [A66](https://github.com/grpc/proposal/blob/master/A66-otel-stats.md).
@@ -64,15 +63,15 @@ impl Traffic {
     /// Bytes of the body: messages with their prefixes, and whatever else it held, such as the last
     /// frame of gRPC-Web and of Connect's streams; no headers, no trailers of HTTP, no HTTP/2 framing.
     ///
-    /// For whole messages of gRPC this is the sum of what grpc-go's
+    /// For complete messages of gRPC this is the sum of what grpc-go's
     /// [`stats`](https://pkg.go.dev/google.golang.org/grpc/stats) calls the wire length.
     #[must_use]
     pub fn body_bytes(&self) -> Option<u64> {
         (self.flags & BYTES != 0).then_some(self.body_bytes)
     }
 
-    /// Size in bytes of the last whole message, as it stood on the wire, without its prefix, as
-    /// [`message_bytes`](Self::message_bytes) counts it; `None` also where there was none.
+    /// Size in bytes of the last complete message as sent, without its prefix, as
+    /// [`message_bytes`](Self::message_bytes) counts it; `None` also if there was none.
     #[must_use]
     pub fn last_message_bytes(&self) -> Option<u64> {
         (self.counts_messages() && self.messages > 0).then_some(self.last_message_bytes)
@@ -90,8 +89,8 @@ impl Traffic {
         self.last_message_at
     }
 
-    /// Whether the body's end was seen; for plain HTTP and Connect's unary calls, also whether all the
-    /// bytes passed that its length told of before it was dropped.
+    /// Whether the body's end was seen; for plain HTTP and Connect's unary calls, also whether as
+    /// many bytes passed as its length announced before it was dropped.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.flags & COMPLETE != 0
@@ -124,7 +123,7 @@ pub(crate) enum Direction {
     Response,
 }
 
-/// Where one direction is counted. One body writes, anybody reads: plain stores suffice.
+/// Where one direction is counted. Only one body writes, so plain stores suffice.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficCell {
     flags: AtomicU8,
@@ -150,7 +149,7 @@ impl TrafficCell {
         }
     }
 
-    /// From here on bytes are known; messages too where `messages`.
+    /// From here on bytes are known; messages too if `messages`.
     #[inline]
     pub(crate) fn observe(&self, messages: bool) {
         self.set(if messages { BYTES | MESSAGES } else { BYTES });
@@ -169,7 +168,7 @@ impl TrafficCell {
         self.set(LOST);
     }
 
-    /// Messages can no longer be told from the bytes.
+    /// From here on the messages in the bytes are unknown.
     pub(crate) fn lose_messages(&self) {
         self.flags
             .store(self.flags.load(Relaxed) & !MESSAGES, Relaxed);

@@ -24,9 +24,10 @@ pub(super) struct ErrorInfo {
 
 /// Views a value as an error of type `E`, if it is one.
 ///
-/// A type parameter does not tell whether it is an error, and a bound `Into<BoxError>` would not help:
-/// an error has to pass unchanged, and if its `From` makes another error of it, that one cannot be made
-/// from the box again. So the layer knows the types that matter, and a user names others.
+/// The compiler does not say whether a type parameter is an error, and a bound `Into<BoxError>`
+/// would not help: an error has to pass unchanged, and if its `From` makes another error of it,
+/// that one cannot be made from the box again. So the layer knows the types that matter, and a user
+/// names others.
 pub(crate) fn view_as<E: Error + 'static>(value: &dyn Any) -> Option<&(dyn Error + 'static)> {
     let error: &E = value.downcast_ref()?;
     Some(error)
@@ -67,7 +68,7 @@ fn as_error<'a, E: 'static>(error: &'a E, named: &[AsError]) -> Option<&'a (dyn 
 fn chain<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    // A chain of causes that is a circle must not hang.
+    // A chain of causes that is circular must not hang.
     iter::successors(outermost, |&error| error.source()).take(32)
 }
 
@@ -93,12 +94,12 @@ const LONGEST: usize = 1024;
 /// The beginning of what something displays.
 fn head_of(shown: &(impl fmt::Display + ?Sized)) -> String {
     let mut head = Head(String::new());
-    // It fails where the text is longer than is asked for.
+    // It fails if the text is longer than the limit.
     let _ = write!(head, "{shown}");
     head.0
 }
 
-/// Takes text until it has enough.
+/// Takes text up to a limit.
 struct Head(String);
 
 impl fmt::Write for Head {
@@ -131,7 +132,7 @@ fn classify(error: &(dyn Error + 'static), info: &mut ErrorInfo) {
     #[cfg(feature = "transport")]
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_timeout() {
-            // The peer answers no ping.
+            // The peer does not answer pings.
             info.code.get_or_insert(Code::Unavailable);
         } else if error.is_canceled() {
             // The connection closed while the call waited for its turn on it.
@@ -199,7 +200,7 @@ const KNOWN: &[AsError] = &[
     view_as::<std::io::Error>,
 ];
 
-/// Views a box as the error within.
+/// Views a box as the error inside.
 fn as_boxed<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
     let any: &dyn Any = error;
     if let Some(boxed) = any.downcast_ref::<Box<dyn Error + Send + Sync>>() {

@@ -27,8 +27,8 @@ use crate::{
 /// Calls `finish` exactly once: when the RPC is over, or when it is dropped.
 ///
 /// It moves from the service to the future to the response's body. A custom
-/// [`TracedResponse`](crate::service::TracedResponse) gets it and says when the RPC is over. Any exit path that
-/// nobody foresaw is still a drop, which finishes the RPC as cancelled.
+/// [`TracedResponse`](crate::service::TracedResponse) gets it and finishes it when the RPC is over.
+/// Any exit path we did not foresee is still a drop, which finishes the RPC as cancelled.
 pub struct RpcGuard<T: Tracer>(
     // An active guard is only dropped by `close`, so that the drop of any other is one comparison.
     ManuallyDrop<State<T>>,
@@ -38,7 +38,8 @@ enum State<T: Tracer> {
     Active(Active<T>),
     /// Its tracers have finished. The rest of the RPC's code still runs in their scopes.
     Finished(Scopes),
-    /// No tracer takes part. If all declined, one of them by a draw, RPCs under it inherit that.
+    /// No tracer takes part. If one of them declined by a draw, RPCs under this one inherit that
+    /// draw.
     Untraced(Option<SampleKey>),
 }
 
@@ -112,7 +113,7 @@ impl<T: Tracer> RpcGuard<T> {
         self.progress();
     }
 
-    /// Finishes the RPC, with this status, or with none that is known.
+    /// Finishes the RPC, with this status, or `None` if it is unknown.
     pub fn finish(mut self, status: impl Into<Option<Status>>) {
         if let Some(meter) = self.meter() {
             meter.observe(true);
@@ -154,9 +155,9 @@ impl<T: Tracer> RpcGuard<T> {
         mem::replace(self, Self::declined(draw))
     }
 
-    /// Runs code of the RPC's service, with the record and the tracers' scopes current. If it panics,
-    /// the RPC is over: `last` is called, and the panic goes on. `f` writes its result itself, because
-    /// to return it would move it once more.
+    /// Runs code of the RPC's service, with the record and the tracers' scopes current. If it
+    /// panics, the RPC is over: `last` is called, and the panic resumes. `f` writes its result
+    /// itself, because to return it would move it once more.
     #[inline]
     pub(super) fn run(&mut self, f: impl FnOnce(), last: impl FnOnce(&DirectionMeter<'_>)) {
         let caught = match &mut *self.0 {
@@ -295,7 +296,7 @@ impl<T: Tracer> RpcGuard<T> {
         Some(DirectionMeter::new(stats, Direction::Response, sink))
     }
 
-    /// Where the response is counted, if the moments of it are not asked for and no tracer wants events.
+    /// The counters of the response, if no times are recorded and no tracer wants events.
     #[inline]
     pub(super) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match &*self.0 {
@@ -319,7 +320,7 @@ impl<T: Tracer> RpcGuard<T> {
         }
     }
 
-    /// The types of errors that the layer's user has named.
+    /// The error types that the layer is configured with.
     fn error_types(&self) -> &[AsError] {
         self.config().map_or(&[], |config| &config.error_types)
     }

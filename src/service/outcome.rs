@@ -15,7 +15,7 @@ pub(super) enum Cause<'a> {
     Headers(Option<WireStatus<'a>>),
     /// The end of the response's body.
     BodyEnd(BodyEnd<'a>),
-    /// The user's own type of response said so, maybe with a status.
+    /// A custom response said so, maybe with a status.
     Explicit(Option<Status>),
     /// The inner service's error.
     ServiceError(ErrorInfo),
@@ -34,7 +34,8 @@ pub(super) struct Facts {
     pub(super) role: Role,
     /// `None` if there was no response.
     pub(super) http_status: Option<u16>,
-    /// The stream failed while a server read the request: what its handler answers reaches nobody.
+    /// The stream failed while a server read the request: the handler's answer cannot reach the
+    /// caller.
     pub(super) lost_caller: bool,
 }
 
@@ -122,7 +123,7 @@ fn of_error(facts: Facts, ending: Ending, error: ErrorInfo) -> Outcome<'static> 
     outcome
 }
 
-/// A task that unwinds drops its future too: the panic was elsewhere in it.
+/// A dropped RPC is CANCELLED, also if its task unwinds: that panic was not in the inner service.
 fn outcome_of_drop(facts: Facts, after_ok: bool) -> Outcome<'static> {
     let code = match (facts.role, facts.http_status) {
         // A gRPC client drops the page that comes with an HTTP error.
@@ -132,7 +133,7 @@ fn outcome_of_drop(facts: Facts, after_ok: bool) -> Outcome<'static> {
     infer(facts, Ending::Cancelled, code)
 }
 
-/// The peer sent this.
+/// The peer sent this status.
 fn on_wire(ending: Ending, status: Option<Status>) -> Outcome<'static> {
     Outcome {
         status,

@@ -5,8 +5,8 @@ use crate::{rpc::RpcInfo, tracer::Tracer};
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
 /// [`TracedRequest`](crate::service::TracedRequest).
 ///
-/// It is implemented for [`http::Response`], whose body ends the RPC. For a response of one's own
-/// that is all there when it is returned:
+/// It is implemented for [`http::Response`], whose body ends the RPC. For a custom response that is
+/// complete when it is returned:
 ///
 /// ```
 /// use tower_tracer::{Status, Tracer, service::{RpcGuard, TracedResponse}};
@@ -39,11 +39,11 @@ pub trait TracedResponse: Sized {
 
     /// Called once, when the inner service's future resolves to this response.
     ///
-    /// Here or later, somebody calls [`RpcGuard::finish`]; to drop `open` is to say that the RPC was
+    /// Call [`RpcGuard::finish`] here or later. A guard that is dropped instead finishes the RPC as
     /// cancelled.
     fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self::Traced<T>;
 
-    /// Hands the record to the response, for the caller; where the layer was told to
+    /// Hands the record to the response, for the caller, if the layer is configured with
     /// [`insert_into_response`](crate::TracerLayer::insert_into_response).
     fn set_rpc(&mut self, rpc: &RpcInfo) {
         let _ = rpc;

@@ -17,11 +17,11 @@ use crate::{
 /// Records a pair of events around a service inside of a [`TracerLayer`](crate::TracerLayer): one
 /// when it is called, one when its future resolves or is dropped.
 ///
-/// Around a handler, inside of all middleware, the time between them is the handler's own, with what it
-/// waits for the request's messages; for a handler that streams its answer it is the time until the
-/// stream is there, not until it ends. Below a buffer or a pool, the time from
-/// [`Event::RPC_START`] to the first of them is what it made the request wait; below a retry, the pair
-/// is the first attempt's.
+/// Around a handler, inside of all middleware, the time between them is the handler's own,
+/// including its waits for the request's messages. For a handler that streams its answer, it ends
+/// when the handler returns the stream, not when the stream ends. Below a buffer or a pool, the
+/// time from [`Event::RPC_START`] to the first of them is what it made the request wait; below a
+/// retry, the pair is the first attempt's.
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -78,7 +78,7 @@ impl<S> Layer<S> for StageLayer {
     }
 }
 
-/// A service whose time is marked; made by [`StageLayer`].
+/// A service that records a pair of events; made by [`StageLayer`].
 #[derive(Clone, Debug)]
 pub struct Stage<S> {
     inner: S,

@@ -5,7 +5,7 @@ use std::{any::type_name, sync::Arc};
 use super::RpcGuard;
 use crate::{
     config::Config,
-    panics::{Whose, contain, contain_as},
+    panics::{contain, contain_as},
     rpc::Level,
     tracer::{Candidate, Context, Describe, RequestObserver, RequestParts, TracedRequest, Tracer},
 };
@@ -37,7 +37,7 @@ impl<T> Shared<T> {
 }
 
 impl<T: Tracer> Shared<T> {
-    /// Starts the tracers on a request, and has it counted.
+    /// Starts the tracers on a request, and observes it.
     #[inline]
     pub(super) fn start<R: TracedRequest>(
         self: &Arc<Self>,
@@ -51,7 +51,7 @@ impl<T: Tracer> Shared<T> {
         let (rpc, scopes, wants_events) = candidate.into_started();
         let Some(rpc) = rpc else {
             if let (Some(state), Some(tracer)) = (state, &self.tracer) {
-                // A state that was made without a record is of no RPC.
+                // A state that was made without a record belongs to no RPC.
                 contain::<T, _>("discard", || tracer.discard(state));
             }
             return RpcGuard::declined(sample_key);
@@ -75,8 +75,7 @@ impl<T: Tracer> Shared<T> {
 /// hooks can.
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let whose = || Whose::named(type_name::<T>());
-        contain_as("drop", whose, || self.tracer = None);
+        contain_as("drop", type_name::<T>, || self.tracer = None);
         contain::<LevelOf, _>("drop", || self.level_of = None);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A request that a record can be made of. Its own trait, so that there is a function for each type
-/// of request, which calls what [`TracedRequest`] says without a detour.
+/// of request, which calls the methods of [`TracedRequest`] directly.
 pub(crate) trait Describe: TracedRequest {
     /// Makes the record, puts it into the request, and links it to its parent. `sample_key` is the one
     /// that a tracer has asked for before.
@@ -27,7 +27,7 @@ pub(crate) trait Describe: TracedRequest {
     /// The side that the layer is on.
     fn role(&self, config: &Config) -> Role;
 
-    /// The query of a GET, which may be a whole call of Connect.
+    /// The query of a GET, which may be a complete call of Connect.
     fn query_of_get(&self) -> Option<&str>;
 }
 
@@ -76,7 +76,7 @@ impl<R: TracedRequest> Describe for R {
         let outer = self.set_rpc(rpc.clone());
         rpc.set_parent(outer);
         if let Some(key) = sample_key.or_else(|| inherited_by_root(&rpc)) {
-            rpc.set_draw(key);
+            rpc.set_sample_key(key);
         }
         rpc
     }

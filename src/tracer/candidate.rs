@@ -9,7 +9,7 @@ use crate::{
 
 /// A request that may become a traced RPC, as [`Tracer::try_start`] sees it.
 ///
-/// Its record is made when the first tracer starts. So an RPC that all tracers decline costs next to
+/// Its record is made when the first tracer starts. So an RPC that all tracers decline costs almost
 /// nothing.
 pub struct Candidate<'a> {
     parts: RequestParts<'a>,
@@ -32,8 +32,8 @@ impl<'a> Candidate<'a> {
     /// Starts a tracer on this request: makes the record if it is the first, calls its `start`, and
     /// takes note of the level, events and scope it wants. `None` if one of these hooks panicked.
     ///
-    /// This is what [`Tracer::try_start`] does unless overridden. Decline before it: what it has
-    /// made, the record and the scope, is there for the whole RPC.
+    /// This is what [`Tracer::try_start`] does unless overridden. Decline before it: the record and
+    /// the scope that it makes stay for the whole RPC.
     #[inline]
     pub fn start<T: Tracer + ?Sized>(&mut self, tracer: &T) -> Option<T::State> {
         let rpc = self.parts.take_rpc(self.level);

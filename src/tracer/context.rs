@@ -25,7 +25,7 @@ impl Context {
         }
     }
 
-    /// The record; `None` only while its code runs, where nobody can ask.
+    /// The record; `None` only while its code runs, which borrows this context.
     #[inline]
     pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
         self.slot.rpc()
@@ -73,13 +73,14 @@ impl Context {
         caught
     }
 
-    /// Runs code of the RPC, whose panic goes on.
+    /// Runs code of the RPC. Its panic is not caught.
     pub(crate) fn run(&mut self, f: impl FnOnce()) {
         let scopes = &self.scopes;
         self.slot.enter(|| scopes.run(f));
     }
 
-    /// Runs code of the RPC, also within other code of it: a handler reads its request, say.
+    /// Runs code of the RPC, even inside other code of it, such as a handler that reads its
+    /// request.
     #[inline]
     pub(crate) fn run_nested<R>(&mut self, f: impl FnOnce() -> R) -> R {
         if self.slot.is_current() {

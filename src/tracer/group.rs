@@ -8,7 +8,7 @@ use crate::{
     rpc::{Level, RpcInfo, Scope},
 };
 
-/// No tracer: the record is kept, for handlers and callers to read, and nobody else is told.
+/// No tracer: the record is made, for handlers and callers to read.
 impl Tracer for () {
     type State = ();
 
@@ -19,8 +19,7 @@ impl Tracer for () {
     fn finish(&self, (): (), _: &RpcInfo) {}
 }
 
-/// `None` declines every RPC. Where the record is to be kept also then, put `()` beside it:
-/// `((), optional)`.
+/// `None` declines every RPC. To make a record also then, put `()` beside it: `((), optional)`.
 impl<T: Tracer> Tracer for Option<T> {
     type State = Option<T::State>;
 
@@ -125,7 +124,7 @@ fn wants_events<T: Tracer>(tracer: &T) -> bool {
     contain::<T, _>("wants_events", || tracer.wants_events()).unwrap_or(false)
 }
 
-/// Reports an event to one of several, if it wants to hear.
+/// Reports an event to one of several, if it wants events.
 fn report<T: Tracer>(tracer: &T, state: &mut T::State, rpc: &RpcInfo, event: &StreamEvent<'_>) {
     contain::<T, _>("event", || {
         if tracer.wants_events() {

@@ -33,8 +33,8 @@ pub use crate::{panics::contained_panics, rpc::scope::Scope};
 /// Sees RPCs begin and end. This is what a user implements.
 ///
 /// [`start`](Self::start) and [`finish`](Self::finish) are all that most tracers need. What `start`
-/// returns is the tracer's state of this RPC, and `finish` gets it back, exactly once, whatever
-/// happens: a response, an error, a cancelled call, a panic.
+/// returns is the tracer's state of this RPC, and `finish` gets it back, exactly once, however the
+/// RPC ends: a response, an error, a cancelled call, a panic.
 ///
 /// ```
 /// use tower_tracer::{RequestParts, RpcInfo, Tracer};
@@ -63,11 +63,12 @@ pub use crate::{panics::contained_panics, rpc::scope::Scope};
 /// # Panics
 ///
 /// A panic in a hook is contained: it changes neither the RPC nor other tracers, and is
-/// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. So it is with the
-/// drop of a state that is not finished, and of a tracer that an RPC was the last to hold.
-/// Containment needs unwinding; with `panic = "abort"` a panic is the end of the process, here as
-/// anywhere. So is, in Rust, a panic in a drop while another one unwinds: in that of a state through
-/// which a panic of `finish` passes, and where two tracers of one stack panic when they are dropped.
+/// [counted](contained_panics). A tracer whose `start` panicked gets no `finish`. A panic is also
+/// contained in the drop of a state that is not finished, and in the drop of a tracer whose last
+/// holder was an RPC. Containment needs unwinding: with `panic = "abort"` a panic ends the process,
+/// here as anywhere. In Rust, a panic in a drop while another one unwinds also ends the process:
+/// the drop of a state while a panic of `finish` unwinds through it, or two tracers of one stack
+/// that both panic when dropped.
 ///
 /// # Combinators
 ///
@@ -82,8 +83,8 @@ pub use crate::{panics::contained_panics, rpc::scope::Scope};
             tuples, or as a `Vec` of `Tracer::boxed` ones"
 )]
 pub trait Tracer: Send + Sync + 'static {
-    /// What a tracer carries from `start` to `finish`, such as a span or a header's value; `()` where
-    /// nothing is needed. What the record knows, such as the time of the start, need not be carried.
+    /// What a tracer carries from `start` to `finish`, such as a span or a header's value; `()` if
+    /// nothing is needed. What the record has, such as the time of the start, need not be carried.
     type State: Send + 'static;
 
     /// Called once, before the request is dispatched to the inner service.
@@ -93,16 +94,15 @@ pub trait Tracer: Send + Sync + 'static {
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Self::State;
 
     /// Called once, when the RPC is over: response complete, failed, dropped, or panicked. Status,
-    /// cost and all counters are known.
+    /// duration and all counters are known.
     ///
     /// It can be called in a `drop`, on any thread, also outside of a runtime: it must not block.
     fn finish(&self, state: Self::State, rpc: &RpcInfo);
 
-    /// Called instead of [`finish`](Self::finish) where a tracer around this one decided that it is
-    /// not to be told, as [`finish_if`](Self::finish_if) does: drops the state, and contains what
-    /// panics there.
+    /// Called instead of [`finish`](Self::finish) if a tracer around this one decided against it,
+    /// as [`finish_if`](Self::finish_if) does. Drops the state, and contains a panic of that drop.
     ///
-    /// A tracer of several overrides this, for each to be contained by itself.
+    /// A tracer made of several tracers overrides this, so that each is contained by itself.
     fn discard(&self, state: Self::State) {
         contain::<Self, _>("drop", || drop(state));
     }
@@ -112,14 +112,14 @@ pub trait Tracer: Send + Sync + 'static {
         Level::Base
     }
 
-    /// Whether [`event`](Self::on_event) is to be called. Where no tracer wants events, nothing is done
-    /// per message but counting.
+    /// Whether [`on_event`](Self::on_event) is called. If no tracer wants events, a message is only
+    /// counted.
     fn wants_events(&self) -> bool {
         false
     }
 
     /// Called for each message, and for headers, half-close and trailers, as they pass the layer,
-    /// between `start` and `finish`; only where [`wants_events`](Self::wants_events).
+    /// between `start` and `finish`; only if [`wants_events`](Self::wants_events).
     ///
     /// Request and response can be on different threads; calls for one RPC never overlap, so it must
     /// not block: the other direction, and `finish`, would wait.
@@ -189,8 +189,8 @@ pub trait Tracer: Send + Sync + 'static {
         let _ = (state, rpc);
     }
 
-    /// Called once, after `start`: what is to be current wherever code of this RPC runs, such as a
-    /// span. See [`Scope`].
+    /// Called once, after `start`. Returns what is to be current wherever code of this RPC runs,
+    /// such as a span. See [`Scope`].
     fn scope(&self, state: &Self::State, rpc: &RpcInfo) -> Option<Arc<dyn Scope>> {
         let _ = (state, rpc);
         None
@@ -199,23 +199,23 @@ pub trait Tracer: Send + Sync + 'static {
     /// Decides whether this tracer takes part in an RPC, and starts it if so; called once, before
     /// anything else.
     ///
-    /// A tracer overrides this to decline a request: where all tracers of a layer decline, there is
-    /// no record, and the request passes as if there were no layer. One that wraps another tracer
-    /// calls that one's here, or else it starts it also where it would decline, as a
-    /// [`filter`](Self::filter) does.
+    /// Override it to decline a request: if all tracers of a layer decline, there is no record, and
+    /// the request passes as if there were no layer. A tracer that wraps another one must call the
+    /// inner `try_start` here, or the inner one cannot decline, as a [`filter`](Self::filter) does.
     ///
-    /// Where it panics, this tracer takes no part, and a state that it had made is dropped; where
-    /// that was after a tracer had [started](Candidate::start), the record and the scope stay.
+    /// If it panics, this tracer takes no part, and a state that it had made is dropped. If a
+    /// tracer had [started](Candidate::start) before, the record and the scope stay.
     #[inline]
     fn try_start(&self, candidate: &mut Candidate<'_>) -> Option<Self::State> {
         candidate.start(self)
     }
 
-    /// Takes part only in the RPCs that are `wanted`, which is asked once for each, before anything
-    /// is done for it: one that all tracers of a layer decline passes as if there were no layer.
+    /// Takes part only in the RPCs that are `wanted`. It is called once for each request, before
+    /// anything else is done: a request that all tracers of a layer decline passes as if there were
+    /// no layer.
     ///
-    /// Of an `Option` this is not the method: `Some(tracer).filter(…)` is the standard library's.
-    /// Filter first, `Some(tracer.filter(…))`.
+    /// On an `Option`, `Some(tracer).filter(…)` is the standard library's method. Filter first:
+    /// `Some(tracer.filter(…))`.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -245,18 +245,18 @@ pub trait Tracer: Send + Sync + 'static {
 
     /// Takes part in this share of the RPCs, chosen at random.
     ///
-    /// It is decided once per RPC, and for all that stands under it: the attempts of a call are
-    /// chosen with it, and the calls a handler makes with the RPC that it serves, also where that
-    /// one was declined and left no record. All samplers of a process look at the same
-    /// [number](RequestParts::draw), so that what a small ratio chooses, a larger one chooses too.
+    /// It is decided once per RPC, for its descendants too: the attempts of a call are chosen with
+    /// the call, and the calls that a handler makes with the RPC that it serves, even if that RPC
+    /// was declined and has no record. All samplers of a process use the same
+    /// [number](RequestParts::draw), so a larger ratio also chooses what a smaller one chooses.
     ///
-    /// A declined RPC costs nothing, and so it is followed only by what runs within its call, its
-    /// future and its response's body. What runs in a task of its own, such as a service behind
-    /// tower's `Buffer`, and what its request's body does, which the transport polls, is decided again.
+    /// A declined RPC has no record, so only code in its call, its future and its response's body
+    /// inherits the decision. Code in another task, such as a service behind tower's `Buffer`, and
+    /// in the request's body, which the transport polls, is decided again.
     ///
-    /// Not seen is what another process decided: where a trace is to be sampled whole across
-    /// processes, use OpenTelemetry's samplers, which also keep on propagating what they do not
-    /// record. A tracer that declines injects nothing.
+    /// Decisions of other processes are not used. To sample whole traces across processes, use
+    /// OpenTelemetry's samplers, which also propagate what they do not record. A tracer that
+    /// declines injects nothing.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -281,7 +281,7 @@ pub trait Tracer: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Where `ratio` is not from 0 to 1.
+    /// If `ratio` is not from 0 to 1.
     fn sample(
         self,
         ratio: f64,
@@ -296,13 +296,13 @@ pub trait Tracer: Send + Sync + 'static {
         Ok(self.filter(move |rpc| rpc.draw() < ratio))
     }
 
-    /// Is finished only for the RPCs that are `wanted`, which is asked once for each, when it is
-    /// over and its record is whole.
+    /// Finishes only the RPCs that are `wanted`. It is called once for each, when the RPC is over
+    /// and its record complete.
     ///
-    /// Whether it is wanted is known only then: `start`, `event` and `scope` are called for every
-    /// RPC. For one that is not wanted, the state is dropped instead of finished; a state that does
-    /// its work when it is dropped, such as a span, is not held back by this. Where `wanted` panics,
-    /// it is not wanted.
+    /// The decision comes only then: `start`, `on_event` and `scope` are called for every RPC. If
+    /// an RPC is not wanted, its state is dropped instead of finished. A state that does its work
+    /// when it is dropped, such as a span, does it still. If `wanted` panics, the RPC is not
+    /// wanted.
     ///
     /// ```
     /// use std::{sync::mpsc, time::Duration};
@@ -327,8 +327,7 @@ pub trait Tracer: Send + Sync + 'static {
         FinishIf::new(self, wanted)
     }
 
-    /// Is finished only for the RPCs that took this long or longer; see
-    /// [`finish_if`](Self::finish_if).
+    /// Finishes only the RPCs that took this long or longer; see [`finish_if`](Self::finish_if).
     ///
     /// ```
     /// use std::{sync::mpsc, time::Duration};
@@ -353,7 +352,7 @@ pub trait Tracer: Send + Sync + 'static {
         self.finish_if(move |rpc| rpc.stats().elapsed() >= threshold)
     }
 
-    /// Is finished only for the RPCs that [failed](crate::Stats::failed); see
+    /// Finishes only the RPCs that [failed](crate::Stats::failed); see
     /// [`finish_if`](Self::finish_if).
     ///
     /// ```
@@ -377,12 +376,12 @@ pub trait Tracer: Send + Sync + 'static {
         self.finish_if(|rpc| rpc.stats().failed())
     }
 
-    /// Can be replaced while it is in use, by another tracer of its type: a clone of what is
-    /// returned goes into the layer, another one is kept to [`set`](Reload::set) the new one. RPCs
-    /// that run keep the tracer they started with.
+    /// Can be replaced by another tracer of its type while it is in use. Give a clone of the
+    /// returned tracer to the layer, and keep another to [`set`](Reload::set) the new one. Running
+    /// RPCs keep the tracer they started with.
     ///
-    /// For a tracer of any type, let it be a [`BoxTracer`] or a `Vec` of them. An RPC costs a read
-    /// lock, held for as long as a pointer takes to clone.
+    /// To replace it by a tracer of another type, use a [`BoxTracer`] or a `Vec` of them. Each RPC
+    /// takes a read lock for the time of one pointer clone.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -411,9 +410,8 @@ pub trait Tracer: Send + Sync + 'static {
         Reload::new(self)
     }
 
-    /// Erases the tracer's type: for stacks that are decided at run time, and for structs that are
-    /// to name the type of a traced service. See [`BoxTracer`] for an example and for what it
-    /// costs.
+    /// Erases the tracer's type, for stacks that are chosen at run time and for structs that name
+    /// the type of a traced service. See [`BoxTracer`] for an example and for what it costs.
     fn boxed(self) -> BoxTracer
     where
         Self: Sized,

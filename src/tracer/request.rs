@@ -13,8 +13,7 @@ use crate::{
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
 /// [`TracedResponse`](crate::service::TracedResponse).
 ///
-/// It is implemented for [`http::Request`]. For a request of one's own, [`path`](Self::path) is
-/// enough:
+/// It is implemented for [`http::Request`]. For a custom request, [`path`](Self::path) is enough:
 ///
 /// ```
 /// use tower_tracer::{RpcInfo, service::{RequestObserver, TracedRequest}};
@@ -86,7 +85,7 @@ pub trait TracedRequest {
         None
     }
 
-    /// The headers, where there are any.
+    /// The headers, if there are any.
     fn headers(&self) -> Option<&HeaderMap> {
         None
     }
@@ -96,7 +95,7 @@ pub trait TracedRequest {
         None
     }
 
-    /// The extensions, where there are any.
+    /// The extensions, if there are any.
     fn extensions(&self) -> Option<&Extensions> {
         None
     }
@@ -106,9 +105,8 @@ pub trait TracedRequest {
         None
     }
 
-    /// Lets the request's content be counted: called once, after all tracers have started, right
-    /// before the request goes to the service. Unless implemented, the request's figures are
-    /// unknown.
+    /// Counts the request's content. Called once, after all tracers have started, right before the
+    /// request goes to the service. Unless implemented, the request's figures are unknown.
     fn observe(&mut self, observer: RequestObserver) {
         drop(observer);
     }
@@ -116,8 +114,8 @@ pub trait TracedRequest {
 
 /// The request as a tracer sees it in [`start`](crate::Tracer::start).
 ///
-/// What a request that is not HTTP does not have is empty when read, and `None` when it is to be
-/// changed.
+/// A request that is not HTTP may have no headers or extensions: they are empty when read, and
+/// `None` when they are to be changed.
 pub struct RequestParts<'a> {
     request: &'a mut dyn Describe,
     config: &'a Config,
@@ -164,7 +162,7 @@ impl<'a> RequestParts<'a> {
         self.request.extensions()
     }
 
-    /// The extensions, to be changed. The record stands there already.
+    /// The extensions, to be changed. The record is there already.
     pub fn extensions_mut(&mut self) -> Option<&mut Extensions> {
         self.request.extensions_mut()
     }
@@ -215,11 +213,11 @@ impl<'a> RequestParts<'a> {
             || path.starts_with("/grpc.reflection.v1alpha.ServerReflection/")
     }
 
-    /// The RPC's draw, a random number from 0 up to, and without, 1: a sampler takes part where it
-    /// is below its ratio, as [`sample`](crate::Tracer::sample) does.
+    /// The RPC's draw, a random number from 0 up to, and without, 1: a sampler takes part if it is
+    /// below its ratio, as [`sample`](crate::Tracer::sample) does.
     ///
     /// Drawn once per RPC, and inherited by the RPCs under it: by the attempts of a call, and by
-    /// the calls a handler makes, also where the RPC itself was declined.
+    /// the calls a handler makes, even if the RPC itself was declined.
     ///
     /// ```
     /// use tower_tracer::{Tracer, on_finish};
@@ -233,9 +231,9 @@ impl<'a> RequestParts<'a> {
     pub fn draw(&self) -> f64 {
         let key = self.sample_key.get().unwrap_or_else(|| {
             let key = match (&self.rpc, self.request.rpc()) {
-                (Some(rpc), _) | (None, Some(rpc)) => rpc.draw(),
+                (Some(rpc), _) | (None, Some(rpc)) => rpc.sample_key(),
                 (None, None) => RpcInfo::current()
-                    .map(|rpc| rpc.draw())
+                    .map(|rpc| rpc.sample_key())
                     .or_else(SampleKey::of_declined)
                     .unwrap_or_else(SampleKey::new),
             };
@@ -285,7 +283,7 @@ impl RequestObserver {
         self.context.rpc()
     }
 
-    /// Counts a message of this size, as it stands on the wire.
+    /// Counts a message of this size, as sent.
     pub fn message(&mut self, size: u64, compressed: bool) {
         if let Some(meter) = self.meter() {
             meter.observe(true);
@@ -333,7 +331,7 @@ impl RequestObserver {
         self.context.has_scopes()
     }
 
-    /// Where the request is counted, if nobody is to hear of it but at the end.
+    /// The counters of the request, if no times are recorded and no tracer wants events.
     #[inline]
     pub(crate) fn quiet_cell(&self) -> Option<&TrafficCell> {
         match &self.sink {

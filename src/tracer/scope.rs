@@ -9,9 +9,7 @@ use std::{
 };
 
 use super::Tracer;
-use crate::panics::Whose;
-use crate::panics::contain;
-use crate::panics::contain_as;
+use crate::panics::{contain, contain_as};
 use crate::rpc::{RpcInfo, Scope};
 
 /// The scopes of an RPC's tracers, outermost first.
@@ -79,12 +77,11 @@ impl Scopes {
         self.run(f);
     }
 
-    /// As [`run`](Self::run), for code of the inner service: its panic is caught for the record, and
-    /// let go on by the caller.
+    /// As [`run`](Self::run), for code of the inner service: its panic is caught for the record,
+    /// and resumed by the caller.
     ///
-    /// Nothing of the layer's is touched by that code; what it leaves half done is its own, as it
-    /// would be without the layer. What it gives it puts where it belongs by itself: a result would
-    /// be moved once more.
+    /// That code changes no data of the layer; what it leaves half done is its own, as without the
+    /// layer. It writes its result itself, because to return it would move it once more.
     #[inline]
     pub(crate) fn run_catching<R>(&self, f: impl FnOnce() -> R) -> thread::Result<R> {
         match &self.0 {
@@ -112,8 +109,7 @@ impl RpcInfo {
     ///     }
     /// }
     ///
-    /// /// Gives RPCs the number of the RPC that they stand under.
-    /// struct Traces;
+    /// /// Gives an RPC the number of its parent. struct Traces;
     ///
     /// impl Tracer for Traces {
     ///     type State = u64;
@@ -164,11 +160,11 @@ impl Drop for Scopes {
     }
 }
 
-/// The drop of a scope is its tracer's code too.
+/// A scope's drop can panic too.
 #[inline(never)]
 fn dispose(scope: Arc<dyn Scope>) {
     let name = scope.name();
-    contain_as("scope", || Whose::named(name), || drop(scope));
+    contain_as("scope", || name, || drop(scope));
 }
 
 impl fmt::Debug for Scopes {
@@ -192,7 +188,7 @@ impl Scope for Nested {
 }
 
 thread_local! {
-    /// Where the scopes of an RPC stand in memory that were entered last; 0 outside of all.
+    /// The address of the scopes that were entered last; 0 outside of all.
     static ENTERED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -208,7 +204,7 @@ fn enter<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
     result
 }
 
-/// Runs `f` once, in the scope if the scope plays along.
+/// Runs `f` once: in the scope, or without it if the scope does not call it.
 fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
     let mut waiting = Some(f);
     let mut result = None;
@@ -220,7 +216,7 @@ fn run_in<R>(scope: &dyn Scope, f: impl FnOnce() -> R) -> thread::Result<R> {
             }
         });
     };
-    contain_as("scope", || Whose::named(scope.name()), run);
+    contain_as("scope", || scope.name(), run);
     match (result, waiting) {
         (Some(result), _) => result,
         (None, Some(f)) => catch_unwind(AssertUnwindSafe(f)),

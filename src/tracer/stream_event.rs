@@ -38,8 +38,7 @@ pub enum StreamEventKind<'a> {
 pub struct Message {
     /// Its number in its direction, from 0.
     pub sequence: u64,
-    /// Its size in bytes as it stands on the wire, that is compressed where `compressed`, without
-    /// the 5-byte prefix.
+    /// Its size in bytes as sent, so after compression, without the 5-byte prefix.
     pub size: u64,
     /// Whether it is compressed.
     pub compressed: bool,

@@ -1,4 +1,4 @@
-//! Endings that need no connection: services and bodies that do as they are told.
+//! Endings that need no connection: services and bodies that follow a script.
 
 use std::{
     convert::Infallible,
@@ -83,7 +83,7 @@ fn assert_log(recorder: &RecordingTracer, rest: &[&str]) {
 
 // Ending 3. Ending 4. Ending 5. Ending 6. Ending 7. Ending 8. Ending 9.
 #[test]
-fn each_course_of_an_rpc_has_one_start_and_one_finish_and_looks_the_same_to_the_caller() {
+fn each_course_of_an_rpc_starts_and_finishes_once_and_looks_the_same_to_the_caller() {
     for course in Course::ALL {
         for role in [Role::Client, Role::Server] {
             let recorder = RecordingTracer::new();
@@ -354,7 +354,7 @@ fn http_503_without_a_grpc_status_is_unavailable_to_a_client() {
 
 // Ending 13.
 #[test]
-fn of_a_status_in_the_headers_and_another_in_the_trailers_the_headers_count() {
+fn the_status_in_the_headers_overrides_the_status_in_the_trailers() {
     let recorder = RecordingTracer::new();
     let mut response = response([data(1), trailers("0")]);
     response.headers_mut().extend(grpc_status("5"));
@@ -423,7 +423,7 @@ fn as_many_finishes_as_starts_when_300_calls_are_dropped_at_once() {
 
 // Ending 29.
 #[test]
-fn wall_times_are_worked_out_from_one_reading_so_that_they_cannot_run_backwards() {
+fn wall_times_come_from_one_reading_and_cannot_run_backwards() {
     let recorder = RecordingTracer::new();
     let course = Course::Trailers;
     drive(
@@ -482,7 +482,7 @@ impl Service<Request<tonic::body::Body>> for Strict {
 
 // Ending 30.
 #[test]
-fn the_inner_service_that_was_ready_is_the_one_that_is_called_also_among_clones_in_flight() {
+fn the_ready_inner_service_is_called_even_among_clones_in_flight() {
     let recorder = RecordingTracer::new();
     let mut first = TracerLayer::new(recorder.clone()).layer(Strict::default());
     assert!(run(first.ready()).is_ok());
@@ -578,7 +578,7 @@ fn a_body_polled_again_after_its_end_does_what_the_inner_one_does_and_finishes_n
 
 // Ending 33.
 #[test]
-fn what_passes_the_layer_is_not_changed() {
+fn requests_and_responses_pass_the_layer_unchanged() {
     let steps = [
         data(3),
         Step::Pending,
@@ -792,7 +792,8 @@ fn each_attempt_of_a_retry_has_a_record_linked_to_the_calls_and_headers_are_repl
 
 // Ending 36.
 #[tokio::test]
-async fn a_timeout_layer_outside_drops_the_rpc_and_the_clock_says_whether_its_time_was_up() {
+async fn a_timeout_layer_outside_drops_the_rpc_and_the_clock_decides_whether_its_deadline_has_passed()
+ {
     for (asked, finish) in [
         (Some("1m"), "finish deadline DEADLINE_EXCEEDED"),
         (Some("1H"), "finish cancelled CANCELLED"),
@@ -875,7 +876,7 @@ fn an_answer_that_never_went_out_is_cancelled() {
 
 // Ending 38.
 #[test]
-fn after_early_trailers_the_request_goes_on_and_the_rpc_stays_over() {
+fn early_trailers_end_the_rpc_while_the_request_continues() {
     let recorder = RecordingTracer::new();
     let kept = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&kept);
@@ -992,7 +993,7 @@ impl fmt::Display for Endless {
 impl std::error::Error for Endless {}
 
 #[test]
-fn an_error_that_panics_when_it_is_printed_ends_the_rpc_as_any_other() {
+fn an_error_that_panics_when_printed_ends_the_rpc_like_any_other() {
     let recorder = RecordingTracer::new();
     let mut service =
         TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<tonic::body::Body>| {
@@ -1005,7 +1006,7 @@ fn an_error_that_panics_when_it_is_printed_ends_the_rpc_as_any_other() {
 }
 
 #[test]
-fn of_an_error_with_a_long_text_only_the_beginning_is_asked_for() {
+fn an_error_with_a_long_text_formats_only_its_beginning() {
     let recorder = RecordingTracer::new();
     let written = Arc::new(AtomicUsize::new(0));
     let inner = Arc::clone(&written);
@@ -1054,7 +1055,7 @@ impl Body for Open {
 
 // Ending 5. Ending 6. Ending 7.
 #[test]
-fn what_is_dropped_unfinished_is_dropped_with_its_record_current_and_before_finish() {
+fn an_unfinished_inner_value_is_dropped_before_finish_with_its_record_current() {
     let recorder = RecordingTracer::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let witness = || Witness(recorder.clone(), Arc::clone(&seen));
@@ -1116,7 +1117,7 @@ fn an_answer_to_head_is_over_with_its_headers_whatever_its_body() {
 }
 
 #[test]
-fn messages_in_data_that_is_in_pieces_are_unknown_and_their_bytes_are_counted() {
+fn messages_in_data_in_pieces_are_unknown_and_their_bytes_are_counted() {
     type Pieces = bytes::buf::Chain<Bytes, Bytes>;
     let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(|_: Request<_>| {

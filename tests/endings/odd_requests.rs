@@ -19,7 +19,7 @@ use crate::{
 
 // Ending 21.
 #[test]
-fn a_path_that_is_no_grpc_path_is_an_unknown_method_and_is_served() {
+fn a_path_that_is_not_grpcs_is_an_unknown_method_and_is_served() {
     let long = format!("/a/{}", "b".repeat(60_000));
     for uri in [
         "/",
@@ -67,7 +67,7 @@ fn a_path_that_is_no_grpc_path_is_an_unknown_method_and_is_served() {
     }
 }
 
-/// A request that is no HTTP request, with whatever path.
+/// A request that is not HTTP, with any path.
 struct Named(Arc<str>);
 
 impl TracedRequest for Named {
@@ -113,7 +113,7 @@ fn a_path_without_a_slash_or_without_anything_is_an_unknown_method() {
 
 // Ending 22.
 #[test]
-fn a_query_stands_in_no_name() {
+fn a_query_is_not_part_of_a_name() {
     let recorder = RecordingTracer::new();
     let mut service = TracerLayer::new(recorder.clone()).layer(service_fn(
         |request: Request<tonic::body::Body>| {
@@ -138,7 +138,7 @@ fn a_query_stands_in_no_name() {
 
 // Ending 23.
 #[tokio::test]
-async fn a_get_or_a_html_form_to_a_grpc_method_is_traced_as_what_it_is() {
+async fn a_get_or_an_html_form_to_a_grpc_method_is_traced_as_plain_http() {
     for (method, content_type, protocol) in [
         (Method::GET, None, Protocol::Http),
         (Method::GET, Some("text/html"), Protocol::Http),

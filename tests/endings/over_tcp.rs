@@ -60,7 +60,7 @@ async fn a_handler_that_panics_is_a_panic_on_the_server_and_a_failure_on_the_cli
     let server = soon(pair.server_side.wait_finished(1)).await.remove(0);
     assert_eq!(server.stats().ending(), Some(Ending::Panic));
     assert_eq!(server.stats().status(), Some(Status::Grpc(Code::Unknown)));
-    assert_eq!(server.stats().panic(), Some("told to panic"));
+    assert_eq!(server.stats().panic(), Some("asked to panic"));
     let client = pair.client_side.only_finished();
     assert_eq!(
         client.stats().status(),
@@ -177,7 +177,7 @@ async fn a_connection_lost_in_mid_stream_ends_the_rpc_once_on_both_sides() {
 
 // Ending 28.
 #[tokio::test]
-async fn of_300_streams_opened_and_reset_at_once_each_finishes_once() {
+async fn each_of_300_streams_reset_at_once_finishes_once() {
     let pair = pair().await;
     let calls: Vec<_> = (0..300)
         .map(|_| {
@@ -214,7 +214,7 @@ impl Echo for Forward {
         &self,
         request: Request<EchoRequest>,
     ) -> Result<Response<EchoResponse>, tonic::Status> {
-        // A new request: nobody passes the record along.
+        // A new request: the record is not passed on.
         self.0.clone().unary_echo(request.into_inner()).await
     }
 
@@ -311,11 +311,11 @@ const SHORT: Duration = Duration::from_millis(30);
 
 // Ending 36.
 #[tokio::test]
-async fn the_servers_own_timeout_is_a_deadline_where_the_layer_was_told_it() {
-    for told in [true, false] {
+async fn the_configured_timeout_of_a_tonic_server_is_a_deadline() {
+    for configured in [true, false] {
         let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
         let mut layer = TracerLayer::new(server_side.clone());
-        if told {
+        if configured {
             layer = layer.server_timeout(SHORT);
         }
         let uri = serve_with_timeout(layer, SHORT).await;
@@ -323,7 +323,7 @@ async fn the_servers_own_timeout_is_a_deadline_where_the_layer_was_told_it() {
         let error = soon(client.unary_echo(never())).await.unwrap_err();
 
         let log = one_log(&server_side).await;
-        let expected = match told {
+        let expected = match configured {
             true => "finish deadline DEADLINE_EXCEEDED",
             false => "finish cancelled CANCELLED",
         };
@@ -351,7 +351,7 @@ async fn a_deadline_in_the_request_is_exceeded_by_each_sides_own_clock() {
     assert_eq!(client.timeout(), Some(SHORT));
     assert_eq!(client.stats().status(), exceeded);
     assert!(client.stats().duration().unwrap() >= SHORT);
-    // What it was told, by whoever was first, stays readable.
+    // The first values that it was given stay readable.
     let wire = client.stats().wire_status();
     assert_eq!(wire, Some(Status::Grpc(error.code().into())));
 
@@ -477,7 +477,7 @@ async fn trailers_before_the_end_of_the_request_end_the_rpc_for_good() {
     assert_eq!(logs.0.last().unwrap(), "finish trailers NOT_FOUND");
     assert_eq!(logs.1.last().unwrap(), "finish trailers NOT_FOUND");
 
-    // The client is told to stop; until then it goes on sending.
+    // The client keeps sending until the server stops it.
     soon(async { while requests.send(say("more")).await.is_ok() {} }).await;
     assert_eq!((pair.client_side.log(), pair.server_side.log()), logs);
 }

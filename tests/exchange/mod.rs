@@ -1,4 +1,4 @@
-//! One exchange of a script's making, without a runtime: a traced service that ends in a given way.
+//! One scripted exchange, without a runtime: a traced service that ends in a given way.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -81,8 +81,8 @@ impl Exchange {
         }
     }
 
-    /// Runs it under a tracer, to its end or to where the caller gives up. What the caller saw, a
-    /// line each.
+    /// Runs it under a tracer, to its end or until the caller gives up. Returns what the caller
+    /// saw, a line each.
     pub fn run(&self, tracer: impl Tracer) -> Vec<String> {
         silence_scripted_panics();
         let mut service = TracerLayer::new(tracer).server().layer(self.clone());
@@ -125,7 +125,7 @@ pub fn request() -> Request<tonic::body::Body> {
         .unwrap()
 }
 
-/// A gRPC message of this size, as it stands on the wire.
+/// A gRPC message of this size, with its prefix.
 fn message(size: u8) -> Bytes {
     let mut bytes = vec![0, 0, 0, 0, size];
     bytes.resize(5 + usize::from(size), 7);

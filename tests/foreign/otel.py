@@ -322,7 +322,7 @@ def main():
             rust_calls(collector, provider)
             provider.shutdown()
             console()
-        except Exception as error:  # One more failure; the others are told too.
+        except Exception as error:  # One more failure; the others get it too.
             check("no error", repr(error), None)
         finally:
             stop_all()

@@ -560,13 +560,13 @@ bind-address = "127.0.0.1:{backup}"
         ]:
             code, last, printed = example(base + target)
             check(
-                f"influxdb example: a store that answers {what} is told of, and counted",
+                f"influxdb example: a store that answers {what} is reported, and counted",
                 (code, last, f"points rejected: {status}" in printed),
                 (0, f"written 0, dropped 0, rejected {all_points}, lost 0", True),
             )
     code, last, printed = example(f"{base}/write?db=rpc&precision=ns")
     check(
-        "influxdb example: a store that is down is told of, and counted",
+        "influxdb example: a store that is down is reported, and counted",
         (code, last, "points lost" in printed),
         (0, f"written 0, dropped 0, rejected 0, lost {all_points}", True),
     )

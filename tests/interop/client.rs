@@ -191,7 +191,7 @@ where
         let call = self.plain.streaming_input_call(tokio_stream::pending());
         match tokio::time::timeout(A_MOMENT, call).await {
             Err(_elapsed) => {
-                // What a caller is told who drops its call.
+                // The status of a caller that drops its call.
                 self.statuses.push(Code::Cancelled);
                 Ok(())
             }
@@ -211,7 +211,7 @@ where
         let got = self.next(&mut responses).await?;
         equal("size", got.map(|message| body_size(&message)), Some(31415))?;
         drop(responses);
-        // hyper resets a stream only when nobody sends any more, either.
+        // hyper resets a stream only when neither side sends any more.
         drop(requests);
         self.statuses.push(Code::Cancelled);
         Ok(())
@@ -385,7 +385,7 @@ where
         Ok(message)
     }
 
-    /// The payloads' sizes of a whole stream.
+    /// The payloads' sizes of a complete stream.
     async fn read_all(
         &mut self,
         response: Result<Response<Streaming<StreamingOutputCallResponse>>, Status>,

@@ -137,7 +137,7 @@ class Client {
       seen.messages.push(message);
       wake();
     });
-    call.on('error', () => {}); // told by the status, too
+    call.on('error', () => {}); // the status says it, too
     call.on('status', (status) => {
       seen.status = status;
       this.statuses.push(status.code);
@@ -334,7 +334,7 @@ class Client {
   }
 
   async client_compressed_streaming() {
-    // A stream's messages cannot be told one by one: Node's own streams refuse the flag.
+    // A stream's messages cannot get the flag one by one: Node's own streams refuse the flag.
     const expected = { expect_compressed: { value: true } };
     const { response, status } = await this.inputs(this.gzip, [27182, 45904], expected);
     ok(status);

@@ -144,7 +144,7 @@ impl TestService for Interop {
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        Err(Status::unimplemented("nobody implements this"))
+        Err(Status::unimplemented("this is not implemented"))
     }
 }
 
@@ -181,7 +181,7 @@ fn check_status(status: Option<&EchoStatus>) -> Result<(), Status> {
     }
 }
 
-/// Fails where a message was compressed and should not be, or the other way round.
+/// Fails if a message was compressed and should not be, or the other way round.
 fn check_compression(
     extensions: &http::Extensions,
     index: usize,
@@ -210,8 +210,8 @@ fn echo_initial(request: &http::HeaderMap, response: &mut tonic::metadata::Metad
     }
 }
 
-/// Which of a request's messages were compressed on the wire: tonic does not tell its handlers, and
-/// the layer's own count is what is to be tested.
+/// Which of a request's messages were compressed on the wire: tonic does not show it to its
+/// handlers, and the layer's own count is what is to be tested.
 #[derive(Clone, Debug, Default)]
 struct Flags(Arc<Mutex<Vec<bool>>>);
 

@@ -1,4 +1,4 @@
-//! Peers that speak HTTP/2 without gRPC's manners: they send exactly the frames they are told.
+//! Peers that speak HTTP/2 without a gRPC library: they send exactly the frames of a script.
 //!
 //! [`RawServer`] plays one script for every request, [`RawClient`] is led by hand, and
 //! [`serve_script`] is a tonic server whose handler plays a script. What a tracer saw of it is
@@ -71,7 +71,7 @@ pub enum Step {
     Read,
     /// Waits until the test allows the rest.
     Wait(Arc<Notify>),
-    /// Leaves the stream open, where a script's end would end it.
+    /// Leaves the stream open, while a script's end would end it.
     Forever,
 }
 
@@ -95,7 +95,7 @@ pub fn headers_only(more: &[(&str, &str)]) -> Step {
     }
 }
 
-/// A DATA frame with one whole message of the Echo service.
+/// A DATA frame with one complete message of the Echo service.
 pub fn message(text: &str) -> Step {
     Step::Data(framed(0, &encoded(text)))
 }
@@ -109,7 +109,7 @@ pub fn trailers(headers: &[(&str, &str)]) -> Step {
     Step::Trailers(map(headers))
 }
 
-/// A header map, in which a name can stand twice.
+/// A header map, in which a name can occur twice.
 pub fn map(headers: &[(&str, &str)]) -> HeaderMap {
     let pair = |(name, value): &(&str, &str)| {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -181,7 +181,7 @@ impl RawServer {
         Self { uri, requests }
     }
 
-    /// The requests so far; their bodies where the script reads them.
+    /// The requests so far; their bodies if the script reads them.
     pub fn requests(&self) -> Vec<Request<Vec<u8>>> {
         self.requests.lock().unwrap().clone()
     }
@@ -225,7 +225,7 @@ impl RawServer {
         }
     }
 
-    /// The request's body is held even where it is not read: to drop it would reset the stream.
+    /// The request's body is held even if it is not read: to drop it would reset the stream.
     async fn play(
         script: Arc<[Step]>,
         mut reply: SendResponse<Bytes>,
@@ -374,7 +374,7 @@ pub struct Met {
     pub log: Vec<String>,
     /// What its caller got.
     pub got: Got,
-    /// The request's body as the server got it, where the script reads it.
+    /// The request's body as the server got it, if the script reads it.
     pub sent: Vec<u8>,
 }
 
@@ -459,7 +459,7 @@ async fn got_of(caller: JoinHandle<Got>) -> Got {
     }
 }
 
-/// An HTTP/2 client that sends what it is told.
+/// An HTTP/2 client that sends the frames of a script.
 pub struct RawClient {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<()>,
@@ -540,7 +540,7 @@ impl RawClient {
         Ok(RawCall { response, stream })
     }
 
-    /// A whole unary request, and what comes back.
+    /// A complete unary request, and its response.
     pub async fn ask(&mut self, path: &str, more: &[(&str, &str)], body: Bytes) -> Answer {
         let mut call = self.open(path, more).await;
         call.stream.send_data(body, true).unwrap();
@@ -610,7 +610,7 @@ impl Answer {
 }
 
 /// Starts a tonic server whose handler answers every request with a script; it reads the request to
-/// its end first. Traced where there is a recorder.
+/// its end first. Traced if there is a recorder.
 ///
 /// Of the steps, those a handler can take are played: headers, data, trailers, and to stop there.
 pub async fn serve_script(
@@ -633,7 +633,7 @@ pub async fn serve_script(
     .await
 }
 
-/// Starts a tonic server, with this layer where there is one.
+/// Starts a tonic server, with this layer if there is one.
 pub async fn serve_routes(
     layer: Option<TracerLayer<RecordingTracer>>,
     server: Server,

@@ -1,4 +1,4 @@
-//! Bodies and handlers that do as they are told, and a caller that writes down what it sees.
+//! Bodies and handlers that follow a script, and a caller that logs what it sees.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -154,7 +154,7 @@ pub fn response(steps: impl IntoIterator<Item = Step>) -> Response<Scripted> {
         .unwrap()
 }
 
-/// Polls once, with a waker that wakes nobody.
+/// Polls once, with a waker that does nothing.
 pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -162,7 +162,7 @@ pub fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 /// What a poll of a body gives.
 pub type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
 
-/// Polls a body once, with a waker that wakes nobody.
+/// Polls a body once, with a waker that does nothing.
 pub fn poll_body<B: Body + Unpin>(body: &mut B) -> Polled<B::Data, B::Error> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
@@ -206,11 +206,11 @@ pub fn quiet() {
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            // A payload that is no text is one of ours too.
+            // A payload that is not a text is also one of ours.
             let payload = info.payload();
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-            let is_ours = |text: &str| text.contains(ON_PURPOSE) || text == "told to panic";
+            let is_ours = |text: &str| text.contains(ON_PURPOSE) || text == "asked to panic";
             if text.is_some_and(|text| !is_ours(text)) {
                 loud(info);
             }
@@ -270,7 +270,7 @@ impl Course {
     }
 }
 
-/// A service that reads the whole request and then takes its course.
+/// A service that reads the complete request and then takes its course.
 #[derive(Clone, Debug)]
 pub struct Handler(pub Course);
 

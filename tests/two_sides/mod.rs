@@ -1,4 +1,4 @@
-//! One HTTP exchange in process, with bodies as they are told, through the layer.
+//! One HTTP exchange in process, with scripted bodies, through the layer.
 
 #![allow(dead_code, unreachable_pub)]
 

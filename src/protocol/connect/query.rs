@@ -7,8 +7,8 @@ pub(in crate::protocol) fn is_call(query: &str) -> bool {
     query.split('&').any(|parameter| parameter == "connect=v1")
 }
 
-/// The message in the query of a call: its size, and whether it is compressed. `None` where there is
-/// none, or none that can be decoded.
+/// The message in the query of a call: its size, and whether it is compressed. `None` if there is
+/// none, or if it cannot be decoded.
 pub(in crate::protocol) fn message_in(query: &str) -> Option<(u64, bool)> {
     let parameter = |name| {
         let mut parameters = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -24,7 +24,7 @@ pub(in crate::protocol) fn message_in(query: &str) -> Option<(u64, bool)> {
     Some((size, compressed))
 }
 
-/// How many bytes stand in URL-safe base64, padded or not; `None` where it is no such text.
+/// How many bytes URL-safe base64 encodes, padded or not; `None` if it is malformed.
 fn length_of_base64(text: impl Iterator<Item = u8>) -> Option<u64> {
     let (mut characters, mut padding) = (0_u64, 0_u64);
     for byte in text {
@@ -37,7 +37,7 @@ fn length_of_base64(text: impl Iterator<Item = u8>) -> Option<u64> {
         }
     }
     let whole = padding == 0 || (padding <= 2 && (characters + padding) % 4 == 0);
-    // Four characters are three bytes, and one alone is none.
+    // Four characters are three bytes. A single one is an error.
     match characters % 4 {
         0 if whole => Some(characters / 4 * 3),
         rest @ 2.. if whole => Some(characters / 4 * 3 + rest - 1),

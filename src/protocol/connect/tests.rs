@@ -133,7 +133,7 @@ fn json_in_pieces_gives_the_same_error() {
 }
 
 #[test]
-fn a_message_that_is_cut_ends_before_what_is_not_whole() {
+fn a_message_that_is_cut_ends_before_an_incomplete_character() {
     for escape in ["é", "\\n", "\\u00e9", "\\ud83d\\ude00"] {
         for before in 8 * 1024 - 13..8 * 1024 {
             let text = "x".repeat(before);
@@ -157,7 +157,7 @@ fn brackets_without_end_are_not_an_error() {
 }
 
 #[test]
-fn a_compressed_frame_is_read_and_of_a_bomb_the_beginning() {
+fn a_compressed_frame_is_read_and_only_the_beginning_of_a_bomb() {
     let frame = gzip(br#"{"error":{"code":"aborted"}}"#);
     let error = read_end(&frame, 3).unwrap();
     assert_eq!(error.code, Some(Code::Aborted));
@@ -179,7 +179,7 @@ fn a_compressed_frame_is_read_and_of_a_bomb_the_beginning() {
 }
 
 #[test]
-fn the_message_of_a_get_is_as_long_as_it_is_decoded() {
+fn the_message_of_a_get_has_its_decoded_length() {
     for (query, message) in [
         ("message=&connect=v1", Some((0, false))),
         (

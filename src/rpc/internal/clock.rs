@@ -11,7 +11,7 @@ type Raw = u64;
 #[cfg(not(feature = "quanta"))]
 type Raw = Instant;
 
-/// The processor's time-stamp counter where that is safe, calibrated once; else the system's clock.
+/// The processor's time-stamp counter if that is safe, calibrated once; else the system's clock.
 #[cfg(feature = "quanta")]
 static CLOCK: std::sync::LazyLock<quanta::Clock> = std::sync::LazyLock::new(quanta::Clock::new);
 
@@ -39,18 +39,17 @@ impl Tick {
     }
 }
 
-/// When so much time has passed from now; `None` where the clock cannot hold it.
+/// The moment after this timeout from now; `None` if the clock cannot represent it.
 pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
 }
 
-/// Whether the time is up.
+/// Whether a deadline has passed.
 pub(crate) fn is_past(deadline: Instant) -> bool {
     deadline <= now()
 }
 
-/// The clock of deadlines: the one that timeouts go by. It is the system's, but in a test with
-/// paused time.
+/// The clock that timeouts use. It is the system's, except in a test with paused time.
 fn now() -> Instant {
     #[cfg(feature = "transport")]
     return tokio::time::Instant::now().into_std();

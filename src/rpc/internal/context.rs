@@ -3,8 +3,8 @@ use std::{cell::Cell, mem::ManuallyDrop};
 use crate::rpc::RpcInfo;
 
 thread_local! {
-    // Without a destructor an access is a plain load. What stands here is always taken out again
-    // by the one who put it in, so there is nothing to drop.
+    // Without a destructor an access is a plain load. Whoever puts a record here takes it out
+    // again, so there is nothing to drop.
     static CURRENT: Cell<ManuallyDrop<Option<RpcInfo>>> =
         const { Cell::new(ManuallyDrop::new(None)) };
 }
@@ -29,13 +29,13 @@ impl Slot {
         Self(Some(rpc))
     }
 
-    /// The record; `None` only within [`enter`](Self::enter), where nobody can ask.
+    /// The record; `None` only within [`enter`](Self::enter), which borrows this slot.
     #[inline]
     pub(crate) fn rpc(&self) -> Option<&RpcInfo> {
         self.0.as_ref()
     }
 
-    /// Takes the record out, where its RPC is over.
+    /// Takes the record out, when its RPC is over.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<RpcInfo> {
         self.0.take()
@@ -62,7 +62,7 @@ impl Slot {
         f()
     }
 
-    /// Exchanges what is held here and what is current; done again, all is as it was.
+    /// Exchanges what is held here and what is current. A second call undoes it.
     #[inline]
     pub(crate) fn swap(&mut self) {
         self.0 = replace(self.0.take());

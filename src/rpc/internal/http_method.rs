@@ -17,7 +17,7 @@ static STANDARD: [Method; 9] = [
 ];
 
 impl HttpMethod {
-    /// One that is not among the standard ones, kept elsewhere.
+    /// A custom method, which is kept in the rare fields.
     pub(crate) const OWN: Self = Self(u8::MAX);
 
     #[inline]
@@ -48,7 +48,7 @@ mod tests {
     use super::{HttpMethod, Method, STANDARD};
 
     #[test]
-    fn standard_methods_are_told_apart() {
+    fn standard_methods_are_distinct() {
         for method in &STANDARD {
             assert_eq!(HttpMethod::new(method).get(), Some(method));
         }

@@ -1,5 +1,5 @@
-//! Keeps the memory of records that nobody holds any more, for the next ones: an allocation less for
-//! each RPC.
+//! Pools records, up to 64 per thread: an allocation less for each RPC. A record that has a holder
+//! is never reused.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -12,14 +12,14 @@ thread_local! {
     static KEPT: RefCell<Vec<Arc<Record>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A record of no RPC, which nobody else holds.
+/// Takes a blank record, which has no other holder.
 #[inline]
 pub(in crate::rpc) fn take() -> Arc<Record> {
     let kept = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.pop());
     kept.ok().flatten().unwrap_or_else(make)
 }
 
-/// Keeps a record of no RPC, which nobody else holds.
+/// Puts back a blank record, which has no other holder.
 #[inline]
 pub(in crate::rpc) fn put(record: Arc<Record>) {
     let _ = KEPT.try_with(|kept| {

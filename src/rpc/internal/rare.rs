@@ -11,7 +11,7 @@ use http::Method;
 use super::AtomicOffset;
 use crate::rpc::{Direction, Event, RecordedEvent};
 
-/// What most RPCs do not have: allocated when the first of it is there.
+/// What most RPCs do not have: allocated when the first of it is recorded.
 #[derive(Debug, Default)]
 pub(crate) struct RareFields {
     /// Of the predefined events but start and finish.
@@ -41,7 +41,7 @@ impl RareFields {
     /// How many bytes of an error's or a panic's text are kept.
     pub(in crate::rpc) const TEXT: usize = 1024;
 
-    /// Where the time of an event stands; `None` for a user's own.
+    /// The time of a predefined event; `None` for a custom one.
     pub(in crate::rpc) fn moment(&self, event: Event) -> Option<&AtomicOffset> {
         self.moments.get(event.slot()?)
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Stats {
-    /// Of no RPC yet.
+    /// Statistics of no RPC yet.
     pub(in crate::rpc) fn blank() -> Self {
         Self {
             role: Role::Client,
@@ -40,7 +40,7 @@ impl Stats {
         }
     }
 
-    /// Of an RPC that begins at `from`.
+    /// Makes them the statistics of an RPC that begins at `from`.
     #[inline]
     pub(in crate::rpc) fn begin(&mut self, side: Role, wanted: Level, from: Tick) {
         let Self {
@@ -56,7 +56,7 @@ impl Stats {
             wire_status,
             ending,
             marks,
-            // Empty: nobody has asked for, or added, anything yet.
+            // Empty: `clear` has emptied them, and the RPC has not begun.
             start_time: _,
             extra: _,
         } = self;
@@ -119,7 +119,7 @@ impl Stats {
         }
     }
 
-    /// Where a direction is counted, if the moments of it are not asked for.
+    /// The counters of a direction, if its times are not recorded.
     #[inline]
     pub(crate) fn quiet_cell(&self, direction: Direction) -> Option<&TrafficCell> {
         (!self.is_detailed()).then(|| self.cell(direction))
@@ -143,7 +143,7 @@ impl Stats {
 
     /// Records a predefined or user-defined event now.
     pub(crate) fn record(&self, event: Event, status: Severity, info: Option<Cow<'static, str>>) {
-        // Start and finish are the layer's to say.
+        // Only the layer records start and finish.
         if event.level() > self.level() || event == Event::RPC_START || event == Event::RPC_FINISH {
             return;
         }

@@ -1,7 +1,7 @@
 //! Tracers that are made of other tracers. They nest as they are written:
 //! `tracer.only_failed().filter(wanted)` asks the filter first.
 
-/// Hooks that are the inner tracer's.
+/// Hooks that forward to the inner tracer.
 macro_rules! inner {
     ($($hook:ident)*) => {$(inner!(@ $hook);)*};
     (@ start) => {

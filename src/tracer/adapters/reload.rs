@@ -25,7 +25,7 @@ impl<T> Reload<T> {
         let tracer = Arc::new(tracer);
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, tracer);
-        // The old one's drop is not ours to time: it may flush.
+        // The old one's drop may flush, so it must not happen under the lock.
         drop(current);
         drop(old);
     }
@@ -49,7 +49,7 @@ impl<T: Tracer> Tracer for Reload<T> {
     }
 
     fn finish(&self, (tracer, state): Self::State, rpc: &RpcInfo) {
-        // Where it was replaced, this may be the last of it, whose drop may panic too.
+        // If it was replaced, this may be its last handle, and its drop may panic too.
         contain::<T, _>("finish", || tracer.finish(state, rpc));
         contain::<T, _>("drop", || drop(tracer));
     }
