@@ -112,11 +112,14 @@
 mod config;
 pub mod guide;
 mod layer;
+#[cfg(feature = "live")]
+#[cfg_attr(docsrs, doc(cfg(feature = "live")))]
+pub mod live;
 pub mod methods;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
-#[cfg(any(feature = "metrics", feature = "otel"))]
+#[cfg(any(feature = "live", feature = "metrics", feature = "otel"))]
 mod name_hasher;
 #[cfg(feature = "otel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otel")))]

@@ -1,0 +1,198 @@
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use http::Method;
+
+use crate::{Role, RpcInfo, live::format::visible, name_hasher::NameHasher, rpc::Protocol};
+
+/// How many rows the table has: a method on one side is a row.
+pub(super) const ROWS: usize = 256;
+
+/// How many of them may belong to methods that were never answered. A peer that sends other names all
+/// the time fills these and no more.
+const UNANSWERED: usize = ROWS / 2;
+
+/// Places of the table, four for each row, and how many of them are tried for a name.
+const PLACES: usize = 4 * ROWS;
+const TRIES: usize = 32;
+
+/// Longer paths name no row.
+const LONGEST: usize = 257;
+
+/// The name of the rows for all other methods, one of each side.
+const OTHER: &str = "_OTHER";
+
+/// A method on one side.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) role: Role,
+    /// Of plain HTTP, which has no method names.
+    verb: Option<Method>,
+    path: Box<str>,
+    pub(super) name: Box<str>,
+    answered: AtomicBool,
+}
+
+impl Row {
+    /// Whether the name holds a path of plain HTTP, which may have secrets in it.
+    pub(super) fn is_http(&self) -> bool {
+        self.verb.is_some()
+    }
+
+    /// The name for a reader who may see figures and no more.
+    pub(super) fn public_name(&self) -> &str {
+        match &self.verb {
+            Some(verb) => verb.as_str(),
+            None => &self.name,
+        }
+    }
+
+    fn is(&self, role: Role, verb: Option<&Method>, path: &str) -> bool {
+        self.role == role && *self.path == *path && self.verb.as_ref() == verb
+    }
+}
+
+/// The rows by name. Finding one takes no lock; rows are added and never removed.
+pub(super) struct Rows {
+    seed: u64,
+    places: Box<[OnceLock<usize>]>,
+    rows: Box<[OnceLock<Row>]>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    rows: usize,
+    unanswered: usize,
+}
+
+impl Rows {
+    pub(super) fn new() -> Self {
+        let all = Self {
+            seed: RandomState::new().build_hasher().finish(),
+            places: (0..PLACES).map(|_| OnceLock::new()).collect(),
+            rows: (0..ROWS).map(|_| OnceLock::new()).collect(),
+            counts: Mutex::default(),
+        };
+        for role in [Role::Client, Role::Server] {
+            all.add(role, None, "", OTHER, true);
+        }
+        all
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Row> {
+        self.rows.get(index)?.get()
+    }
+
+    /// The row of an RPC that starts. That of all other methods, if there is no more room.
+    pub(super) fn of(&self, rpc: &RpcInfo) -> usize {
+        let (role, path) = (rpc.role(), rpc.path());
+        let verb = match rpc.protocol() {
+            Protocol::Http => rpc.http_method(),
+            _ => None,
+        };
+        self.find(role, verb, path)
+            .or_else(|| self.make(rpc, verb, false))
+            .unwrap_or(Self::other(role))
+    }
+
+    /// The RPC was answered with OK, so its method exists: it gets a row even where names that were
+    /// never answered have used up theirs.
+    #[inline]
+    pub(super) fn answered(&self, row: usize, rpc: &RpcInfo) {
+        if let Some(row) = self.get(row)
+            && !row.answered.load(Relaxed)
+        {
+            self.set_answered(row);
+        } else if row == Self::other(rpc.role()) && rpc.protocol() != Protocol::Http {
+            let _ = self.make(rpc, None, true);
+        }
+    }
+
+    fn other(role: Role) -> usize {
+        match role {
+            Role::Client => 0,
+            Role::Server => 1,
+        }
+    }
+
+    fn find(&self, role: Role, verb: Option<&Method>, path: &str) -> Option<usize> {
+        if path.len() > LONGEST {
+            return None;
+        }
+        for place in self.places_of(role, path) {
+            let index = *place.get()?;
+            if self.get(index)?.is(role, verb, path) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn places_of(&self, role: Role, path: &str) -> impl Iterator<Item = &OnceLock<usize>> {
+        let mut hasher = NameHasher::default();
+        hasher.mix(self.seed ^ role as u64);
+        hasher.write(path.as_bytes());
+        let first = hasher.finish() as usize % PLACES;
+        let (before, from) = self.places.split_at(first);
+        from.iter().chain(before).take(TRIES)
+    }
+
+    #[cold]
+    fn make(&self, rpc: &RpcInfo, verb: Option<&Method>, answered: bool) -> Option<usize> {
+        let path = rpc.path();
+        if path.len() > LONGEST {
+            return None;
+        }
+        let name = match verb {
+            Some(verb) => format!("{verb:.16} {}", visible(path, 120)),
+            None => rpc.full_method()?.to_owned(),
+        };
+        self.add(rpc.role(), verb, path, &name, answered)
+    }
+
+    fn add(
+        &self,
+        role: Role,
+        verb: Option<&Method>,
+        path: &str,
+        name: &str,
+        answered: bool,
+    ) -> Option<usize> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another RPC may have come first.
+        if let Some(index) = self.find(role, verb, path) {
+            return Some(index);
+        }
+        if counts.rows >= ROWS || (!answered && counts.unanswered >= UNANSWERED) {
+            return None;
+        }
+        let place = self.places_of(role, path).find(|p| p.get().is_none())?;
+        let index = counts.rows;
+        self.rows.get(index)?.get_or_init(|| Row {
+            role,
+            verb: verb.cloned(),
+            path: path.into(),
+            name: name.into(),
+            answered: answered.into(),
+        });
+        place.get_or_init(|| index);
+        counts.rows += 1;
+        counts.unanswered += usize::from(!answered);
+        Some(index)
+    }
+
+    #[cold]
+    fn set_answered(&self, row: &Row) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Paths of plain HTTP have numbers and names in them: they never use up the rows of methods.
+        if !row.answered.swap(true, Relaxed) && !row.is_http() {
+            counts.unanswered = counts.unanswered.saturating_sub(1);
+        }
+    }
+}
