@@ -18,7 +18,7 @@ pub(super) struct Child {
     pub(super) status: Option<Status>,
     pub(super) ending: Option<Ending>,
     pub(super) failed: bool,
-    pub(super) children: Vec<Child>,
+    pub(super) children: Vec<Self>,
 }
 
 impl Child {

@@ -113,7 +113,7 @@ pub(super) struct Nested {
     pub(super) failed: bool,
     pub(super) in_flight: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) children: Vec<Nested>,
+    pub(super) children: Vec<Self>,
 }
 
 impl Rpc {
