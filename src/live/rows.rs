@@ -1,7 +1,7 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -30,6 +30,7 @@ const OTHER: &str = "_OTHER";
 /// A method on one side.
 #[derive(Debug)]
 pub(super) struct Row {
+    index: usize,
     pub(super) role: Role,
     /// Of plain HTTP, which has no method names.
     verb: Option<Method>,
@@ -60,8 +61,8 @@ impl Row {
 /// The rows by name. Finding one takes no lock; rows are added and never removed.
 pub(super) struct Rows {
     seed: u64,
-    places: Box<[OnceLock<usize>]>,
-    rows: Box<[OnceLock<Row>]>,
+    places: Box<[OnceLock<Arc<Row>>]>,
+    rows: Box<[OnceLock<Arc<Row>>]>,
     counts: Mutex<Counts>,
 }
 
@@ -86,10 +87,11 @@ impl Rows {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Row> {
-        self.rows.get(index)?.get()
+        self.rows.get(index)?.get().map(|row| &**row)
     }
 
     /// The row of an RPC that starts. That of all other methods, if there is no more room.
+    #[inline]
     pub(super) fn of(&self, rpc: &RpcInfo) -> usize {
         let (role, path) = (rpc.role(), rpc.path());
         let verb = match rpc.protocol() {
@@ -121,26 +123,28 @@ impl Rows {
         }
     }
 
+    #[inline]
     fn find(&self, role: Role, verb: Option<&Method>, path: &str) -> Option<usize> {
         if path.len() > LONGEST {
             return None;
         }
         for place in self.places_of(role, path) {
-            let index = *place.get()?;
-            if self.get(index)?.is(role, verb, path) {
-                return Some(index);
+            let row = place.get()?;
+            if row.is(role, verb, path) {
+                return Some(row.index);
             }
         }
         None
     }
 
-    fn places_of(&self, role: Role, path: &str) -> impl Iterator<Item = &OnceLock<usize>> {
+    #[inline]
+    fn places_of(&self, role: Role, path: &str) -> impl Iterator<Item = &OnceLock<Arc<Row>>> {
         let mut hasher = NameHasher::default();
         hasher.mix(self.seed ^ role as u64);
         hasher.write(path.as_bytes());
-        let first = hasher.finish() as usize % PLACES;
-        let (before, from) = self.places.split_at(first);
-        from.iter().chain(before).take(TRIES)
+        let first = hasher.finish() as usize;
+        let tries = (0..TRIES).map(move |step| first.wrapping_add(step) % PLACES);
+        tries.filter_map(|place| self.places.get(place))
     }
 
     #[cold]
@@ -174,14 +178,16 @@ impl Rows {
         }
         let place = self.places_of(role, path).find(|p| p.get().is_none())?;
         let index = counts.rows;
-        self.rows.get(index)?.get_or_init(|| Row {
+        let row = Arc::new(Row {
+            index,
             role,
             verb: verb.cloned(),
             path: path.into(),
             name: name.into(),
             answered: answered.into(),
         });
-        place.get_or_init(|| index);
+        self.rows.get(index)?.get_or_init(|| Arc::clone(&row));
+        place.get_or_init(|| row);
         counts.rows += 1;
         counts.unanswered += usize::from(!answered);
         Some(index)
