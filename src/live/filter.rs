@@ -8,7 +8,7 @@ use super::{
     rpc::{Rpc, method_of},
     shards::Entry,
 };
-use crate::{Role, rpc::Address};
+use crate::{Role, Stats, rpc::Address};
 
 /// Longer queries are refused.
 const LONGEST: usize = 2_048;
@@ -179,7 +179,7 @@ impl Filter {
         self.peer.is_some() || !self.tags.is_empty()
     }
 
-    /// Whether no RPC in flight can match.
+    /// Whether it asks how an RPC ended.
     fn needs_end(&self) -> bool {
         self.failed || self.code.is_some() || self.ending.is_some()
     }
@@ -189,21 +189,20 @@ impl Filter {
         self.role.is_none_or(|role| role == row.role) && self.matches_method(name)
     }
 
-    pub(super) fn matches_open(&self, entry: &Entry, rows: &Rows, public: bool) -> bool {
+    /// Of an RPC in flight, or one that is just over.
+    pub(super) fn matches_record(&self, entry: &Entry, rows: &Rows, public: bool) -> bool {
         let rpc = &entry.rpc;
-        if self.needs_end()
-            || self.role.is_some_and(|role| role != rpc.role())
+        let stats = rpc.stats();
+        if self.role.is_some_and(|role| role != rpc.role())
             || self
                 .parent
                 .is_some_and(|id| entry.parent.is_none_or(|parent| parent.id != id))
+            || (self.needs_end() && !self.matches_end(stats))
         {
             return false;
         }
-        if self.min.is_some() || self.max.is_some() {
-            let age = rpc.stats().elapsed();
-            if !self.matches_time(age) {
-                return false;
-            }
+        if (self.min.is_some() || self.max.is_some()) && !self.matches_time(stats.elapsed()) {
+            return false;
         }
         if self.method.is_some() {
             let public = public.then(|| rows.get(entry.row)).flatten();
@@ -264,6 +263,22 @@ impl Filter {
                     .is_some_and(|peer| peer.contains(wanted))
             })
             && self.tags.iter().all(tag_matches)
+    }
+
+    fn matches_end(&self, stats: &Stats) -> bool {
+        let Some(ending) = stats.ending() else {
+            return false;
+        };
+        let code = |code: &String| {
+            let status = stats.status().map(|status| status.to_string());
+            status.is_some_and(|status| status.eq_ignore_ascii_case(code))
+        };
+        (!self.failed || stats.failed())
+            && self.code.as_ref().is_none_or(code)
+            && self
+                .ending
+                .as_ref()
+                .is_none_or(|wanted| ending.as_str().eq_ignore_ascii_case(wanted))
     }
 
     fn matches_time(&self, time: Duration) -> bool {

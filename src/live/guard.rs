@@ -16,7 +16,7 @@ pub(super) fn check(parts: &Parts, config: &Config) -> Result<Access, (StatusCod
     if !is_known_host(parts, config) {
         return Err((
             StatusCode::MISDIRECTED_REQUEST,
-            "this page is served to the hosts localhost, IP addresses, and those given to `Live::hosts`\n",
+            "this page is served to the hosts localhost, IP addresses, and those given to `Live::hosts`",
         ));
     }
     let access = match &config.guard {
@@ -27,11 +27,11 @@ pub(super) fn check(parts: &Parts, config: &Config) -> Result<Access, (StatusCod
     match access {
         Access::None if config.guard.is_none() => Err((
             StatusCode::FORBIDDEN,
-            "without a guard, this page is for readers on the same machine: see `Live::guard`\n",
+            "without a guard, this page is for readers on the same machine: see `Live::guard`",
         )),
         Access::None => Err((
             StatusCode::FORBIDDEN,
-            "the guard of this page lets you see nothing\n",
+            "the guard of this page lets you see nothing",
         )),
         access => Ok(access),
     }

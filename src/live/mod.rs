@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+mod answer;
 mod cell;
 mod children;
 mod config;
@@ -33,16 +34,18 @@ mod service;
 mod shards;
 mod text;
 mod tracer;
+mod watch;
 
 use std::{fmt, sync::Arc};
 
 use http::{HeaderName, request::Parts};
 
-use self::{config::Config, tracer::Shared};
 pub use self::{
-    service::{LiveBody, LiveFuture, LiveService},
+    answer::LiveBody,
+    service::{LiveFuture, LiveService},
     tracer::{InFlight, LiveTracer},
 };
+use self::{config::Config, tracer::Shared};
 
 /// The page of RPCs, and what its tracers share; see the [module](self).
 ///

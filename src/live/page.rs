@@ -170,12 +170,10 @@ impl Page {
                 .then_with(|| a.method.cmp(&b.method))
                 .then_with(|| a.role.cmp(b.role))
         });
-        let total = rows.iter().map(|(_, row)| row.counts.in_flight()).sum();
         let samples = kept(shared, &history, query, public);
         let uptime = history.uptime().as_secs_f64();
         drop(history);
-        let mut in_flight = in_flight(shared, query, public);
-        in_flight.total = total;
+        let in_flight = in_flight(shared, query, public);
         let peers = config
             .peers
             .iter()
@@ -205,16 +203,17 @@ pub(super) fn now() -> f64 {
     now.unwrap_or_default().as_secs_f64()
 }
 
-fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFlight {
+pub(super) fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFlight {
     let mut found: Vec<(Duration, Entry)> = Vec::new();
-    let mut untracked = 0;
+    let (mut total, mut untracked) = (0, 0);
     for shard in shared.shards.iter() {
         let entries: Vec<_> = shard.open().map(Entry::without_extra).collect();
         untracked += shard.untracked;
+        total += entries.len() as u64 + shard.untracked;
         drop(shard);
         let matching = entries
             .into_iter()
-            .filter(|entry| query.filter.matches_open(entry, &shared.rows, public));
+            .filter(|entry| query.filter.matches_record(entry, &shared.rows, public));
         found.extend(matching.map(|entry| (entry.rpc.stats().elapsed(), entry)));
     }
     let matching = found.len();
@@ -233,7 +232,7 @@ fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFlight {
     });
     let rpcs: Vec<_> = rpcs.collect();
     InFlight {
-        total: 0,
+        total,
         untracked,
         matching,
         left_out: matching - rpcs.len(),

@@ -1,179 +1,245 @@
-//! The page over HTTP.
+//! The page as a tower service.
 
 use std::{
     convert::Infallible,
     fmt,
     future::{Ready, ready},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use http_body::{Body, Frame, SizeHint};
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
 use tower_service::Service;
 
 use super::{
     Access,
+    answer::{Kind, LiveBody, events, json, plain, whole},
     config::Config,
     filter::{Query, Refused},
     guard, html,
     page::{Page, one},
     text,
     tracer::Shared,
+    watch::{Events, WATCHERS},
 };
 
 const SCRIPT: &str = include_str!("app.js");
 const STYLE: &str = include_str!("style.css");
 
-/// Nothing but what this page serves is loaded, and nothing inline runs.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// How many readers wait for their page at a time.
+const WAITING: usize = 512;
 
 /// The page as a tower service; made by [`Live::service`](super::Live::service).
 #[derive(Clone)]
 pub struct LiveService {
     shared: Arc<Shared>,
     config: Arc<Config>,
+    desk: Arc<Desk>,
+}
+
+/// Pages are made one after the other, so that however many are asked for, RPCs lose one processor at
+/// most.
+struct Desk {
+    turn: Semaphore,
+    waiting: AtomicUsize,
 }
 
 /// The answer of a [`LiveService`].
-#[derive(Debug)]
-pub struct LiveFuture(Ready<Response<LiveBody>>);
+pub struct LiveFuture(Answer);
 
-/// The body of an answer.
-#[derive(Debug)]
-pub struct LiveBody(Option<Bytes>);
+enum Answer {
+    Ready(Ready<Response<LiveBody>>),
+    Later(Pin<Box<dyn Future<Output = Response<LiveBody>> + Send>>),
+}
+
+/// A page that a reader may see.
+enum Wanted {
+    Overview(Query),
+    One(u64),
+    Watch(Query),
+}
 
 impl LiveService {
     pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>) -> Self {
-        Self { shared, config }
+        let desk = Desk {
+            turn: Semaphore::new(1),
+            waiting: AtomicUsize::new(0),
+        };
+        Self {
+            shared,
+            config,
+            desk: Arc::new(desk),
+        }
     }
 
-    fn answer(&self, parts: &Parts) -> Response<LiveBody> {
-        let access = match guard::check(parts, &self.config) {
-            Ok(access) => access,
-            Err((status, why)) => return plain(status, why),
-        };
+    /// Answers at once what needs no look at the RPCs.
+    fn answer(&self, parts: &Parts) -> Answer {
+        match self.route(parts) {
+            Ok((Wanted::Watch(query), _, access)) => Answer::ready(self.watch(query, access)),
+            Ok((wanted, kind, access)) => {
+                if self.desk.waiting.fetch_add(1, Relaxed) >= WAITING {
+                    self.desk.waiting.fetch_sub(1, Relaxed);
+                    return Answer::ready(plain(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many readers wait for this page",
+                    ));
+                }
+                Answer::Later(Box::pin(self.clone().make(wanted, kind, access)))
+            }
+            Err(response) => Answer::ready(*response),
+        }
+    }
+
+    fn route(&self, parts: &Parts) -> Result<(Wanted, Kind, Access), Box<Response<LiveBody>>> {
+        let access =
+            guard::check(parts, &self.config).map_err(|(status, why)| refuse(status, why))?;
         if parts.method != Method::GET && parts.method != Method::HEAD {
-            let mut response = plain(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this page is for reading: GET\n",
-            );
+            let why = "this page is for reading: GET";
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, why);
             let allowed = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(header::ALLOW, allowed);
-            return response;
+            return Err(response.into());
         }
-        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-        match (path.trim_end_matches('/').rsplit('/').next(), query) {
-            (Some("app.js"), _) | (_, "app.js") => return typed("text/javascript", SCRIPT.into()),
-            (Some("style.css"), _) | (_, "style.css") => return typed("text/css", STYLE.into()),
+        let path = parts.uri.path().trim_start_matches('/');
+        let query = parts.uri.query().unwrap_or_default();
+        match (path, query) {
+            ("app.js", _) | ("", "app.js") => return Err(whole(Kind::Script, SCRIPT).into()),
+            ("style.css", _) | ("", "style.css") => return Err(whole(Kind::Style, STYLE).into()),
             _ => {}
         }
-        let parsed = Query::parse(query).and_then(|query| {
-            if access != Access::Everything {
-                query.filter.check_public()?;
-            }
-            Ok(query)
+        let query = Query::parse(query).and_then(|query| match access {
+            Access::Everything => Ok(query),
+            _ => query.filter.check_public().map(|()| query),
         });
-        let mut query = match parsed {
-            Ok(query) => query,
-            Err(Refused::Invalid(why)) => {
-                return plain(StatusCode::BAD_REQUEST, format!("{why}\n"));
-            }
-            Err(Refused::Private(why)) => return plain(StatusCode::FORBIDDEN, format!("{why}\n")),
+        let query = query.map_err(|refused| match refused {
+            Refused::Invalid(why) => refuse(StatusCode::BAD_REQUEST, &why),
+            Refused::Private(why) => refuse(StatusCode::FORBIDDEN, why),
+        })?;
+        let (path, json) = match path.strip_suffix(".json") {
+            Some(path) => (path, true),
+            None => (path, query.format.as_deref() == Some("json")),
         };
-        let path = path
-            .strip_suffix(".json")
-            .inspect(|_| query.format = Some("json".into()))
-            .unwrap_or(path);
-        if let Some((_, id)) = path.rsplit_once("/rpc/") {
-            match u64::from_str_radix(id, 16) {
-                Ok(id) => query.rpc = Some(id),
-                Err(_) => return plain(StatusCode::NOT_FOUND, "there is no such RPC\n"),
+        let kind = match query.format.as_deref() {
+            _ if json => Kind::Json,
+            Some("html") => Kind::Html,
+            Some("text") => Kind::Text,
+            Some(_) => {
+                return Err(refuse(
+                    StatusCode::BAD_REQUEST,
+                    "format is html, text or json",
+                ));
             }
-        } else if !matches!(path, "" | "/" | "/index") {
-            return plain(StatusCode::NOT_FOUND, "there is no such page: see /\n");
+            None => preferred(&parts.headers),
+        };
+        let wanted = match (path, path.strip_prefix("rpc/"), query.rpc) {
+            ("watch", ..) => Wanted::Watch(query),
+            (_, Some(id), _) => match u64::from_str_radix(id, 16) {
+                Ok(id) => Wanted::One(id),
+                Err(_) => return Err(refuse(StatusCode::NOT_FOUND, "there is no such RPC")),
+            },
+            ("" | "index", _, Some(id)) => Wanted::One(id),
+            ("" | "index", ..) => Wanted::Overview(query),
+            _ => {
+                return Err(refuse(
+                    StatusCode::NOT_FOUND,
+                    "there is no such page: see /",
+                ));
+            }
+        };
+        Ok((wanted, kind, access))
+    }
+
+    fn watch(&self, query: Query, access: Access) -> Response<LiveBody> {
+        if Handle::try_current().is_err() {
+            return plain(
+                StatusCode::NOT_IMPLEMENTED,
+                "to watch needs a runtime of tokio",
+            );
         }
-        let format = query
-            .format
-            .as_deref()
-            .unwrap_or_else(|| preferred(&parts.headers));
-        match query.rpc {
-            Some(id) => {
+        match Events::new(Arc::clone(&self.shared), query, access) {
+            Some(watched) => events(watched),
+            None => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &format!("{WATCHERS} readers watch already"),
+            ),
+        }
+    }
+
+    /// Makes a page when it is its turn, on a thread that runs no RPCs if there is such a one.
+    async fn make(self, wanted: Wanted, kind: Kind, access: Access) -> Response<LiveBody> {
+        let desk = Arc::clone(&self.desk);
+        let _waiting = Waiting(&desk);
+        let _turn = desk.turn.acquire().await;
+        match Handle::try_current() {
+            Ok(_) => spawn_blocking(move || self.page(wanted, kind, access))
+                .await
+                .unwrap_or_else(|_| {
+                    plain(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "the page could not be made",
+                    )
+                }),
+            Err(_) => self.page(wanted, kind, access),
+        }
+    }
+
+    fn page(&self, wanted: Wanted, kind: Kind, access: Access) -> Response<LiveBody> {
+        match wanted {
+            Wanted::One(id) => {
                 let Some(rpc) = one(&self.shared, id, access) else {
-                    return plain(
-                        StatusCode::NOT_FOUND,
-                        "this RPC is over, and was not kept\n",
-                    );
+                    let why = "there is no such RPC: it is over, and was not kept";
+                    return plain(StatusCode::NOT_FOUND, why);
                 };
-                match format {
-                    "json" => json(&rpc),
-                    "html" => typed("text/html", html::rpc(&rpc, &self.config)),
-                    _ => typed("text/plain", text::rpc(&rpc)),
+                match kind {
+                    Kind::Json => json(&rpc),
+                    Kind::Html => whole(kind, html::rpc(&rpc, &self.config)),
+                    _ => whole(kind, text::rpc(&rpc)),
                 }
             }
-            None => {
+            Wanted::Overview(query) | Wanted::Watch(query) => {
                 let page = Page::of(&self.shared, &self.config, &query, access);
-                match format {
-                    "json" => json(&page),
-                    "html" => typed("text/html", html::page(&page, &query)),
-                    _ => typed("text/plain", text::page(&page, &query)),
+                match kind {
+                    Kind::Json => json(&page),
+                    Kind::Html => whole(kind, html::page(&page, &query)),
+                    _ => whole(kind, text::page(&page, &query)),
                 }
             }
         }
     }
+}
+
+/// Counts a reader that waits, also if it goes away.
+struct Waiting<'a>(&'a Desk);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Box<Response<LiveBody>> {
+    Box::new(plain(status, why))
 }
 
 /// Browsers ask for HTML, `curl` for anything.
-fn preferred(headers: &HeaderMap) -> &'static str {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    match accept.unwrap_or_default() {
-        accept if accept.contains("text/html") => "html",
-        accept if accept.contains("application/json") => "json",
-        _ => "text",
+fn preferred(headers: &HeaderMap) -> Kind {
+    let accept = headers.get(header::ACCEPT);
+    match accept.and_then(|value| value.to_str().ok()) {
+        Some(accept) if accept.contains("text/html") => Kind::Html,
+        Some(accept) if accept.contains("application/json") => Kind::Json,
+        _ => Kind::Text,
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Response<LiveBody> {
-    match serde_json::to_string(value) {
-        Ok(json) => typed("application/json", json),
-        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "no JSON\n"),
+impl Answer {
+    fn ready(response: Response<LiveBody>) -> Self {
+        Self::Ready(ready(response))
     }
-}
-
-fn plain(status: StatusCode, text: impl Into<String>) -> Response<LiveBody> {
-    let mut response = typed("text/plain", text.into());
-    *response.status_mut() = status;
-    response
-}
-
-fn typed(kind: &'static str, body: String) -> Response<LiveBody> {
-    let mut response = Response::new(LiveBody(Some(body.into())));
-    let kind = match kind {
-        "application/json" => "application/json",
-        "text/html" => "text/html; charset=utf-8",
-        "text/css" => "text/css; charset=utf-8",
-        "text/javascript" => "text/javascript; charset=utf-8",
-        _ => "text/plain; charset=utf-8",
-    };
-    for (name, value) in [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::VARY, "accept"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-    ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 impl<B> Service<Request<B>> for LiveService {
@@ -187,7 +253,7 @@ impl<B> Service<Request<B>> for LiveService {
 
     fn call(&mut self, request: Request<B>) -> LiveFuture {
         let (parts, _) = request.into_parts();
-        LiveFuture(ready(self.answer(&parts)))
+        LiveFuture(self.answer(&parts))
     }
 }
 
@@ -195,27 +261,17 @@ impl Future for LiveFuture {
     type Output = Result<Response<LiveBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(Ok)
+        let response = match &mut self.0 {
+            Answer::Ready(response) => Pin::new(response).poll(cx),
+            Answer::Later(response) => response.as_mut().poll(cx),
+        };
+        response.map(Ok)
     }
 }
 
-impl Body for LiveBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+impl fmt::Debug for LiveFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveFuture").finish_non_exhaustive()
     }
 }
 

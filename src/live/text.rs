@@ -38,7 +38,7 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
     let of = |pick: fn(&super::page::WindowFigures) -> Option<f64>| {
         minute
             .and_then(pick)
-            .map_or_else(|| "-".to_owned(), seconds)
+            .map_or_else(|| "–".to_owned(), seconds)
     };
     let _ = writeln!(
         out,
@@ -80,13 +80,13 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
             rpc.id.clone(),
             format!("{indent}{}{}", rpc.method, attempt(rpc.attempt)),
             rpc.role.to_owned(),
-            or(rpc.private.peer.clone().unwrap_or_default(), "-"),
+            or(rpc.private.peer.clone().unwrap_or_default(), "–"),
             seconds(rpc.seconds),
-            rpc.deadline_in.map_or_else(|| "-".to_owned(), seconds),
+            rpc.deadline_in.map_or_else(|| "–".to_owned(), seconds),
             moved(&rpc.sent),
             moved(&rpc.received),
-            last_message(rpc).map_or_else(|| "-".to_owned(), seconds),
-            rpc.waiting_for.unwrap_or("-").to_owned(),
+            last_message(rpc).map_or_else(|| "–".to_owned(), seconds),
+            rpc.waiting_for.unwrap_or("–").to_owned(),
         ]);
     }
     table(&rows, &mut out);
@@ -116,8 +116,8 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
             rpc.role.to_owned(),
             time(rpc.started),
             seconds(rpc.seconds),
-            or(rpc.status.clone().unwrap_or_default(), "-"),
-            rpc.ending.unwrap_or("-").to_owned(),
+            or(rpc.status.clone().unwrap_or_default(), "–"),
+            rpc.ending.unwrap_or("–").to_owned(),
             rpc.private.error.clone().unwrap_or_default(),
         ]
     }));
@@ -127,7 +127,7 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
 
 fn method(row: &MethodRow, window: Window) -> Vec<String> {
     let figures = row.windows.get(window.key());
-    let at = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), seconds);
+    let at = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), seconds);
     let Some(figures) = figures else {
         return Vec::new();
     };
@@ -271,7 +271,7 @@ pub(super) fn moved(moved: &Moved) -> String {
         (Some(0), ..) => "0".to_owned(),
         (Some(messages), Some(size), _) => format!("{} · {}", count(messages), bytes(size)),
         (_, _, Some(size)) => bytes(size),
-        _ => "-".to_owned(),
+        _ => "–".to_owned(),
     }
 }
 

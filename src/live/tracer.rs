@@ -13,6 +13,7 @@ use super::{
     rpc::Rpc,
     sample::Sample,
     shards::{Entry, Shards, address_of},
+    watch::Watchers,
 };
 use crate::{RequestParts, RpcInfo, Tracer};
 
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub(super) rows: Rows,
     pub(super) shards: Shards,
     pub(super) history: Mutex<History>,
+    pub(super) watchers: Watchers,
 }
 
 impl Shared {
@@ -32,6 +34,7 @@ impl Shared {
             rows: Rows::new(),
             shards: Shards::new(),
             history: Mutex::new(History::new()),
+            watchers: Watchers::default(),
         });
         let weak = Arc::downgrade(&shared);
         // Without the thread the figures are read when a page is asked for, and have no history.
@@ -138,6 +141,9 @@ impl Tracer for LiveTracer {
         let Some(mut entry) = entry else { return };
         if wanted {
             self.sample(&entry, &done, address);
+        }
+        if self.shared.watchers.any() {
+            self.shared.watchers.offer(&entry, &self.shared);
         }
         if entry.parent.is_some() {
             self.note_on_parent(&mut entry, &done);

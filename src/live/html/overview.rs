@@ -30,7 +30,7 @@ fn head(page: &Page, query: &Query) -> Markup {
     html! {
         header {
             h1 { a href="?" { (page.name) } }
-            span.dim { "tower-tracer " (page.version) " · " (page.access) " access" }
+            span.dim { "up " (seconds(page.uptime.floor())) " · tower-tracer " (page.version) " · access: " (page.access) }
             nav {
                 a href="#in-flight" { "in flight" }
                 a href="#methods" { "methods" }
@@ -116,13 +116,13 @@ fn strip(page: &Page) -> Markup {
     html! {
         div.strip {
             (tile(&count(page.in_flight.total), "in flight", "run"))
-            (tile(&ten.map_or_else(String::new, |f| rate(f.rate)), "10 s", ""))
+            (tile(&ten.map_or_else(String::new, |f| rate(f.rate)), "per second, 10 s", ""))
             @let share = percent(failed, finished);
             @if share.is_empty() { (tile("0", "failed, 1 min", "ok")) } @else { (tile(&share, "failed, 1 min", "bad")) }
             (tile(&time(|f| f.p50), "p50, 1 min", ""))
             (tile(&time(|f| f.p99), "p99, 1 min", if slow { "slow" } else { "" }))
-            (tile(&format!("{} / {}", per_second(|f| f.sent_bytes), per_second(|f| f.received_bytes)), "out / in per second", ""))
-            (tile(&seconds(page.uptime.floor()), "up", ""))
+            (tile(&per_second(|f| f.sent_bytes), "sent per second", ""))
+            (tile(&per_second(|f| f.received_bytes), "received per second", ""))
         }
     }
 }
@@ -191,7 +191,7 @@ fn methods(page: &Page, query: &Query) -> Markup {
             }
             @if methods.rows.is_empty() { p.empty { "No method matches." } } @else {
                 div.wrap { table.methods {
-                    thead { tr { th { "method" } th { "side" } th { "in flight" } th { "rate" } th.hide { "last minute" } th { "failed" } th { "p50" } th { "p90" } th { "p99" } th { "max" } th { "out · in" } th.hide { "samples" } } }
+                    thead { tr { th { "method" } th { "side" } th { "in flight" } th { "rate" } th { "last minute" } th { "failed" } th { "p50" } th { "p90" } th { "p99" } th { "max" } th { "out · in" } th { "samples" } } }
                     tbody { @for row in methods.rows.iter().take(METHODS) { (method_row(row, query.window)) } }
                 } }
             }
@@ -229,10 +229,10 @@ fn method_row(row: &MethodRow, window: Window) -> Markup {
             td { (row.role) }
             td { (count(row.in_flight)) }
             td { (rate(figures.rate)) }
-            td.hide { (picture::sparkline(&row.trend)) }
+            td { (picture::sparkline(&row.trend)) }
             td class=(if figures.failed > 0 { "bad" } else { "ok" }) {
                 @if share.is_empty() { "0" } @else { (share) }
-                @if row.failed > 0 { br; small.dim { (codes_of(row)) } }
+                @if row.failed > 0 { br; small.codes { (codes_of(row)) } }
             }
             td { (time(figures.p50)) }
             td { (time(figures.p90)) }
@@ -244,7 +244,7 @@ fn method_row(row: &MethodRow, window: Window) -> Markup {
                 }
             }
             td { (bytes(figures.sent_bytes)) " · " (bytes(figures.received_bytes)) }
-            td.hide { (picture::buckets(&row.samples)) }
+            td { (picture::buckets(&row.samples)) }
         }
     }
 }

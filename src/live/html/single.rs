@@ -96,6 +96,11 @@ fn waterfall(rpc: &Rpc) -> Markup {
     ];
     html! {
         div.fall {
+            div.row {
+                div.label {}
+                div.axis aria-hidden="true" { @for part in [0.0, 0.25, 0.5, 0.75, 1.0] { span { (seconds(part * whole)) } } }
+                span {}
+            }
             (bar(&html! { span.m { (visible(&rpc.method, 80)) } (tag_of(rpc.attempt)) }, 0.0, end, whole, class_of(rpc.failed, rpc.in_flight), &marks))
             @for (name, from, to) in stages {
                 @if let (Some(from), Some(to)) = (from, to) {
