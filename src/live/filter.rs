@@ -20,6 +20,7 @@ pub(super) const MOST: usize = 200;
 pub(super) struct Query {
     pub(super) filter: Filter,
     pub(super) window: Window,
+    /// How many RPCs to list; 0 if the URL does not say it.
     pub(super) limit: usize,
     /// The page of one RPC.
     pub(super) rpc: Option<u64>,
@@ -63,7 +64,7 @@ impl Query {
         let mut this = Self {
             filter: Filter::default(),
             window: Window::Minute,
-            limit: MOST,
+            limit: 0,
             rpc: None,
             format: None,
             search: String::new(),

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -7,6 +8,7 @@ use histogram::{Histogram, Histogram32};
 
 use super::{
     cell::{Counts, config},
+    rpc::Rpc,
     sample::{self, Samples},
     shards::Shards,
 };
@@ -69,6 +71,8 @@ pub(super) struct History {
     /// How long the kept slices were, the newest last.
     fine_lengths: VecDeque<Duration>,
     coarse_lengths: VecDeque<Duration>,
+    /// RPCs that a page has listed, the newest last.
+    seen: VecDeque<Arc<Rpc>>,
     /// How many bytes are left for samples.
     pub(super) budget: usize,
     pub(super) samples_left_out: u64,
@@ -131,6 +135,7 @@ impl History {
             coarse_begun: now,
             fine_lengths: VecDeque::new(),
             coarse_lengths: VecDeque::new(),
+            seen: VecDeque::new(),
             budget: sample::BYTES,
             samples_left_out: 0,
         }
@@ -154,6 +159,9 @@ impl History {
             self.samples_left_out += std::mem::take(&mut shard.samples_left_out);
             drop(shard);
             for sample in samples {
+                if sample.seen {
+                    self.see(&sample.rpc);
+                }
                 let mut budget = self.budget;
                 let row = sample.rpc.row;
                 let kept = self.row(row).samples.keep(sample, &mut budget);
@@ -184,6 +192,19 @@ impl History {
                 push(&mut row.coarse_slices, row.coarse.close(), COARSE_SLICES);
             }
         }
+    }
+
+    /// Keeps an RPC that a page lists, so that its link leads somewhere.
+    pub(super) fn see(&mut self, rpc: &Arc<Rpc>) {
+        if !self.seen.iter().any(|seen| Arc::ptr_eq(seen, rpc)) {
+            push(&mut self.seen, Arc::clone(rpc), sample::SEEN);
+        }
+    }
+
+    /// All kept RPCs. One may be there several times.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Arc<Rpc>> {
+        let samples = self.rows.iter().flat_map(|row| row.samples.iter());
+        samples.chain(&self.seen)
     }
 
     fn row(&mut self, index: usize) -> &mut RowHistory {

@@ -1,8 +1,10 @@
 //! What the overview shows, in all its forms: the schema of its JSON is this.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashSet},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
@@ -144,7 +146,7 @@ pub(super) struct Kept {
 impl Page {
     pub(super) fn of(shared: &Shared, config: &Config, query: &Query, access: Access) -> Self {
         let public = access != Access::Everything;
-        let history = shared.update();
+        let mut history = shared.update();
         let rows: Vec<_> = history
             .rows()
             .filter_map(|(index, row)| Some((shared.rows.get(index)?, row)))
@@ -170,10 +172,13 @@ impl Page {
                 .then_with(|| a.method.cmp(&b.method))
                 .then_with(|| a.role.cmp(b.role))
         });
-        let samples = kept(shared, &history, query, public);
+        let (samples, listed) = kept(shared, &history, query, public);
+        for rpc in &listed {
+            history.see(rpc);
+        }
         let uptime = history.uptime().as_secs_f64();
         drop(history);
-        let in_flight = in_flight(shared, query, public);
+        let in_flight = in_flight(shared, query, public, true);
         let peers = config
             .peers
             .iter()
@@ -203,8 +208,9 @@ pub(super) fn now() -> f64 {
     now.unwrap_or_default().as_secs_f64()
 }
 
-pub(super) fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFlight {
-    let mut found: Vec<(Duration, Entry)> = Vec::new();
+/// `seen` if a reader may follow a link to those that are listed.
+pub(super) fn in_flight(shared: &Shared, query: &Query, public: bool, seen: bool) -> InFlight {
+    let mut found: Vec<(Instant, Entry)> = Vec::new();
     let (mut total, mut untracked) = (0, 0);
     for shard in shared.shards.iter() {
         let entries: Vec<_> = shard.open().map(Entry::without_extra).collect();
@@ -214,16 +220,22 @@ pub(super) fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFligh
         let matching = entries
             .into_iter()
             .filter(|entry| query.filter.matches_record(entry, &shared.rows, public));
-        found.extend(matching.map(|entry| (entry.rpc.stats().elapsed(), entry)));
+        found.extend(matching.map(|entry| {
+            let (now, age) = (Instant::now(), entry.rpc.stats().elapsed());
+            (now.checked_sub(age).unwrap_or(now), entry)
+        }));
     }
     let matching = found.len();
-    let oldest = |(age, _): &(Duration, Entry)| std::cmp::Reverse(*age);
+    let start = |(start, _): &(Instant, Entry)| *start;
     if matching > query.limit {
-        found.select_nth_unstable_by_key(query.limit, oldest);
+        found.select_nth_unstable_by_key(query.limit, start);
         found.truncate(query.limit);
     }
-    found.sort_by_key(oldest);
+    found.sort_by_key(start);
     let rpcs = found.iter().map(|(_, entry)| {
+        if seen {
+            shared.shards.set_seen(entry);
+        }
         let mut rpc = Rpc::row_of(entry);
         if public {
             rpc.hide_private(&shared.rows);
@@ -240,40 +252,38 @@ pub(super) fn in_flight(shared: &Shared, query: &Query, public: bool) -> InFligh
     }
 }
 
-fn kept(shared: &Shared, history: &History, query: &Query, public: bool) -> Kept {
-    let mut seen = HashSet::new();
+/// The samples that match, and the ones of them that are listed.
+fn kept(shared: &Shared, history: &History, query: &Query, public: bool) -> (Kept, Vec<Arc<Rpc>>) {
+    let mut ids = HashSet::new();
+    let all = history.kept().filter(|rpc| ids.insert(&*rpc.id));
     let mut total = 0;
-    let mut matching: Vec<_> = history
-        .rows()
-        .flat_map(|(_, row)| row.samples.iter())
-        .filter(|rpc| seen.insert(&*rpc.id))
+    let mut matching: Vec<_> = all
         .inspect(|_| total += 1)
         .filter(|rpc| query.filter.matches(rpc, &shared.rows, public))
+        .map(Arc::clone)
         .collect();
     let count = matching.len();
-    let newest =
-        |rpc: &&std::sync::Arc<Rpc>| std::cmp::Reverse(((rpc.started + rpc.seconds) * 1e6) as u64);
-    matching.sort_by_cached_key(newest);
-    let rpcs = matching
-        .into_iter()
-        .take(query.limit.min(SAMPLES))
-        .map(|rpc| {
-            let mut rpc = Rpc::clone(rpc);
-            rpc.events = Vec::new();
-            rpc.children = Vec::new();
-            if public {
-                rpc.hide_private(&shared.rows);
-            }
-            rpc
-        });
-    Kept {
+    let end = |rpc: &Arc<Rpc>| Reverse(((rpc.started + rpc.seconds) * 1e6) as u64);
+    matching.sort_by_cached_key(end);
+    matching.truncate(query.limit.min(SAMPLES));
+    let rpcs = matching.iter().map(|rpc| {
+        let mut rpc = Rpc::clone(rpc);
+        rpc.events = Vec::new();
+        rpc.children = Vec::new();
+        if public {
+            rpc.hide_private(&shared.rows);
+        }
+        rpc
+    });
+    let kept = Kept {
         rpcs: rpcs.collect(),
         total,
         bytes: sample::BYTES.saturating_sub(history.budget),
         most_bytes: sample::BYTES,
         left_out: history.samples_left_out,
         matching: count,
-    }
+    };
+    (kept, matching)
 }
 
 fn method(history: &History, row: &Row, figures: &RowHistory, public: bool) -> MethodRow {
@@ -376,8 +386,7 @@ pub(super) fn one(shared: &Shared, id: u64, access: Access) -> Option<Rpc> {
         None => {
             let text = super::format::id(id);
             let history = shared.update();
-            let mut samples = history.rows().flat_map(|(_, row)| row.samples.iter());
-            Rpc::clone(samples.find(|rpc| rpc.id == text)?)
+            Rpc::clone(history.kept().find(|rpc| rpc.id == text)?)
         }
     };
     if public {

@@ -21,11 +21,16 @@ const SLOWEST: usize = 8;
 /// How many bytes all samples take at most.
 pub(super) const BYTES: usize = 16 << 20;
 
+/// How many RPCs are kept because a page listed them.
+pub(super) const SEEN: usize = 512;
+
 /// A finished RPC that is kept.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) rpc: Arc<Rpc>,
     pub(super) nanos: u64,
+    /// A page listed it while it ran.
+    pub(super) seen: bool,
 }
 
 impl Sample {

@@ -20,7 +20,7 @@ use super::{
     Access,
     answer::{Kind, LiveBody, events, json, plain, whole},
     config::Config,
-    filter::{Query, Refused},
+    filter::{MOST, Query, Refused},
     guard, html,
     page::{Page, one},
     text,
@@ -116,7 +116,7 @@ impl LiveService {
             Access::Everything => Ok(query),
             _ => query.filter.check_public().map(|()| query),
         });
-        let query = query.map_err(|refused| match refused {
+        let mut query = query.map_err(|refused| match refused {
             Refused::Invalid(why) => refuse(StatusCode::BAD_REQUEST, &why),
             Refused::Private(why) => refuse(StatusCode::FORBIDDEN, why),
         })?;
@@ -136,6 +136,10 @@ impl LiveService {
             }
             None => preferred(&parts.headers),
         };
+        if query.limit == 0 {
+            // A page of HTML stays small unless more is asked for.
+            query.limit = if kind == Kind::Html { MOST / 2 } else { MOST };
+        }
         let wanted = match (path, path.strip_prefix("rpc/"), query.rpc) {
             ("watch", ..) => Wanted::Watch(query),
             (_, Some(id), _) => match u64::from_str_radix(id, 16) {

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) id: u64,
     pub(super) row: usize,
     pub(super) parent: Option<ParentId>,
+    /// A page has listed it, so its reader may ask for it when it is over.
+    pub(super) seen: bool,
     pub(super) extra: Option<Box<Extra>>,
 }
 
@@ -94,6 +96,17 @@ impl Shards {
     pub(super) fn find(&self, id: u64) -> Option<Entry> {
         let shard = self.at(id as usize % SHARDS);
         shard.open.values().find(|entry| entry.id == id).cloned()
+    }
+
+    /// Notes that a page lists an RPC in flight.
+    pub(super) fn set_seen(&self, entry: &Entry) {
+        let address = address_of(&entry.rpc);
+        let mut shard = self.of(address);
+        if let Some(open) = shard.open.get_mut(&address)
+            && open.id == entry.id
+        {
+            open.seen = true;
+        }
     }
 
     /// The tracked RPC closest above this one.

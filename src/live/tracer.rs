@@ -86,7 +86,11 @@ impl LiveTracer {
     fn sample(&self, entry: &Entry, done: &Done, address: usize) {
         let rpc = Arc::new(Rpc::of(entry, &self.shared.rows));
         let nanos = done.nanos;
-        self.shared.shards.of(address).keep(Sample { rpc, nanos });
+        self.shared.shards.of(address).keep(Sample {
+            rpc,
+            nanos,
+            seen: entry.seen,
+        });
     }
 
     #[cold]
@@ -122,6 +126,7 @@ impl Tracer for LiveTracer {
             id,
             row,
             parent,
+            seen: false,
             extra,
         });
         InFlight { address, row }
@@ -139,7 +144,7 @@ impl Tracer for LiveTracer {
             self.shared.rows.answered(row, rpc);
         }
         let Some(mut entry) = entry else { return };
-        if wanted {
+        if wanted || entry.seen {
             self.sample(&entry, &done, address);
         }
         if self.shared.watchers.any() {

@@ -175,7 +175,7 @@ impl Events {
     fn progress(&mut self) -> Bytes {
         let begin = Instant::now();
         let Watcher { query, public, .. } = &*self.watcher;
-        let open = in_flight(&self.shared, query, *public);
+        let open = in_flight(&self.shared, query, *public, false);
         let event = event(
             "progress",
             &Progress {

@@ -2,7 +2,7 @@ use maud::{Markup, html};
 
 use super::{frame, link, picture, tag_of};
 use crate::live::{
-    filter::Query,
+    filter::{MOST, Query},
     format::{bytes, count, percent, rate, seconds, time, visible},
     history::Window,
     page::{InFlight, Kept, MethodRow, Page, WindowFigures, nested_order},
@@ -11,7 +11,7 @@ use crate::live::{
 };
 
 /// How many methods are listed: the busiest.
-const METHODS: usize = 40;
+const METHODS: usize = 30;
 /// Where a name is cut in a table.
 const NAME: usize = 80;
 
@@ -38,7 +38,7 @@ fn head(page: &Page, query: &Query) -> Markup {
                 @for peer in &page.peers {
                     a.peer href=(peer.url) rel="noreferrer" { (peer.name) }
                 }
-                a href=(json_link(query)) { "json" }
+                a href=(url_with(query, ("format", "json"))) { "json" }
                 button id="live" type="button" hidden aria-pressed="true" { "● live" }
             }
         }
@@ -87,15 +87,20 @@ fn codes(page: &Page, asked: Option<&str>) -> Vec<String> {
     codes
 }
 
-fn json_link(query: &Query) -> String {
+/// This page with one parameter that is another.
+fn url_with(query: &Query, other: (&str, &str)) -> String {
     let filter = &query.filter;
-    link(&[
-        ("format", "json"),
-        ("q", &query.search),
+    let method = filter.method.as_deref().filter(|_| query.search.is_empty());
+    let given = [
+        ("q", &*query.search),
+        ("method", method.unwrap_or_default()),
         ("role", filter.role.map_or("", |role| role.as_str())),
         ("code", filter.code.as_deref().unwrap_or_default()),
         ("ending", filter.ending.as_deref().unwrap_or_default()),
-    ])
+        ("window", query.window.key()),
+    ];
+    let given = given.into_iter().filter(|(key, _)| *key != other.0);
+    link(&given.chain([other]).collect::<Vec<_>>())
 }
 
 fn strip(page: &Page) -> Markup {
@@ -116,7 +121,7 @@ fn strip(page: &Page) -> Markup {
     html! {
         div.strip {
             (tile(&count(page.in_flight.total), "in flight", "run"))
-            (tile(&ten.map_or_else(String::new, |f| rate(f.rate)), "per second, 10 s", ""))
+            (tile(&ten.map_or_else(String::new, |f| rate(f.rate)), "ended, over 10 s", ""))
             @let share = percent(failed, finished);
             @if share.is_empty() { (tile("0", "failed, 1 min", "ok")) } @else { (tile(&share, "failed, 1 min", "bad")) }
             (tile(&time(|f| f.p50), "p50, 1 min", ""))
@@ -139,6 +144,7 @@ fn in_flight(open: &InFlight, query: &Query) -> Markup {
                 small {
                     "oldest first · " (count(open.matching as u64)) " of " (count(open.total)) " match · "
                     (count(open.left_out as u64)) " left out"
+                    @if open.left_out > 0 && open.rpcs.len() < MOST { " · " a href=(url_with(query, ("limit", "200"))) { "list " (MOST) } }
                     @if open.untracked > 0 { " · " (count(open.untracked)) " too many to track" }
                 }
             }
@@ -201,19 +207,8 @@ fn methods(page: &Page, query: &Query) -> Markup {
 }
 
 fn window_link(window: Window, query: &Query) -> Markup {
-    let filter = &query.filter;
-    let method = filter
-        .method
-        .as_deref()
-        .filter(|_| query.search.is_empty())
-        .unwrap_or_default();
-    let url = link(&[
-        ("window", window.key()),
-        ("method", method),
-        ("q", &query.search),
-        ("role", filter.role.map_or("", |role| role.as_str())),
-    ]);
-    html! { a href=(url) aria-current=[(window == query.window).then_some("true")] { (window.label()) } }
+    let current = (window == query.window).then_some("true");
+    html! { a href=(url_with(query, ("window", window.key()))) aria-current=[current] { (window.label()) } }
 }
 
 fn method_row(row: &MethodRow, window: Window) -> Markup {
@@ -319,7 +314,7 @@ fn done_row(rpc: &Rpc) -> Markup {
     let slow = (rpc.seconds >= 1.0).then_some("slow");
     html! {
         tr;
-        td { a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } (tag_of(rpc.attempt)) }
+        td; a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } (tag_of(rpc.attempt))
         td; (rpc.role)
         td class=(if rpc.failed { "bad" } else { "ok" }) { (rpc.status.as_deref().unwrap_or("none")) }
         td; (rpc.ending.unwrap_or("–"))

@@ -20,7 +20,7 @@ pub(super) fn sparkline(figures: &[f64]) -> Markup {
         })
         .collect();
     html! {
-        svg.spark width=(WIDTH) height=(HEIGHT) viewBox="0 0 90 18" aria-hidden="true" {
+        svg.spark width=(WIDTH) height=(HEIGHT) aria-hidden="true" {
             @if figures.len() > 1 {
                 polyline points=(points.join(" ")) {}
             }
@@ -30,28 +30,30 @@ pub(super) fn sparkline(figures: &[f64]) -> Markup {
 
 /// How many samples there are by latency, and how many of failures.
 pub(super) fn buckets(samples: &SampleCounts) -> Markup {
-    let bars = samples
-        .latency
-        .iter()
-        .map(|bucket| (bucket.samples, bucket.from >= 1.0));
+    let latency = samples.latency.iter().enumerate();
+    let (slow, quick): (Vec<_>, Vec<_>) = latency
+        .map(|(index, bucket)| (bucket.from >= 1.0, (index, bucket.samples)))
+        .partition(|(slow, _)| *slow);
+    let failed = (samples.latency.len(), samples.failed);
     html! {
-        svg.dist width="84" height="18" viewBox="0 0 84 18" role="img" aria-label="samples by latency" {
-            @for (index, (count, slow)) in bars.enumerate() {
-                (bar(index, count, if slow { "s" } else { "" }))
-            }
-            (bar(samples.latency.len(), samples.failed, "e"))
+        svg.dist width="80" height="18" aria-hidden="true" {
+            path d=(bars(quick.into_iter().map(|(_, bar)| bar))) {}
+            path.s d=(bars(slow.into_iter().map(|(_, bar)| bar))) {}
+            path.e d=(bars([failed].into_iter())) {}
         }
     }
 }
 
-fn bar(index: usize, count: usize, class: &str) -> Markup {
-    let height = match count {
-        0 => 1,
-        count => (count * 18 / 10).clamp(3, 18),
-    };
-    html! {
-        rect class=[(!class.is_empty()).then_some(class)] x=(index * 8) y=(18 - height) width="7" height=(height) {}
-    }
+/// The outline of bars at these places.
+fn bars(bars: impl Iterator<Item = (usize, usize)>) -> String {
+    let bars = bars.map(|(index, count)| {
+        let height = match count {
+            0 => 1,
+            count => (count * 18 / 10).clamp(3, 18),
+        };
+        format!("M{} 18v-{height}h7v{height}z", index * 8)
+    });
+    bars.collect()
 }
 
 /// A bar on a time line of 1000 steps, and marks on it.
