@@ -28,6 +28,8 @@ pub(super) struct Query {
     pub(super) format: Option<Box<str>>,
     /// What the search field had.
     pub(super) search: String,
+    /// All of it, to make links that keep the rest.
+    pub(super) pairs: Vec<(String, String)>,
 }
 
 /// Which RPCs are shown.
@@ -68,6 +70,7 @@ impl Query {
             rpc: None,
             format: None,
             search: String::new(),
+            pairs: Vec::new(),
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -76,6 +79,7 @@ impl Query {
             // An empty field of a form.
             if !value.is_empty() {
                 this.set(&key, value)?;
+                this.pairs.push((key.into_owned(), value.to_owned()));
             }
         }
         Ok(this)

@@ -63,10 +63,11 @@ fn head(page: &Page, query: &Query) -> Markup {
                     option value=(ending) selected[filter.ending.as_deref() == Some(ending)] { (ending) }
                 }
             }
-            input type="hidden" name="window" value=(query.window.key());
-            @if let Some(method) = &filter.method {
-                @if !query.search.contains(&**method) {
-                    input name="method" value=(method) aria-label="method";
+            @for (key, value) in &query.pairs {
+                @match &**key {
+                    "q" | "role" | "code" | "ending" | "rpc" | "format" => {}
+                    "window" | "limit" => { input type="hidden" name=(key) value=(value); }
+                    _ => { input name=(key) value=(value) aria-label=(key) title=(key); }
                 }
             }
             button { "filter" }
@@ -89,18 +90,9 @@ fn codes(page: &Page, asked: Option<&str>) -> Vec<String> {
 
 /// This page with one parameter that is another.
 fn url_with(query: &Query, other: (&str, &str)) -> String {
-    let filter = &query.filter;
-    let method = filter.method.as_deref().filter(|_| query.search.is_empty());
-    let given = [
-        ("q", &*query.search),
-        ("method", method.unwrap_or_default()),
-        ("role", filter.role.map_or("", |role| role.as_str())),
-        ("code", filter.code.as_deref().unwrap_or_default()),
-        ("ending", filter.ending.as_deref().unwrap_or_default()),
-        ("window", query.window.key()),
-    ];
-    let given = given.into_iter().filter(|(key, _)| *key != other.0);
-    link(&given.chain([other]).collect::<Vec<_>>())
+    let pairs = query.pairs.iter().map(|(key, value)| (&**key, &**value));
+    let pairs = pairs.filter(|(key, _)| *key != other.0);
+    link(&pairs.chain([other]).collect::<Vec<_>>())
 }
 
 fn strip(page: &Page) -> Markup {
