@@ -17,12 +17,12 @@ use tonic::{
     Code, Request, Response, Status,
     transport::{Channel, Endpoint, Server},
 };
-use tower::ServiceBuilder;
+use tower::{Layer as _, ServiceBuilder};
 use tower_tracer::{
     Level, RpcInfo, Tracer, TracerLayer,
     live::{Live, LiveTracer},
     rpc::Endpoint as Peer,
-    service::{RpcGuard, TracedRequest, TracedResponse, TracerService},
+    service::{RpcGuard, StageLayer, TracedRequest, TracedResponse, TracerService},
 };
 
 type Client = EchoClient<TracerService<Channel, LiveTracer>>;
@@ -49,6 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let store = store.clone();
         move |request| ask_store(store.clone(), request)
     }));
+    let handler = StageLayer::server_handle().layer(handler);
     tokio::spawn(
         Server::builder()
             .layer(layer())

@@ -12,6 +12,8 @@ use crate::live::{
 
 /// How many methods are listed: the busiest.
 const METHODS: usize = 30;
+/// How many samples: the newest.
+const SAMPLES: usize = 30;
 /// Where a name is cut in a table.
 const NAME: usize = 80;
 
@@ -189,7 +191,7 @@ fn methods(page: &Page, query: &Query) -> Markup {
             }
             @if methods.rows.is_empty() { p.empty { "No method matches." } } @else {
                 div.wrap { table.methods {
-                    thead { tr { th { "method" } th { "side" } th { "in flight" } th { "rate" } th { "last minute" } th { "failed" } th { "p50" } th { "p90" } th { "p99" } th { "max" } th { "out · in" } th { "samples" } } }
+                    thead { tr { th { "method" } th { "side" } th { "in flight" } th { "rate" } th { "last minute" } th { "failed" } th { "p50" } th { "p90" } th { "p99" } th { "max" } th { "out, in" } th { "samples" } } }
                     tbody { @for row in methods.rows.iter().take(METHODS) { (method_row(row, query.window)) } }
                 } }
             }
@@ -230,7 +232,7 @@ fn method_row(row: &MethodRow, window: Window) -> Markup {
                     _ => { (time(figures.max)) }
                 }
             }
-            td { (bytes(figures.sent_bytes)) " · " (bytes(figures.received_bytes)) }
+            td { (bytes(figures.sent_bytes)) br; (bytes(figures.received_bytes)) }
             td { (picture::buckets(&row.samples)) }
         }
     }
@@ -288,14 +290,19 @@ fn samples(kept: &Kept, query: &Query) -> Markup {
         section id="samples" aria-labelledby="h-samples" {
             h2 id="h-samples" {
                 "Samples "
-                small { "newest first · " (count(kept.matching as u64)) " of " (count(kept.total as u64)) " kept match · " (kept.matching - kept.rpcs.len()) " left out · these are no totals" }
+                small { "newest first · " (count(kept.matching as u64)) " of " (count(kept.total as u64)) " kept match · " (kept.matching - kept.rpcs.len().min(SAMPLES)) " left out · these are no totals" }
+                span.windows {
+                    a href="?#samples" { "all" }
+                    a href="?failed=1#samples" { "failed" }
+                    a href="?min=1s#samples" { "slower than 1 s" }
+                }
             }
             @if kept.rpcs.is_empty() {
                 p.empty { @if query.filter.is_empty() { "No RPC is over yet." } @else { "No kept RPC matches." } }
             } @else {
                 div.wrap { table.done {
                     thead { tr { th { "method" } th { "side" } th { "status" } th { "ended by" } th { "took" } th { "started" } th { "sent" } th { "received" } th { "error" } } }
-                    tbody { @for rpc in &kept.rpcs { (done_row(rpc)) } }
+                    tbody { @for rpc in kept.rpcs.iter().take(SAMPLES) { (done_row(rpc)) } }
                 } }
             }
         }

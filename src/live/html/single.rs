@@ -89,7 +89,7 @@ fn waterfall(rpc: &Rpc) -> Markup {
         (
             "handler",
             at("server_handle_start"),
-            at("server_handle_finish"),
+            at("server_handle_finish").or(Some(end)),
         ),
         ("until headers", Some(0.0), at("response_headers")),
         ("response", at("response_headers"), Some(end)),
