@@ -10,7 +10,7 @@ const NODES: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Child {
     pub(super) id: u64,
-    pub(super) row: usize,
+    pub(super) row: u32,
     pub(super) attempt: u32,
     /// Its start, in nanoseconds from the start of its parent.
     pub(super) at: u64,

@@ -201,7 +201,7 @@ impl Filter {
         if self.role.is_some_and(|role| role != rpc.role())
             || self
                 .parent
-                .is_some_and(|id| entry.parent.is_none_or(|parent| parent.id != id))
+                .is_some_and(|id| entry.parent.is_none_or(|parent| parent.id.get() != id))
             || (self.needs_end() && !self.matches_end(stats))
         {
             return false;

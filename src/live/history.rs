@@ -163,7 +163,7 @@ impl History {
                     self.see(&sample.rpc);
                 }
                 let mut budget = self.budget;
-                let row = sample.rpc.row;
+                let row = sample.rpc.row as usize;
                 let kept = self.row(row).samples.keep(sample, &mut budget);
                 self.budget = budget;
                 self.samples_left_out += u64::from(!kept);

@@ -149,7 +149,7 @@ impl Page {
         let mut history = shared.update();
         let rows: Vec<_> = history
             .rows()
-            .filter_map(|(index, row)| Some((shared.rows.get(index)?, row)))
+            .filter_map(|(index, row)| Some((shared.rows.get(u32::try_from(index).ok()?)?, row)))
             .filter(|(_, row)| row.counts.started > 0)
             .collect();
         let matching: Vec<_> = rows
@@ -399,7 +399,7 @@ fn running_children(shared: &Shared, parent: u64, public: bool) -> Vec<Nested> {
     let mut found = Vec::new();
     for shard in shared.shards.iter() {
         let children = shard.open().filter_map(|entry| {
-            let link = entry.parent.filter(|link| link.id == parent)?;
+            let link = entry.parent.filter(|link| link.id.get() == parent)?;
             Some((entry.without_extra(), link))
         });
         found.extend(children.take(64));

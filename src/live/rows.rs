@@ -30,7 +30,7 @@ const OTHER: &str = "_OTHER";
 /// A method on one side.
 #[derive(Debug)]
 pub(super) struct Row {
-    index: usize,
+    index: u32,
     pub(super) role: Role,
     /// Of plain HTTP, which has no method names.
     verb: Option<Method>,
@@ -54,7 +54,11 @@ impl Row {
     }
 
     fn is(&self, role: Role, verb: Option<&Method>, path: &str) -> bool {
-        self.role == role && *self.path == *path && self.verb.as_ref() == verb
+        let same_verb = match (&self.verb, verb) {
+            (None, None) => true,
+            (known, verb) => known.as_ref() == verb,
+        };
+        self.role == role && *self.path == *path && same_verb
     }
 }
 
@@ -86,13 +90,13 @@ impl Rows {
         all
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&Row> {
-        self.rows.get(index)?.get().map(|row| &**row)
+    pub(super) fn get(&self, index: u32) -> Option<&Row> {
+        self.rows.get(index as usize)?.get().map(|row| &**row)
     }
 
     /// The row of an RPC that starts. That of all other methods, if there is no more room.
     #[inline]
-    pub(super) fn of(&self, rpc: &RpcInfo) -> usize {
+    pub(super) fn of(&self, rpc: &RpcInfo) -> u32 {
         let (role, path) = (rpc.role(), rpc.path());
         let verb = match rpc.protocol() {
             Protocol::Http => rpc.http_method(),
@@ -106,7 +110,7 @@ impl Rows {
     /// The RPC was answered with OK, so its method exists: it gets a row even where names that were
     /// never answered have used up theirs.
     #[inline]
-    pub(super) fn answered(&self, row: usize, rpc: &RpcInfo) {
+    pub(super) fn answered(&self, row: u32, rpc: &RpcInfo) {
         if let Some(row) = self.get(row)
             && !row.answered.load(Relaxed)
         {
@@ -116,7 +120,7 @@ impl Rows {
         }
     }
 
-    fn other(role: Role) -> usize {
+    fn other(role: Role) -> u32 {
         match role {
             Role::Client => 0,
             Role::Server => 1,
@@ -124,7 +128,7 @@ impl Rows {
     }
 
     #[inline]
-    fn find(&self, role: Role, verb: Option<&Method>, path: &str) -> Option<usize> {
+    fn find(&self, role: Role, verb: Option<&Method>, path: &str) -> Option<u32> {
         if path.len() > LONGEST {
             return None;
         }
@@ -148,7 +152,7 @@ impl Rows {
     }
 
     #[cold]
-    fn make(&self, rpc: &RpcInfo, verb: Option<&Method>, answered: bool) -> Option<usize> {
+    fn make(&self, rpc: &RpcInfo, verb: Option<&Method>, answered: bool) -> Option<u32> {
         let path = rpc.path();
         if path.len() > LONGEST {
             return None;
@@ -167,7 +171,7 @@ impl Rows {
         path: &str,
         name: &str,
         answered: bool,
-    ) -> Option<usize> {
+    ) -> Option<u32> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         // Another RPC may have come first.
         if let Some(index) = self.find(role, verb, path) {
@@ -177,7 +181,7 @@ impl Rows {
             return None;
         }
         let place = self.places_of(role, path).find(|p| p.get().is_none())?;
-        let index = counts.rows;
+        let index = u32::try_from(counts.rows).ok()?;
         let row = Arc::new(Row {
             index,
             role,
@@ -186,7 +190,7 @@ impl Rows {
             name: name.into(),
             answered: answered.into(),
         });
-        self.rows.get(index)?.get_or_init(|| Arc::clone(&row));
+        self.rows.get(counts.rows)?.get_or_init(|| Arc::clone(&row));
         place.get_or_init(|| row);
         counts.rows += 1;
         counts.unanswered += usize::from(!answered);

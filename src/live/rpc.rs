@@ -27,7 +27,7 @@ pub(super) struct Rpc {
     pub(super) role: &'static str,
     pub(super) method: String,
     #[serde(skip)]
-    pub(super) row: usize,
+    pub(super) row: u32,
     pub(super) protocol: &'static str,
     pub(super) in_flight: bool,
     /// Unix time of its start.
@@ -192,7 +192,7 @@ impl Rpc {
             timeout: rpc.timeout().map(|timeout| timeout.as_secs_f64()),
             attempt: rpc.attempt(),
             attempts_made: stats.attempts(),
-            parent: entry.parent.map(|parent| format::id(parent.id)),
+            parent: entry.parent.map(|parent| format::id(parent.id.get())),
             waiting_for: in_flight.then(|| waiting_for(rpc.role(), stats)),
             last_event,
             sent: stats.sent().into(),

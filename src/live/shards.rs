@@ -2,6 +2,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     mem,
+    num::NonZeroU64,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,7 +25,7 @@ const PENDING: usize = 256;
 pub(super) struct Entry {
     pub(super) rpc: RpcInfo,
     pub(super) id: u64,
-    pub(super) row: usize,
+    pub(super) row: u32,
     pub(super) parent: Option<ParentId>,
     /// A page has listed it, so its reader may ask for it when it is over.
     pub(super) seen: bool,
@@ -34,7 +35,7 @@ pub(super) struct Entry {
 /// The tracked RPC that an RPC belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ParentId {
-    pub(super) id: u64,
+    pub(super) id: NonZeroU64,
     address: usize,
     /// When the child started, in nanoseconds from the parent's start.
     pub(super) at: u64,
@@ -117,7 +118,7 @@ impl Shards {
         for _ in 0..4 {
             let address = address_of(above);
             let id = self.of(address).open.get(&address).map(|entry| entry.id);
-            if let Some(id) = id {
+            if let Some(id) = id.and_then(NonZeroU64::new) {
                 let at = u64::try_from(above.stats().elapsed().as_nanos()).unwrap_or(u64::MAX);
                 return Some(ParentId { id, address, at });
             }
@@ -130,7 +131,7 @@ impl Shards {
     pub(super) fn add_child(&self, parent: ParentId, child: impl FnOnce() -> Child) {
         let mut shard = self.of(parent.address);
         if let Some(entry) = shard.open.get_mut(&parent.address)
-            && entry.id == parent.id
+            && entry.id == parent.id.get()
         {
             entry.extra.get_or_insert_default().add(child);
         }
@@ -147,7 +148,7 @@ impl Shards {
 impl Shard {
     /// Counts an RPC that starts, and tracks it if there is room.
     #[inline]
-    pub(super) fn start(&mut self, address: usize, row: usize, entry: impl FnOnce(u64) -> Entry) {
+    pub(super) fn start(&mut self, address: usize, row: u32, entry: impl FnOnce(u64) -> Entry) {
         self.cell(row).start();
         self.started += 1;
         if self.open.len() < TRACKED {
@@ -170,8 +171,8 @@ impl Shard {
 
     /// Where the RPCs of a row are counted.
     #[inline]
-    pub(super) fn cell(&mut self, row: usize) -> &mut Cell {
-        let row = row % ROWS;
+    pub(super) fn cell(&mut self, row: u32) -> &mut Cell {
+        let row = row as usize % ROWS;
         if row >= self.cells.len() {
             self.cells.resize_with(row + 1, || None);
         }

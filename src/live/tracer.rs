@@ -73,7 +73,7 @@ pub struct LiveTracer {
 #[derive(Debug)]
 pub struct InFlight {
     address: usize,
-    row: usize,
+    row: u32,
 }
 
 impl LiveTracer {

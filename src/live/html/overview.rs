@@ -146,7 +146,7 @@ fn in_flight(open: &InFlight, query: &Query) -> Markup {
                 p.empty { @if query.filter.is_empty() { "No RPC runs." } @else { "No RPC in flight matches." } }
             } @else {
                 div.wrap { table.open {
-                    thead { tr { th { "method" } th { "side" } th { "peer" } th { "age" } th { "deadline in" } th { "sent" } th { "received" } th { "last message" } th { "waiting for" } } }
+                    thead { tr { th { "method" } th { "side" } th { "peer" } th { "age" } th { "deadline" } th { "sent" } th { "received" } th { "last message" } th { "waiting for" } } }
                     tbody { @for (depth, rpc) in nested_order(&open.rpcs) { (open_row(depth, rpc)) } }
                 } }
             }

@@ -91,7 +91,11 @@ fn waterfall(rpc: &Rpc) -> Markup {
             at("server_handle_start"),
             at("server_handle_finish").or(Some(end)),
         ),
-        ("until headers", Some(0.0), at("response_headers")),
+        (
+            "until headers",
+            at("server_handle_start").is_none().then_some(0.0),
+            at("response_headers"),
+        ),
         ("response", at("response_headers"), Some(end)),
     ];
     html! {
