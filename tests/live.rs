@@ -417,6 +417,10 @@ async fn a_guard_decides_what_is_seen() {
         async move { send(&live, request).await }
     };
     let page: Value = serde_json::from_str(&ask("admin", "/.json").await.body).unwrap();
+    assert_eq!(
+        row(&page, "server", "GET /reset/secret-path")["failed_by_code"]["none"],
+        1
+    );
     let id = page["samples"]["rpcs"][0]["id"].as_str().unwrap();
     let one = format!("/?rpc={id}");
     for format in ["text", "json", "html"] {
@@ -714,6 +718,11 @@ async fn one_rpc_has_the_calls_that_it_made_also_when_it_is_over() {
     check(&rpc);
     let shown = html(&live, &format!("/?rpc={id}")).await;
     assert_eq!(shown.matches("bank.Ledger/Hold").count(), 2);
+    let public = live.clone().guard(|_| Access::Figures);
+    assert_eq!(
+        json(&public, &format!("rpc={id}")).await["children"][0]["method"],
+        "bank.Ledger/Hold"
+    );
     let below = json(&live, &format!("parent={id}")).await;
     assert_eq!(below["samples"]["rpcs"][0]["method"], "bank.Ledger/Hold");
 }
@@ -891,6 +900,21 @@ async fn an_rpc_that_a_filter_takes_away_is_in_flight_no_more() {
         (&row["started"], &row["ok"], &row["discarded"]),
         (&1.into(), &0.into(), &1.into())
     );
+}
+
+#[tokio::test]
+async fn two_tracers_of_a_page_in_one_layer_track_an_rpc_once() {
+    let live = open();
+    let layer = TracerLayer::new((live.tracer(), live.tracer())).server();
+    let service = ServiceBuilder::new().layer(layer);
+    let service = service.service_fn(async |_: Job| pending::<Result<Done, Infallible>>().await);
+    let call = service.clone().call(Job("/a.B/C".to_owned()));
+    assert_eq!(json(&live, "").await["in_flight"]["total"], 1);
+    drop(call);
+    let page = json(&live, "").await;
+    assert_eq!(page["in_flight"]["total"], 0);
+    let row = row(&page, "server", "a.B/C");
+    assert_eq!((&row["started"], &row["in_flight"]), (&2.into(), &0.into()));
 }
 
 #[test]

@@ -20,6 +20,9 @@ const FINE_SLICES: usize = 31;
 const COARSE: Duration = Duration::from_secs(120);
 const COARSE_SLICES: usize = 30;
 
+/// How often each bucket of latency and each code of a row may get a new sample, from each shard.
+const SAMPLES_EVERY: Duration = Duration::from_millis(900);
+
 /// A span of time that figures are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Window {
@@ -67,6 +70,8 @@ pub(super) struct History {
     rows: Vec<RowHistory>,
     begun: Instant,
     fine_begun: Instant,
+    /// When samples were last asked for.
+    sampled: Instant,
     coarse_begun: Instant,
     /// How long the kept slices were, the newest last.
     fine_lengths: VecDeque<Duration>,
@@ -132,6 +137,7 @@ impl History {
             rows: Vec::new(),
             begun: now,
             fine_begun: now,
+            sampled: now,
             coarse_begun: now,
             fine_lengths: VecDeque::new(),
             coarse_lengths: VecDeque::new(),
@@ -147,9 +153,16 @@ impl History {
 
     /// Takes what the shards have counted since the last time, and closes slices whose time is up.
     pub(super) fn update(&mut self, shards: &Shards) {
+        // However often pages are asked for, RPCs are copied at this rate.
+        let want_samples = self.sampled.elapsed() >= SAMPLES_EVERY;
+        if want_samples {
+            self.sampled = Instant::now();
+        }
         for mut shard in shards.iter() {
             for (row, cell) in shard.cells() {
-                cell.want_samples();
+                if want_samples {
+                    cell.want_samples();
+                }
                 if cell.is_touched() {
                     self.row(row).add(&cell.counts, &cell.latencies);
                     cell.reset();

@@ -29,6 +29,7 @@ mod page;
 mod rows;
 mod rpc;
 mod sample;
+mod schema;
 mod serve;
 mod service;
 mod shards;

@@ -1,4 +1,4 @@
-//! What the overview shows, in all its forms: the schema of its JSON is this.
+//! What the pages show, collected.
 
 use std::{
     cmp::Reverse,
@@ -6,8 +6,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-
-use serde::Serialize;
 
 use super::{
     Access,
@@ -18,6 +16,7 @@ use super::{
     rows::Row,
     rpc::{Nested, Rpc},
     sample,
+    schema::{Bucket, InFlight, Kept, MethodRow, Methods, Page, Peer, SampleCounts, WindowFigures},
     shards::Entry,
     tracer::Shared,
 };
@@ -25,123 +24,6 @@ use crate::{Code, Ending};
 
 /// How many samples a page lists.
 const SAMPLES: usize = 50;
-
-/// The overview. Times are seconds.
-#[derive(Debug, Serialize)]
-pub(super) struct Page {
-    pub(super) schema: u32,
-    pub(super) name: String,
-    pub(super) version: &'static str,
-    pub(super) access: &'static str,
-    /// Unix time.
-    pub(super) now: f64,
-    pub(super) uptime: f64,
-    pub(super) peers: Vec<Peer>,
-    /// Of all methods, over the window.
-    pub(super) figures: BTreeMap<&'static str, WindowFigures>,
-    pub(super) in_flight: InFlight,
-    pub(super) methods: Methods,
-    pub(super) samples: Kept,
-}
-
-/// Another page.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Peer {
-    pub(super) name: String,
-    pub(super) url: String,
-}
-
-/// RPCs in flight, the oldest first.
-#[derive(Debug, Serialize)]
-pub(super) struct InFlight {
-    /// All of them.
-    pub(super) total: u64,
-    /// Those that were too many to be tracked.
-    pub(super) untracked: u64,
-    pub(super) matching: usize,
-    /// Matching ones that are not listed.
-    pub(super) left_out: usize,
-    pub(super) rpcs: Vec<Rpc>,
-}
-
-/// Figures by method.
-#[derive(Debug, Serialize)]
-pub(super) struct Methods {
-    pub(super) total: usize,
-    pub(super) matching: usize,
-    pub(super) rows: Vec<MethodRow>,
-}
-
-/// The figures of one method on one side.
-#[derive(Debug, Serialize)]
-pub(super) struct MethodRow {
-    pub(super) role: &'static str,
-    pub(super) method: String,
-    pub(super) in_flight: u64,
-    pub(super) started: u64,
-    pub(super) ok: u64,
-    pub(super) failed: u64,
-    /// Ended without the page hearing how, by a filter around its tracer.
-    pub(super) discarded: u64,
-    pub(super) failed_by_code: BTreeMap<String, u64>,
-    pub(super) endings: BTreeMap<&'static str, u64>,
-    pub(super) sent_messages: u64,
-    pub(super) sent_bytes: u64,
-    pub(super) received_messages: u64,
-    pub(super) received_bytes: u64,
-    pub(super) windows: BTreeMap<&'static str, WindowFigures>,
-    /// Ended RPCs in a second, for each two seconds of the last minute, the oldest first.
-    pub(super) trend: Vec<f64>,
-    /// How many samples are kept: no totals.
-    pub(super) samples: SampleCounts,
-    /// The slowest of the last minute.
-    pub(super) slowest: Option<String>,
-}
-
-/// Figures over a window.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct WindowFigures {
-    /// How long the window is: shorter than its name says when the page is young.
-    pub(super) seconds: f64,
-    pub(super) started: u64,
-    pub(super) finished: u64,
-    pub(super) failed: u64,
-    /// Ended RPCs in a second.
-    pub(super) rate: f64,
-    pub(super) p50: Option<f64>,
-    pub(super) p90: Option<f64>,
-    pub(super) p99: Option<f64>,
-    pub(super) max: Option<f64>,
-    pub(super) sent_bytes: u64,
-    pub(super) received_bytes: u64,
-}
-
-/// How many samples a method has.
-#[derive(Debug, Serialize)]
-pub(super) struct SampleCounts {
-    pub(super) latency: Vec<Bucket>,
-    pub(super) failed: usize,
-}
-
-/// Samples of one bucket of latency.
-#[derive(Debug, Serialize)]
-pub(super) struct Bucket {
-    pub(super) from: f64,
-    pub(super) samples: usize,
-}
-
-/// Finished RPCs that were kept.
-#[derive(Debug, Serialize)]
-pub(super) struct Kept {
-    pub(super) total: usize,
-    pub(super) bytes: usize,
-    pub(super) most_bytes: usize,
-    /// Not kept for want of room.
-    pub(super) left_out: u64,
-    pub(super) matching: usize,
-    /// The newest that match.
-    pub(super) rpcs: Vec<Rpc>,
-}
 
 impl Page {
     pub(super) fn of(shared: &Shared, config: &Config, query: &Query, access: Access) -> Self {
@@ -379,7 +261,7 @@ pub(super) fn one(shared: &Shared, id: u64, access: Access) -> Option<Rpc> {
     let mut rpc = match shared.shards.find(id) {
         Some(entry) => {
             let mut rpc = Rpc::of(&entry, &shared.rows);
-            rpc.children.extend(running_children(shared, id, public));
+            rpc.children.extend(running_children(shared, id));
             rpc.children.sort_by(|a, b| a.at.total_cmp(&b.at));
             rpc
         }
@@ -395,7 +277,7 @@ pub(super) fn one(shared: &Shared, id: u64, access: Access) -> Option<Rpc> {
     Some(rpc)
 }
 
-fn running_children(shared: &Shared, parent: u64, public: bool) -> Vec<Nested> {
+fn running_children(shared: &Shared, parent: u64) -> Vec<Nested> {
     let mut found = Vec::new();
     for shard in shared.shards.iter() {
         let children = shard.open().filter_map(|entry| {
@@ -404,13 +286,9 @@ fn running_children(shared: &Shared, parent: u64, public: bool) -> Vec<Nested> {
         });
         found.extend(children.take(64));
     }
-    let running = found.iter().map(|(entry, link)| {
-        let mut nested = Nested::running(entry, link);
-        if public && let Some(row) = shared.rows.get(entry.row) {
-            row.public_name().clone_into(&mut nested.method);
-        }
-        nested
-    });
+    let running = found
+        .iter()
+        .map(|(entry, link)| Nested::running(entry, link));
     running.take(64).collect()
 }
 

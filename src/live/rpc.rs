@@ -104,6 +104,8 @@ pub(super) struct Nested {
     pub(super) id: String,
     pub(super) role: &'static str,
     pub(super) method: String,
+    #[serde(skip)]
+    row: u32,
     pub(super) attempt: u32,
     /// From the start of its parent.
     pub(super) at: f64,
@@ -226,6 +228,9 @@ impl Rpc {
         for event in &mut self.events {
             event.info = None;
         }
+        for child in &mut self.children {
+            child.hide_private(rows);
+        }
     }
 
     /// About how many bytes of memory it takes.
@@ -261,6 +266,15 @@ impl Nested {
         size_of::<Self>() + self.method.len() + below
     }
 
+    fn hide_private(&mut self, rows: &Rows) {
+        if let Some(row) = rows.get(self.row) {
+            row.public_name().clone_into(&mut self.method);
+        }
+        for child in &mut self.children {
+            child.hide_private(rows);
+        }
+    }
+
     /// An RPC in flight that another one made.
     pub(super) fn running(entry: &Entry, parent: &super::shards::ParentId) -> Self {
         let rpc = &entry.rpc;
@@ -269,6 +283,7 @@ impl Nested {
             id: format::id(entry.id),
             role: rpc.role().as_str(),
             method: method_of(rpc),
+            row: entry.row,
             attempt: rpc.attempt(),
             at: Duration::from_nanos(parent.at).as_secs_f64(),
             seconds: stats.elapsed().as_secs_f64(),
@@ -288,7 +303,8 @@ pub(super) fn nested(children: &[Child], rows: &Rows) -> Vec<Nested> {
         Nested {
             id: format::id(child.id),
             role: row.map_or("client", |row| row.role.as_str()),
-            method: row.map_or_else(String::new, |row: &Row| row.public_name().to_owned()),
+            method: row.map_or_else(String::new, |row: &Row| row.name.to_string()),
+            row: child.row,
             attempt: child.attempt,
             at: Duration::from_nanos(child.at).as_secs_f64(),
             seconds: Duration::from_nanos(child.nanos).as_secs_f64(),

@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     hash::{BuildHasherDefault, Hasher},
     mem,
     num::NonZeroU64,
@@ -39,6 +39,15 @@ pub(super) struct ParentId {
     address: usize,
     /// When the child started, in nanoseconds from the parent's start.
     pub(super) at: u64,
+}
+
+/// Whether an RPC in flight is tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracked {
+    Yes,
+    /// Another tracer of this page is in the same layer.
+    ByAnother,
+    TooMany,
 }
 
 /// What most RPCs do not have.
@@ -148,25 +157,39 @@ impl Shards {
 impl Shard {
     /// Counts an RPC that starts, and tracks it if there is room.
     #[inline]
-    pub(super) fn start(&mut self, address: usize, row: u32, entry: impl FnOnce(u64) -> Entry) {
+    pub(super) fn start(
+        &mut self,
+        address: usize,
+        row: u32,
+        entry: impl FnOnce(u64) -> Entry,
+    ) -> Tracked {
         self.cell(row).start();
         self.started += 1;
-        if self.open.len() < TRACKED {
-            let id = (self.started << SHARD_BITS) | shard_of(address) as u64;
-            self.open.insert(address, entry(id));
-        } else {
+        if self.open.len() >= TRACKED {
             self.untracked += 1;
+            return Tracked::TooMany;
+        }
+        let id = (self.started << SHARD_BITS) | shard_of(address) as u64;
+        match self.open.entry(address) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(entry(id));
+                Tracked::Yes
+            }
+            hash_map::Entry::Occupied(_) => Tracked::ByAnother,
         }
     }
 
     /// Stops to track it.
     #[inline]
-    pub(super) fn remove(&mut self, address: usize) -> Option<Entry> {
-        let entry = self.open.remove(&address);
-        if entry.is_none() {
-            self.untracked = self.untracked.saturating_sub(1);
+    pub(super) fn remove(&mut self, address: usize, tracked: Tracked) -> Option<Entry> {
+        match tracked {
+            Tracked::Yes => self.open.remove(&address),
+            Tracked::ByAnother => None,
+            Tracked::TooMany => {
+                self.untracked = self.untracked.saturating_sub(1);
+                None
+            }
         }
-        entry
     }
 
     /// Where the RPCs of a row are counted.

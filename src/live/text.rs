@@ -6,8 +6,8 @@ use super::{
     filter::Query,
     format::{bytes, count, percent, rate, seconds, time},
     history::Window,
-    page::{MethodRow, Page},
     rpc::{Moved, Nested, Rpc},
+    schema::{MethodRow, Page, WindowFigures},
 };
 
 /// Columns with two spaces in between, each as wide as its longest text.
@@ -35,7 +35,7 @@ fn texts<const N: usize>(cells: [&str; N]) -> Vec<String> {
 pub(super) fn page(page: &Page, query: &Query) -> String {
     let mut out = String::new();
     let minute = page.figures.get("1m");
-    let of = |pick: fn(&super::page::WindowFigures) -> Option<f64>| {
+    let of = |pick: fn(&WindowFigures) -> Option<f64>| {
         minute
             .and_then(pick)
             .map_or_else(|| "–".to_owned(), seconds)

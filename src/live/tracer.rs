@@ -12,7 +12,7 @@ use super::{
     rows::Rows,
     rpc::Rpc,
     sample::Sample,
-    shards::{Entry, Shards, address_of},
+    shards::{Entry, Shards, Tracked, address_of},
     watch::Watchers,
 };
 use crate::{RequestParts, RpcInfo, Tracer};
@@ -74,6 +74,7 @@ pub struct LiveTracer {
 pub struct InFlight {
     address: usize,
     row: u32,
+    tracked: Tracked,
 }
 
 impl LiveTracer {
@@ -121,7 +122,7 @@ impl Tracer for LiveTracer {
         let address = address_of(rpc);
         let parent = shared.shards.parent_of(rpc);
         let extra = config.extra_of(rpc, request);
-        shared.shards.of(address).start(address, row, |id| Entry {
+        let tracked = shared.shards.of(address).start(address, row, |id| Entry {
             rpc: rpc.clone(),
             id,
             row,
@@ -129,15 +130,23 @@ impl Tracer for LiveTracer {
             seen: false,
             extra,
         });
-        InFlight { address, row }
+        InFlight {
+            address,
+            row,
+            tracked,
+        }
     }
 
     #[inline]
     fn finish(&self, state: InFlight, rpc: &RpcInfo) {
-        let InFlight { address, row } = state;
+        let InFlight {
+            address,
+            row,
+            tracked,
+        } = state;
         let done = Done::of(rpc);
         let mut shard = self.shared.shards.of(address);
-        let entry = shard.remove(address);
+        let entry = shard.remove(address, tracked);
         let wanted = shard.cell(row).finish(&done);
         drop(shard);
         if !done.failed {
@@ -156,9 +165,13 @@ impl Tracer for LiveTracer {
     }
 
     fn discard(&self, state: InFlight) {
-        let InFlight { address, row } = state;
+        let InFlight {
+            address,
+            row,
+            tracked,
+        } = state;
         let mut shard = self.shared.shards.of(address);
-        let entry = shard.remove(address);
+        let entry = shard.remove(address, tracked);
         shard.cell(row).discard();
         drop(shard);
         drop(entry);

@@ -5,8 +5,9 @@ use crate::live::{
     filter::{MOST, Query},
     format::{bytes, count, percent, rate, seconds, time, visible},
     history::Window,
-    page::{InFlight, Kept, MethodRow, Page, WindowFigures, nested_order},
+    page::nested_order,
     rpc::Rpc,
+    schema::{InFlight, Kept, MethodRow, Page, WindowFigures},
     text::{last_message, moved},
 };
 

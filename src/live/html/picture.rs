@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::live::page::SampleCounts;
+use crate::live::schema::SampleCounts;
 
 /// A line of figures over time.
 pub(super) fn sparkline(figures: &[f64]) -> Markup {
