@@ -723,6 +723,17 @@ async fn one_rpc_has_the_calls_that_it_made_also_when_it_is_over() {
         json(&public, &format!("rpc={id}")).await["children"][0]["method"],
         "bank.Ledger/Hold"
     );
+    assert!(
+        text(&live, &format!("/rpc/{id}"))
+            .await
+            .starts_with("shop.Stock/Reserve  server")
+    );
+    let mut request = get(&format!("/rpc/{id}?format=html"));
+    request
+        .headers_mut()
+        .insert("accept", HeaderValue::from_static("text/html"));
+    let response = live.service().oneshot(request).await.unwrap();
+    assert_eq!(response.headers()["location"], format!("../?rpc={id}"));
     let below = json(&live, &format!("parent={id}")).await;
     assert_eq!(below["samples"]["rpcs"][0]["method"], "bank.Ledger/Hold");
 }

@@ -28,18 +28,25 @@ impl Child {
 }
 
 impl Extra {
-    /// Adds a call that is over, if there is room.
-    pub(super) fn add(&mut self, child: impl FnOnce() -> Child) {
-        if self.children.len() >= CHILDREN {
+    /// Adds a call that is over, if there is room for it; how many it has added with those below it.
+    pub(super) fn add(&mut self, child: impl FnOnce() -> Child, room: usize) -> usize {
+        let room = room.min(NODES.saturating_sub(self.nodes()));
+        if room == 0 || self.children.len() >= CHILDREN {
             self.children_left_out += 1;
-            return;
+            return 0;
         }
         let mut child = child();
-        let nodes: usize = self.children.iter().map(Child::nodes).sum();
-        if nodes + child.nodes() > NODES {
-            self.children_left_out += child.children.len() as u64;
+        if child.nodes() > room {
+            self.children_left_out += child.nodes() as u64 - 1;
             child.children = Vec::new();
         }
+        let added = child.nodes();
         self.children.push(child);
+        added
+    }
+
+    /// How many calls it keeps.
+    pub(super) fn nodes(&self) -> usize {
+        self.children.iter().map(Child::nodes).sum()
     }
 }

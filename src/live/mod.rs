@@ -1,20 +1,4 @@
-//! A debug page of RPCs: those in flight, figures of each method, samples of those that are over.
-//!
-//! ```no_run
-//! use tower_tracer::{TracerLayer, live::Live};
-//!
-//! # async fn run(routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
-//! let live = Live::new();
-//! let layer = TracerLayer::new(live.tracer());
-//! tokio::spawn(live.serve(([127, 0, 0, 1], 6680)));
-//!
-//! tonic::transport::Server::builder()
-//!     .layer(layer)
-//!     .add_routes(routes)
-//!     .serve("[::1]:50051".parse()?)
-//!     .await?;
-//! # Ok(()) }
-//! ```
+#![doc = include_str!("live.md")]
 
 mod answer;
 mod cell;

@@ -34,7 +34,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.rpc.size()
     }
 }

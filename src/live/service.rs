@@ -144,6 +144,8 @@ impl LiveService {
         let wanted = match (path, path.strip_prefix("rpc/"), query.rpc) {
             ("watch", ..) => Wanted::Watch(query),
             (_, Some(id), _) => match u64::from_str_radix(id, 16) {
+                // Links of a page begin where its path ends.
+                Ok(_) if kind == Kind::Html => return Err(to_overview(id)),
                 Ok(id) => Wanted::One(id),
                 Err(_) => return Err(refuse(StatusCode::NOT_FOUND, "there is no such RPC")),
             },
@@ -229,6 +231,15 @@ impl Drop for Waiting<'_> {
 
 fn refuse(status: StatusCode, why: &str) -> Box<Response<LiveBody>> {
     Box::new(plain(status, why))
+}
+
+/// The page of an RPC has its id in the query, so that its links work under any prefix.
+fn to_overview(id: &str) -> Box<Response<LiveBody>> {
+    let mut response = plain(StatusCode::SEE_OTHER, "see the overview");
+    if let Ok(location) = HeaderValue::try_from(format!("../?rpc={id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Box::new(response)
 }
 
 /// Browsers ask for HTML, `curl` for anything.

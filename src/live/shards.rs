@@ -17,8 +17,11 @@ const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 /// How many RPCs in flight a shard tracks: a sixteenth of 100,000, and room for shards to be uneven.
 const TRACKED: usize = 6_600;
 
-/// Samples that wait for the next reading.
-const PENDING: usize = 256;
+/// How many bytes the samples take that wait for the next reading.
+const PENDING: usize = 1 << 20;
+
+/// How many calls that are over are kept by the RPCs in flight of a shard.
+const CHILDREN: usize = 8_192;
 
 /// An RPC in flight.
 #[derive(Debug, Clone)]
@@ -70,7 +73,10 @@ pub(super) struct Shard {
     pub(super) untracked: u64,
     cells: Vec<Option<Box<Cell>>>,
     samples: Vec<Sample>,
+    samples_size: usize,
     pub(super) samples_left_out: u64,
+    /// How many calls that are over its RPCs keep.
+    children: usize,
 }
 
 /// Keeps neighbours off its cache lines.
@@ -139,10 +145,12 @@ impl Shards {
     /// Notes a call that is over on the RPC that made it, if that still runs.
     pub(super) fn add_child(&self, parent: ParentId, child: impl FnOnce() -> Child) {
         let mut shard = self.of(parent.address);
+        let shard = &mut *shard;
         if let Some(entry) = shard.open.get_mut(&parent.address)
             && entry.id == parent.id.get()
         {
-            entry.extra.get_or_insert_default().add(child);
+            let room = CHILDREN.saturating_sub(shard.children);
+            shard.children += entry.extra.get_or_insert_default().add(child, room);
         }
     }
 
@@ -183,7 +191,13 @@ impl Shard {
     #[inline]
     pub(super) fn remove(&mut self, address: usize, tracked: Tracked) -> Option<Entry> {
         match tracked {
-            Tracked::Yes => self.open.remove(&address),
+            Tracked::Yes => {
+                let entry = self.open.remove(&address)?;
+                if let Some(extra) = &entry.extra {
+                    self.children = self.children.saturating_sub(extra.nodes());
+                }
+                Some(entry)
+            }
             Tracked::ByAnother => None,
             Tracked::TooMany => {
                 self.untracked = self.untracked.saturating_sub(1);
@@ -213,7 +227,9 @@ impl Shard {
     }
 
     pub(super) fn keep(&mut self, sample: Sample) {
-        if self.samples.len() < PENDING {
+        let size = self.samples_size + sample.size();
+        if size <= PENDING {
+            self.samples_size = size;
             self.samples.push(sample);
         } else {
             self.samples_left_out += 1;
@@ -221,6 +237,7 @@ impl Shard {
     }
 
     pub(super) fn take_samples(&mut self) -> Vec<Sample> {
+        self.samples_size = 0;
         mem::take(&mut self.samples)
     }
 }

@@ -22,8 +22,9 @@ use super::{Access, filter::Query, page::in_flight, rpc::Rpc, shards::Entry, tra
 pub(super) const WATCHERS: usize = 16;
 /// How many RPCs one of them gets in a second.
 const RATE: u32 = 100;
-/// How many events wait for a reader that is slow.
+/// How many events wait for a reader that is slow, and how many bytes.
 const QUEUED: usize = 128;
+const QUEUED_BYTES: usize = 1 << 20;
 /// How often a reader hears of RPCs in flight, and of how many of them.
 const PROGRESS: Duration = Duration::from_secs(1);
 const LISTED: usize = 20;
@@ -46,6 +47,7 @@ struct Watcher {
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Bytes>,
+    bytes: usize,
     dropped: u64,
     second: Option<Instant>,
     in_second: u32,
@@ -118,6 +120,11 @@ impl Watcher {
         drop(queue);
         let event = event();
         let mut queue = self.lock();
+        if queue.bytes + event.len() > QUEUED_BYTES {
+            queue.dropped += 1;
+            return;
+        }
+        queue.bytes += event.len();
         queue.events.push_back(event);
         let waker = queue.waker.take();
         drop(queue);
@@ -159,6 +166,7 @@ impl Events {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let mut queue = self.watcher.lock();
         if let Some(event) = queue.events.pop_front() {
+            queue.bytes = queue.bytes.saturating_sub(event.len());
             return Poll::Ready(event);
         }
         match &mut queue.waker {
