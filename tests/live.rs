@@ -476,7 +476,7 @@ async fn without_a_guard_only_this_machine_reads_and_only_under_a_known_host() {
     assert_eq!(
         send(&live, get("/")).await.status,
         403,
-        "nobody knows who asks"
+        "the reader is unknown"
     );
     let from = |address: &str| {
         let mut request = get("/");
@@ -634,6 +634,11 @@ async fn filters_say_the_same_in_every_form() {
         let shown = html(&live, &format!("/?{query}")).await;
         assert!(shown.contains(&format!("{open} of 4 match")), "{query}");
     }
+    let shown = text(&live, "/?method=shop.Cart/Add").await;
+    assert!(
+        shown.contains("3 started, 3 ok, 0 failed, ended by response 3"),
+        "{shown}"
+    );
     let failed = json(&live, "code=not_found").await;
     assert_eq!(failed["samples"]["matching"], 1);
     assert_eq!(failed["samples"]["rpcs"][0]["method"], "bad.Stock/Reserve");

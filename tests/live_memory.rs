@@ -35,8 +35,8 @@ async fn large_rpcs_of_many_methods_take_no_more_than_is_documented() {
         );
         Err::<Response<String>, _>(std::io::Error::other("e".repeat(60_000)))
     });
-    // Each has 16 kB of samples, in all a hundred times what may be kept.
-    for number in 0..100_000 {
+    // Each has 16 kB of samples, in all twenty times what may be kept.
+    for number in 0..20_000 {
         let path = format!("/a.B/M{}", number % 1_000);
         let request = Request::post(path).header("content-type", "application/grpc");
         let _ = service.call(request.body(()).unwrap()).await;

@@ -101,6 +101,9 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
             .map(|row| method(row, query.window)),
     );
     table(&rows, &mut out);
+    if let [row] = &page.methods.rows[..] {
+        details(row, &mut out);
+    }
     let _ = writeln!(
         out,
         "\nSAMPLES  {} of {} kept match, newest first; kept samples are no totals",
@@ -123,6 +126,48 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
     }));
     table(&rows, &mut out);
     out
+}
+
+/// All windows of one method.
+fn details(row: &MethodRow, out: &mut String) {
+    let list = |counts: Vec<String>| match counts.len() {
+        0 => "–".to_owned(),
+        _ => counts.join(", "),
+    };
+    let codes = row.failed_by_code.iter();
+    let codes = codes.map(|(code, count)| format!("{code} {count}"));
+    let endings = row.endings.iter();
+    let endings = endings.map(|(ending, count)| format!("{ending} {count}"));
+    let _ = writeln!(
+        out,
+        "\n{} started, {} ok, {} failed, ended by {}, failed by {}",
+        row.started,
+        row.ok,
+        row.failed,
+        list(endings.collect()),
+        list(codes.collect()),
+    );
+    let mut rows = vec![texts([
+        "window", "started", "ended", "failed", "rate", "p50", "p90", "p99", "max",
+    ])];
+    for window in Window::ALL {
+        let Some(figures) = row.windows.get(window.key()) else {
+            continue;
+        };
+        let at = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), seconds);
+        rows.push(vec![
+            window.label().to_owned(),
+            figures.started.to_string(),
+            figures.finished.to_string(),
+            figures.failed.to_string(),
+            rate(figures.rate),
+            at(figures.p50),
+            at(figures.p90),
+            at(figures.p99),
+            at(figures.max),
+        ]);
+    }
+    table(&rows, out);
 }
 
 fn method(row: &MethodRow, window: Window) -> Vec<String> {

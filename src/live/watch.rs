@@ -61,7 +61,7 @@ pub(super) struct Events {
     next: Pin<Box<Sleep>>,
 }
 
-/// What is told once a second.
+/// What is sent once a second.
 #[derive(Serialize)]
 struct Progress {
     in_flight: u64,
