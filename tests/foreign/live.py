@@ -110,10 +110,10 @@ def figures_move(page):
     def grown_and_shrunk():
         """Whether it was low, then high, then low."""
         seen.append(in_flight(page))
-        high = max(seen)
-        low = [figure <= high - 15 for figure in seen]
-        top = seen.index(high)
-        return any(low[:top]) and any(low[top:])
+        lower_around = (
+            min(seen[: at + 1]) + 15 <= high and min(seen[at:]) + 15 <= high for at, high in enumerate(seen)
+        )
+        return any(lower_around)
 
     page.evaluate("window.notReloaded = true")
     try:
@@ -209,6 +209,8 @@ def looks(browser):
         wait_for("a wave of calls", lambda: in_flight(page) > 30)
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
         page.screenshot(path=SCREENSHOTS / f"{name}-full.png", full_page=True)
+        page.goto(url + "?limit=9")
+        page.screenshot(path=SCREENSHOTS / f"{name}-short.png", full_page=True)
         for query in [f"?method={UNARY}&role=server", f"?rpc={wait_for('an RPC with calls', rpc_with_children)['id']}"]:
             page.goto(url + query)
             check(f"{name}: no overflow at {query[:7]}", overflow(page), False)

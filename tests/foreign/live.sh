@@ -13,5 +13,5 @@ screenshots=$foreign/live
 rm -rf "$screenshots" && mkdir -p "$screenshots"
 "$python" -B tests/foreign/live.py "$target/debug/examples/live" "$(command -v chromium)" "$screenshots"
 if [ -n "${BLESS:-}" ]; then
-    cp "$screenshots/light.png" examples/live.png
+    cp "$screenshots/light-short.png" examples/live.png
 fi
