@@ -5,7 +5,7 @@
 //! 20 ns. Look at the ratios. Give the name of one layer to run only its calls, for counting
 //! instructions (`valgrind --tool=callgrind … --only empty`, built by `-p benches` and so without `quanta`, whose
 //! calibration takes as long as it takes), how many for sampling, and the setting: `unary`, `single` or
-//! `packed`.
+//! `packed`. With `--features live` or `--all-features` there is the live page's tracer too.
 
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
@@ -158,6 +158,11 @@ fn variants(load: Load) -> Vec<(&'static str, Runner)> {
         ("carry_boxed", Box::new(tracer(Carry.boxed()))),
         ("carry_in_vec", Box::new(tracer(vec![Carry.boxed()]))),
         ("carry_reload", Box::new(tracer(Carry.reloadable()))),
+        #[cfg(feature = "live")]
+        (
+            "live",
+            Box::new(tracer(tower_tracer::live::Live::new().tracer())),
+        ),
     ];
     let runners = layers.into_iter();
     runners

@@ -120,11 +120,14 @@ pub mod guide;
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 mod labels;
 mod layer;
+#[cfg(feature = "live")]
+#[cfg_attr(docsrs, doc(cfg(feature = "live")))]
+pub mod live;
 pub mod methods;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
-#[cfg(any(feature = "metrics", feature = "otel"))]
+#[cfg(any(feature = "live", feature = "metrics", feature = "otel"))]
 mod name_hasher;
 #[cfg(feature = "otel")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otel")))]

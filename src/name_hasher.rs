@@ -1,10 +1,13 @@
-use std::hash::{BuildHasherDefault, Hasher};
+#[cfg(any(feature = "metrics", feature = "otel"))]
+use std::hash::BuildHasherDefault;
+use std::hash::Hasher;
 
 /// Hashes names eight bytes at a time, for tables that hold only the program's own names: no peer
 /// can cause collisions.
 #[derive(Default)]
 pub(crate) struct NameHasher(u64);
 
+#[cfg(any(feature = "metrics", feature = "otel"))]
 pub(crate) type BuildNameHasher = BuildHasherDefault<NameHasher>;
 
 impl NameHasher {

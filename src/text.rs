@@ -1,6 +1,6 @@
 //! Texts that a peer can shape: cut to a length, and escaped.
 
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "live", feature = "tracing"))]
 use std::{borrow::Cow, fmt::Write as _};
 
 /// At most `limit` bytes of `text`, cut at the end of a character.
@@ -14,7 +14,7 @@ pub(crate) fn bounded(text: &str, limit: usize) -> &str {
 
 /// The text up to `longest` bytes, with what could move the cursor, end the line or turn it around
 /// escaped.
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "live", feature = "tracing"))]
 pub(crate) fn escape(text: &str, longest: usize) -> Cow<'_, str> {
     let head = bounded(text, longest);
     if !head.contains(is_unprintable) {
@@ -34,7 +34,7 @@ pub(crate) fn escape(text: &str, longest: usize) -> Cow<'_, str> {
 
 /// Controls, ends of lines, and what Unicode calls ignorable, which is invisible: marks of
 /// direction, joiners, fillers, selectors of variants, tags.
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "live", feature = "tracing"))]
 #[rustfmt::skip]
 fn is_unprintable(c: char) -> bool {
     c.is_control()
@@ -48,7 +48,7 @@ fn is_unprintable(c: char) -> bool {
         )
 }
 
-#[cfg(all(test, feature = "tracing"))]
+#[cfg(all(test, any(feature = "live", feature = "tracing")))]
 mod tests {
     use super::escape;
 

@@ -1,0 +1,185 @@
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    cell::Done,
+    children::Child,
+    config::Config,
+    history::History,
+    rows::Rows,
+    rpc::Rpc,
+    sample::Sample,
+    shards::{Entry, Shards, Tracked, address_of},
+    watch::Watchers,
+};
+use crate::{RequestParts, RpcInfo, Tracer};
+
+/// How often the figures are read, so that they have a history.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the layers of one [`Live`](super::Live) share with its pages.
+pub(super) struct Shared {
+    pub(super) rows: Rows,
+    pub(super) shards: Shards,
+    pub(super) history: Mutex<History>,
+    pub(super) watchers: Watchers,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        let shared = Arc::new(Self {
+            rows: Rows::new(),
+            shards: Shards::new(),
+            history: Mutex::new(History::new()),
+            watchers: Watchers::default(),
+        });
+        let weak = Arc::downgrade(&shared);
+        // Without the thread the figures are read when a page is asked for, and have no history.
+        let _ = thread::Builder::new()
+            .name("tower-tracer-live".to_owned())
+            .spawn(move || keep_history(&weak));
+        shared
+    }
+
+    /// Reads what was counted up to now.
+    pub(super) fn update(&self) -> MutexGuard<'_, History> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.update(&self.shards);
+        history
+    }
+}
+
+fn keep_history(shared: &Weak<Shared>) {
+    loop {
+        thread::sleep(TICK);
+        match shared.upgrade() {
+            Some(shared) => drop(shared.update()),
+            None => return,
+        }
+    }
+}
+
+/// Counts RPCs and tracks those in flight; made by [`Live::tracer`](super::Live::tracer).
+#[derive(Clone)]
+pub struct LiveTracer {
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+}
+
+/// What a [`LiveTracer`] has to know of an RPC in flight.
+#[derive(Debug)]
+pub struct InFlight {
+    address: usize,
+    row: u32,
+    tracked: Tracked,
+}
+
+impl LiveTracer {
+    pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>) -> Self {
+        Self { shared, config }
+    }
+
+    /// Keeps a copy of an RPC that is over.
+    #[cold]
+    fn sample(&self, entry: &Entry, done: &Done, address: usize) {
+        let rpc = Arc::new(Rpc::of(entry, &self.shared.rows));
+        let nanos = done.nanos;
+        self.shared.shards.of(address).keep(Sample {
+            rpc,
+            nanos,
+            seen: entry.seen,
+        });
+    }
+
+    #[cold]
+    fn note_on_parent(&self, entry: &mut Entry, done: &Done) {
+        let Some(parent) = entry.parent else { return };
+        let children = entry.extra.as_mut().map(|extra| extra.children.clone());
+        self.shared.shards.add_child(parent, || Child {
+            id: entry.id,
+            row: entry.row,
+            attempt: entry.rpc.attempt(),
+            at: parent.at,
+            nanos: done.nanos,
+            status: done.status,
+            ending: done.ending,
+            failed: done.failed,
+            children: children.unwrap_or_default(),
+        });
+    }
+}
+
+impl Tracer for LiveTracer {
+    type State = InFlight;
+
+    #[inline]
+    fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> InFlight {
+        let Self { shared, config } = self;
+        let row = shared.rows.of(rpc);
+        let address = address_of(rpc);
+        let parent = shared.shards.parent_of(rpc);
+        let extra = config.extra_of(rpc, request);
+        let tracked = shared.shards.of(address).start(address, row, |id| Entry {
+            rpc: rpc.clone(),
+            id,
+            row,
+            parent,
+            seen: false,
+            extra,
+        });
+        InFlight {
+            address,
+            row,
+            tracked,
+        }
+    }
+
+    #[inline]
+    fn finish(&self, state: InFlight, rpc: &RpcInfo) {
+        let InFlight {
+            address,
+            row,
+            tracked,
+        } = state;
+        let done = Done::of(rpc);
+        let mut shard = self.shared.shards.of(address);
+        let entry = shard.remove(address, tracked);
+        let wanted = shard.cell(row).finish(&done);
+        drop(shard);
+        if !done.failed {
+            self.shared.rows.answered(row, rpc);
+        }
+        let Some(mut entry) = entry else { return };
+        if wanted || entry.seen {
+            self.sample(&entry, &done, address);
+        }
+        if self.shared.watchers.any() {
+            self.shared.watchers.offer(&entry, &self.shared);
+        }
+        if entry.parent.is_some() {
+            self.note_on_parent(&mut entry, &done);
+        }
+    }
+
+    fn discard(&self, state: InFlight) {
+        let InFlight {
+            address,
+            row,
+            tracked,
+        } = state;
+        let mut shard = self.shared.shards.of(address);
+        let entry = shard.remove(address, tracked);
+        shard.cell(row).discard();
+        drop(shard);
+        drop(entry);
+    }
+}
+
+impl std::fmt::Debug for LiveTracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveTracer").finish_non_exhaustive()
+    }
+}
