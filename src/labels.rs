@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
-use crate::{Status, methods::OTHER};
+use crate::{Status, method_names::OTHER};
 
 /// The code of an RPC that is over, as a label has it.
 pub(crate) fn code(status: Option<Status>) -> Cow<'static, str> {

@@ -123,6 +123,13 @@ mod layer;
 #[cfg(feature = "live")]
 #[cfg_attr(docsrs, doc(cfg(feature = "live")))]
 pub mod live;
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
+mod method_names;
 pub mod methods;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]

@@ -8,7 +8,7 @@ use crate::{
     Code, Ending, RpcInfo, Status,
     rpc::{Protocol, is_broken, is_http_error},
 };
-use crate::{methods::OTHER, text::bounded};
+use crate::{method_names::OTHER, text::bounded};
 
 /// How much of a path a span keeps, in bytes.
 pub(crate) const PATH: usize = 1024;

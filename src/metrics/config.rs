@@ -15,9 +15,7 @@ use super::{
     registry::Registry,
 };
 use crate::{
-    Role, RpcInfo,
-    methods::{KnownMethods, Learned},
-    name_hasher::BuildNameHasher,
+    Role, RpcInfo, method_names::Learned, methods::KnownMethods, name_hasher::BuildNameHasher,
 };
 
 /// Counts and measures RPCs; see the [module](super).

@@ -6,7 +6,7 @@ use super::MetricsTracer;
 use crate::{
     RpcInfo,
     combinations::{Combinations, value},
-    methods::OTHER,
+    method_names::OTHER,
     panics::contain,
 };
 

@@ -16,7 +16,7 @@ use self::handles::{Counted, Method};
 pub use self::{config::MetricsTracer, names::Names};
 use crate::{
     Code, Ending, RequestParts, Role, RpcInfo, Status, Tracer,
-    methods::{OTHER, generated, is_answered},
+    method_names::{OTHER, generated, is_answered},
     name_hasher::NameHasher,
     rpc::Protocol,
 };

@@ -4,8 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use opentelemetry::{KeyValue, StringValue};
 
-use super::http::HOST_NAME;
 use crate::{address::Target, text::bounded};
+
+/// How much of a host's name a span keeps, which is as much as DNS allows.
+pub(super) const HOST_NAME: usize = 255;
 
 /// `server.address` and `server.port` that the callers of a server name. Most of them name one, the
 /// first, which is kept: a span of it needs no allocation.

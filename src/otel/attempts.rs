@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use super::span;
 use crate::RpcInfo;
 
 /// What the layer outside of the retries keeps of the attempts that start inside. Each attempt has a
@@ -21,7 +20,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// An attempt starts: while another one runs it is a hedge, else a retry after a delay.
-    fn started(&self, at: u64, is_first: bool) {
+    pub(super) fn started(&self, at: u64, is_first: bool) {
         let others = self.running.fetch_add(1, Relaxed);
         if others > 0 {
             self.hedges.fetch_add(1, Relaxed);
@@ -31,7 +30,7 @@ impl Attempts {
         }
     }
 
-    fn ended(&self, at: u64) {
+    pub(super) fn ended(&self, at: u64) {
         self.running.fetch_sub(1, Relaxed);
         self.last_end.fetch_max(at, Relaxed);
     }
@@ -47,29 +46,9 @@ impl Attempts {
     }
 }
 
-/// One attempt that runs, of this call.
-#[derive(Debug)]
-pub(super) struct Attempt(RpcInfo);
-
-impl Attempt {
-    pub(super) fn start(rpc: &RpcInfo) -> Option<Self> {
-        let call = rpc.same_request_parent()?;
-        let at = nanos(call);
-        call.with_scope(|own: &span::Running| own.attempts.started(at, rpc.attempt() == 1))?;
-        Some(Self(call.clone()))
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        let at = nanos(&self.0);
-        self.0
-            .with_scope(|own: &span::Running| own.attempts.ended(at));
-    }
-}
-
-fn nanos(call: &RpcInfo) -> u64 {
-    u64::try_from(call.stats().elapsed().as_nanos()).unwrap_or(u64::MAX)
+/// How many attempts of its call were made before this one.
+pub(super) fn earlier_attempts(rpc: &RpcInfo) -> i64 {
+    rpc.attempt().saturating_sub(1).into()
 }
 
 #[cfg(test)]

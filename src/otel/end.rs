@@ -7,8 +7,8 @@ use opentelemetry::{
     trace::{self, TraceContextExt as _},
 };
 
-use super::{OtelTracer, metrics::Added, series::Series, span, start::original};
-use crate::{Event, RpcInfo, Status, methods::is_answered, semconv::http_answer};
+use super::{OtelTracer, meters::Added, series::Series, span, start::original};
+use crate::{Event, RpcInfo, Status, method_names::is_answered, semconv::http_answer};
 
 impl OtelTracer {
     pub(super) fn finish_rpc(&self, running: &span::Running, started: &Arc<Series>, rpc: &RpcInfo) {

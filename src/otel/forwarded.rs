@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, header::FORWARDED, uri::Authority};
 
-use super::http::HOST_NAME;
+use super::address::HOST_NAME;
 
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

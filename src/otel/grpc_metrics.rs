@@ -10,7 +10,7 @@ use opentelemetry::{
 use super::{
     GrpcMetrics,
     attempts::Attempts,
-    metrics::{Added, GRPC_BYTES, Meters, with},
+    meters::{Added, BYTES, Meters, with},
 };
 use crate::{Role, RpcInfo, Stats, Status, buckets};
 
@@ -77,13 +77,13 @@ impl Grpc {
             attempt_sent: count(
                 "grpc.client.attempt.sent_total_compressed_message_size",
                 "By",
-                &GRPC_BYTES,
+                &BYTES,
                 "Compressed message bytes sent per client call attempt.",
             ),
             attempt_received: count(
                 "grpc.client.attempt.rcvd_total_compressed_message_size",
                 "By",
-                &GRPC_BYTES,
+                &BYTES,
                 "Compressed message bytes received per client call attempt.",
             ),
             call_duration: duration(
@@ -118,13 +118,13 @@ impl Grpc {
             server_sent: count(
                 "grpc.server.call.sent_total_compressed_message_size",
                 "By",
-                &GRPC_BYTES,
+                &BYTES,
                 "Compressed message bytes sent per server call.",
             ),
             server_received: count(
                 "grpc.server.call.rcvd_total_compressed_message_size",
                 "By",
-                &GRPC_BYTES,
+                &BYTES,
                 "Compressed message bytes received per server call.",
             ),
         }

@@ -8,11 +8,11 @@ use http::{
 };
 use opentelemetry::{KeyValue, StringValue};
 
-use super::{address, forwarded::Forwarded, series::sorted, start::earlier_attempts};
+use super::{address, attempts::earlier_attempts, forwarded::Forwarded, meters::sorted};
 use crate::{
     RequestParts, Role, RpcInfo, Status,
     address::Target,
-    methods::OTHER,
+    method_names::OTHER,
     rpc::Address,
     semconv::{HTTP_METHOD, HTTP_METHODS, PATH, error_type, full_url, known_http_method, scheme},
     text::bounded,
@@ -213,7 +213,7 @@ fn server(
     };
     let host = authority.host();
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let host = bounded(bare.unwrap_or(host), HOST_NAME);
+    let host = bounded(bare.unwrap_or(host), address::HOST_NAME);
     let port = match (authority.port_u16(), scheme) {
         (Some(port), _) => Some(port),
         // What stands there is no port.
@@ -226,9 +226,6 @@ fn server(
     server.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
     server
 }
-
-/// How much of a host's name a span keeps, which is as much as DNS allows.
-pub(super) const HOST_NAME: usize = 255;
 
 /// How much of a client's name for itself a span keeps.
 const AGENT: usize = 256;

@@ -5,15 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use super::series::{Key, Series};
+use super::series::{Key, Series, UNDECIDED};
 use crate::{
     RpcInfo,
-    methods::{KnownMethods, Learned, OTHER},
+    method_names::{Learned, OTHER},
+    methods::KnownMethods,
     name_hasher::BuildNameHasher,
 };
-
-/// Of a method that may turn out to be known when its RPC ends.
-pub(super) const UNDECIDED: &str = "";
 
 /// How many series one tracer keeps, which is also where the SDK stops: methods by sides, protocols
 /// and addresses.

@@ -1,10 +1,5 @@
 //! The instruments, and what each RPC puts into them.
 
-#[cfg(feature = "otel-bound")]
-use std::sync::OnceLock;
-
-#[cfg(feature = "otel-bound")]
-use opentelemetry::metrics::BoundHistogram;
 use opentelemetry::{
     KeyValue,
     metrics::{Histogram, Meter, MeterProvider as _, NoopMeterProvider, UpDownCounter},
@@ -14,31 +9,14 @@ use super::{
     OtelTracer,
     attempts::Attempts,
     grpc_metrics::Grpc,
-    series::{Outcome, Series, sorted},
+    meters::{Added, BYTES, Meters, with},
+    series::{Outcome, Series},
 };
 use crate::{Role, RpcInfo};
 
 /// Of the conventions, in seconds.
 const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
-/// Of gRPC's own metrics (A66), in bytes.
-pub(super) const GRPC_BYTES: [f64; 14] = [
-    0.0,
-    1024.0,
-    2048.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
-    268_435_456.0,
-    1_073_741_824.0,
-    4_294_967_296.0,
 ];
 
 /// One for each side.
@@ -68,66 +46,6 @@ pub(super) struct Instruments {
     /// Whether durations of RPCs go into bound histograms.
     bound: bool,
     grpc: Option<Grpc>,
-}
-
-/// A series of a duration.
-#[derive(Debug)]
-pub(super) struct Measured {
-    attributes: Vec<KeyValue>,
-    #[cfg(feature = "otel-bound")]
-    bound: OnceLock<BoundHistogram<f64>>,
-}
-
-impl Measured {
-    /// The attributes come sorted.
-    pub(super) fn new(attributes: Vec<KeyValue>) -> Self {
-        Self {
-            attributes,
-            #[cfg(feature = "otel-bound")]
-            bound: OnceLock::new(),
-        }
-    }
-
-    /// It is always the same histogram.
-    fn record(&self, histogram: &Histogram<f64>, value: f64, bound: bool, added: &[KeyValue]) {
-        if !added.is_empty() {
-            return histogram.record(value, &with(&self.attributes, added));
-        }
-        #[cfg(feature = "otel-bound")]
-        if bound {
-            let bind = || histogram.bind(&self.attributes);
-            return self.bound.get_or_init(bind).record(value);
-        }
-        let _ = bound;
-        histogram.record(value, &self.attributes);
-    }
-}
-
-/// What a user adds to the metrics of one RPC.
-#[derive(Debug, Default)]
-pub(super) struct Added {
-    pub(super) attributes: Vec<KeyValue>,
-    pub(super) grpc: Option<KeyValue>,
-}
-
-pub(super) fn with(attributes: &[KeyValue], added: &[KeyValue]) -> Vec<KeyValue> {
-    sorted([attributes, added].concat())
-}
-
-/// A meter for each metric: one that does nothing for those that are left out.
-pub(super) struct Meters<'a> {
-    meter: &'a Meter,
-    none: Meter,
-    left_out: &'a [&'static str],
-}
-
-impl Meters<'_> {
-    pub(super) fn of(&self, name: &str) -> &Meter {
-        match self.left_out.contains(&name) {
-            true => &self.none,
-            false => self.meter,
-        }
-    }
 }
 
 /// All metrics.
@@ -230,7 +148,7 @@ impl Instruments {
                 .u64_histogram(name)
                 .with_unit("By")
                 .with_description(description)
-                .with_boundaries(GRPC_BYTES.to_vec())
+                .with_boundaries(BYTES.to_vec())
                 .build()
         };
         Self {

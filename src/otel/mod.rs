@@ -11,6 +11,8 @@ mod grpc_metrics;
 mod headers;
 mod http;
 mod live;
+mod measured;
+mod meters;
 mod methods;
 mod metrics;
 mod parent;
@@ -30,13 +32,13 @@ use opentelemetry::{
 
 pub use self::config::{Conventions, GrpcMetrics, OtelTracer};
 use self::{
-    attempts::{Attempt, Attempts},
+    attempts::Attempts,
     forwarded::Forwarded,
     headers::AllowedHeader,
     live::Live,
     metrics::{Counted, Instruments},
     series::{Key, Series},
-    span::What,
+    span::{Attempt, What},
     start::peer_attributes,
 };
 use crate::{

@@ -11,15 +11,18 @@ use opentelemetry::KeyValue;
 use super::{
     Conventions,
     address::{server, shared},
-    methods::UNDECIDED,
-    metrics::Measured,
+    measured::Measured,
+    meters::sorted,
 };
 use crate::{
     Code, Ending, Role,
     address::{Target, canonical},
-    methods::OTHER,
+    method_names::OTHER,
     semconv::System,
 };
+
+/// Of a method that may turn out to be known when its RPC ends.
+pub(super) const UNDECIDED: &str = "";
 
 /// What of the settings stands in attributes.
 #[derive(Clone, Debug)]
@@ -305,10 +308,4 @@ impl Series {
     fn label(&self) -> &'static str {
         if self.is_known() { self.method } else { OTHER }
     }
-}
-
-/// The SDK finds a series at once where the attributes come sorted.
-pub(super) fn sorted(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
-    attributes.sort_by(|a, b| a.key.cmp(&b.key));
-    attributes
 }

@@ -114,3 +114,27 @@ impl fmt::Debug for Running {
             .finish_non_exhaustive()
     }
 }
+
+/// One attempt that runs, of this call.
+#[derive(Debug)]
+pub(super) struct Attempt(RpcInfo);
+
+impl Attempt {
+    pub(super) fn start(rpc: &RpcInfo) -> Option<Self> {
+        let call = rpc.same_request_parent()?;
+        let at = nanos(call);
+        call.with_scope(|own: &Running| own.attempts.started(at, rpc.attempt() == 1))?;
+        Some(Self(call.clone()))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let at = nanos(&self.0);
+        self.0.with_scope(|own: &Running| own.attempts.ended(at));
+    }
+}
+
+fn nanos(call: &RpcInfo) -> u64 {
+    u64::try_from(call.stats().elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

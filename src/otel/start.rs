@@ -5,11 +5,14 @@ use std::{borrow::Cow, net::SocketAddr};
 use http::{header::HOST, uri::Authority};
 use opentelemetry::KeyValue;
 
-use super::{OtelTracer, forwarded::Forwarded, http::HttpExchange, series::Key, span::What};
+use super::{
+    OtelTracer, attempts::earlier_attempts, forwarded::Forwarded, http::HttpExchange, series::Key,
+    span::What,
+};
 use crate::{
     RequestParts, Role, RpcInfo,
     address::Target,
-    methods::generated_name,
+    method_names::generated_name,
     rpc::Address,
     semconv::{System, original_method},
 };
@@ -87,11 +90,6 @@ pub(super) fn peer_attributes(peer: SocketAddr) -> [KeyValue; 2] {
         KeyValue::new("network.peer.address", peer.ip().to_string()),
         KeyValue::new("network.peer.port", i64::from(peer.port())),
     ]
-}
-
-/// How many attempts of its call were made before this one.
-pub(super) fn earlier_attempts(rpc: &RpcInfo) -> i64 {
-    rpc.attempt().saturating_sub(1).into()
 }
 
 /// The method as the caller named it.

@@ -44,7 +44,8 @@ use prometheus_client::registry::Registry;
 use self::families::{Counted, Families, Method};
 use crate::{
     RequestParts, RpcInfo, Tracer,
-    methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
+    method_names::{Learned, OTHER, generated_name, is_answered},
+    methods::KnownMethods,
     rpc::Protocol,
     trace_id::TraceId,
 };

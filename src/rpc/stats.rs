@@ -337,6 +337,7 @@ impl Stats {
     }
 
     /// The ending as a label, and its place among all of them.
+    #[cfg(any(feature = "metrics", feature = "prometheus", feature = "tracing"))]
     pub(crate) fn ending_label(&self) -> Option<(usize, &'static str)> {
         let ending = self.ending()?;
         Some(match self.cancelled_with_parent() {

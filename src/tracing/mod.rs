@@ -98,7 +98,8 @@ use crate::{
     rpc::Address, trace_id::TraceId, tracer::Scope,
 };
 use crate::{
-    methods::{KnownMethods, Learned, OTHER, generated_name, is_answered},
+    method_names::{Learned, OTHER, generated_name, is_answered},
+    methods::KnownMethods,
     semconv::{
         HTTP_METHOD, HTTP_METHODS, PATH, System, error_type, full_url, http_answer,
         known_http_method, original_method, scheme,
@@ -191,7 +192,7 @@ impl TracingTracer {
     }
 
     /// Calls this with each span when its RPC is over, before the access log: the place to record more
-    /// of what the record has. A field has to be declared when the span is made, so a field of one's own
+    /// of what the record has. A field has to be declared when the span is made, so a custom field
     /// takes the extension of a subscriber, such as `set_attribute` of `tracing-opentelemetry`.
     #[must_use]
     pub fn on_end(mut self, hook: impl Fn(&Span, &RpcInfo) + Send + Sync + 'static) -> Self {
