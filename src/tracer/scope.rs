@@ -109,7 +109,8 @@ impl RpcInfo {
     ///     }
     /// }
     ///
-    /// /// Gives an RPC the number of its parent. struct Traces;
+    /// /// Gives an RPC the number of its parent.
+    /// struct Traces;
     ///
     /// impl Tracer for Traces {
     ///     type State = u64;
