@@ -684,12 +684,21 @@ async fn one_rpc_has_the_calls_that_it_made_also_when_it_is_over() {
     });
     let request = Request::post("/shop.Stock/Reserve").header("content-type", "application/grpc");
     let call = tokio::spawn(outer.oneshot(request.body(()).unwrap()));
+    let deadline = Instant::now() + Duration::from_secs(20);
     let id = loop {
-        let page = json(&live, "").await;
-        let open = &page["in_flight"]["rpcs"][0];
-        if page["samples"]["total"] == 1 && open["id"].is_string() {
-            break open["id"].as_str().unwrap().to_owned();
+        let page = json(&live, "method=shop.Stock/*").await;
+        let id = page["in_flight"]["rpcs"][0]["id"].as_str().unwrap_or("0");
+        let children = match send(&live, get(&format!("/.json?rpc={id}"))).await {
+            answer if answer.status == 200 => serde_json::from_str(&answer.body).unwrap(),
+            _ => Value::Null,
+        };
+        if children["children"]
+            .as_array()
+            .is_some_and(|all| all.len() == 2)
+        {
+            break id.to_owned();
         }
+        assert!(Instant::now() < deadline, "{page}");
         tokio::task::yield_now().await;
     };
     let check = |rpc: &Value| {
