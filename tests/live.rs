@@ -111,7 +111,7 @@ async fn job(layer: &TracerLayer<LiveTracer>, path: &str) {
     let service = ServiceBuilder::new().layer(layer.clone().server());
     let mut service = service.service_fn(async |job: Job| {
         let code = if job.0.starts_with("/bad") {
-            Code::NotFound
+            Code::Internal
         } else {
             Code::Ok
         };
@@ -618,7 +618,7 @@ async fn filters_say_the_same_in_every_form() {
         ("role=client", 0, 0),
         ("role=server&min=1h", 0, 3),
         ("max=1h", 4, 3),
-        ("code=NOT_FOUND", 0, 3),
+        ("code=INTERNAL", 0, 3),
         ("ending=response", 0, 3),
         ("tag=tenant", 0, 3),
         ("peer=10.", 0, 3),
@@ -639,7 +639,7 @@ async fn filters_say_the_same_in_every_form() {
         shown.contains("3 started, 3 ok, 0 failed, ended by response 3"),
         "{shown}"
     );
-    let failed = json(&live, "code=not_found").await;
+    let failed = json(&live, "code=internal").await;
     assert_eq!(failed["samples"]["matching"], 1);
     assert_eq!(failed["samples"]["rpcs"][0]["method"], "bad.Stock/Reserve");
     assert_eq!(
