@@ -87,7 +87,7 @@
 //! * **The time of one part**, such as the handler: [`StageLayer`](service::StageLayer).
 //! * **Services that are not HTTP:** implement [`TracedRequest`](service::TracedRequest) and
 //!   [`TracedResponse`](service::TracedResponse).
-//! * **Tracers that come with the crate,** a feature each: `otel`, `metrics`, `tracing`, `testing`.
+//! * **Tracers that come with the crate,** a feature each: `otel`, `metrics`, `tracing`, `live`, `testing`.
 //! * **Guides:** [`guide`].
 //!
 //! # Features
@@ -95,8 +95,8 @@
 //! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies. The size
 //! of an HTTP request with any other body is unknown. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
-//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics` and `testing` bring
-//! the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by an experiment of
+//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `live` and `testing`
+//! bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by an experiment of
 //! theirs.
 //!
 //! # What is not provided
