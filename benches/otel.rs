@@ -205,7 +205,7 @@ fn variants(setting: &Setting, sdk: &Sdk) -> Vec<(&'static str, Runner)> {
     ]
 }
 
-/// The layer around the handler, called by somebody who may be traced.
+/// The layer around the handler, called by a caller that may be traced.
 fn around<L, S, B>(layer: L, traceparent: &Option<HeaderValue>) -> Runner
 where
     L: Layer<call::Handler, Service = S>,

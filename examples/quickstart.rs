@@ -84,7 +84,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let dialogue = print_both_sides(&mut finished).await;
 
     // An error.
-    let request = say("nobody").failing(Code::NotFound);
+    let request = say("unknown").failing(Code::NotFound);
     client.unary_echo(request).await.expect_err("asked to fail");
     print_both_sides(&mut finished).await;
 
@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Runs on the server before the handler, and finds the RPC it belongs to in the request.
 fn let_in(request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(rpc) = request.extensions().get::<RpcInfo>() {
-        rpc.record_with(LET_IN, Severity::Info, "nobody is asked for a password");
+        rpc.record_with(LET_IN, Severity::Info, "no password is needed");
     }
     Ok(request)
 }

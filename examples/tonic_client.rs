@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut responses = responses.into_inner();
     while responses.message().await?.is_some() {}
 
-    let request = say("nobody").failing(Code::NotFound);
+    let request = say("unknown").failing(Code::NotFound);
     client.unary_echo(request).await.expect_err("asked to fail");
     Ok(())
 }

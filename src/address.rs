@@ -5,8 +5,8 @@ use std::{borrow::Cow, net::IpAddr};
 /// The server's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
-    /// As the layer was told, in one of the forms that users write.
-    Told(&'a str),
+    /// As the layer is configured, in one of the forms that users write.
+    Configured(&'a str),
     /// As a client's URI has it, host and port.
     Authority(&'a str),
 }
@@ -14,11 +14,11 @@ pub(crate) enum Target<'a> {
 impl Target<'_> {
     /// Host and port of an address of one host; else the whole of it, without a port.
     pub(crate) fn with_host_and_port<R>(self, f: impl FnOnce(&str, Option<u16>) -> R) -> Option<R> {
-        let told;
+        let named;
         let (host, port) = match self {
-            Self::Told(name) => {
-                told = without_user(name);
-                host_and_port(&told)
+            Self::Configured(name) => {
+                named = without_user(name);
+                host_and_port(&named)
             }
             Self::Authority(name) => one_host(name).unwrap_or((name, None)),
         };
@@ -52,7 +52,7 @@ pub(crate) fn canonical(target: &str) -> Cow<'_, str> {
     }
 }
 
-/// An address without the user and the password that a URI may have, which are nobody's business.
+/// An address without the user and the password that a URI may have, which are secrets.
 fn without_user(address: &str) -> Cow<'_, str> {
     if address.starts_with("unix:") || address.starts_with("unix-abstract:") {
         return address.into();
@@ -111,7 +111,7 @@ fn one_host(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// An address without the brackets that one of IPv6 stands in.
+/// An address without the brackets of IPv6.
 fn bare(host: &str) -> Option<&str> {
     let host = host.strip_prefix('[')?.strip_suffix(']')?;
     (!host.contains(['[', ']', ','])).then_some(host)
@@ -146,7 +146,7 @@ mod tests {
             ("unix:/run/greeter.sock", ("/run/greeter.sock", None)),
             ("unix:///run/greeter.sock", ("/run/greeter.sock", None)),
             ("unix:/run/user@1/app.sock", ("/run/user@1/app.sock", None)),
-            // Names of more than one host, or of none that can be told.
+            // Names of more than one host, or of an unknown one.
             (
                 "ipv4:10.0.0.1:80,10.0.0.2:80",
                 ("ipv4:10.0.0.1:80,10.0.0.2:80", None),

@@ -58,7 +58,7 @@ use crate::{
 /// # The order of layers
 ///
 /// A layer sees what passes through it. On a tonic server, requests that are shed by tonic's own
-/// limits never reach it, and at a deadline it is dropped. On a tonic client, it stands outside of
+/// limits never reach it, and at a deadline it is dropped. On a tonic client, it is outside of
 /// connecting, buffering and tonic's timeout, and sees them as part of the call.
 ///
 /// An optional layer is a layer with an optional tracer: `TracerLayer::new(enabled.then_some(tracer))`.
@@ -97,14 +97,14 @@ impl<T> TracerLayer<T> {
         }
     }
 
-    /// The layer stands on a client.
+    /// The layer is on a client.
     #[must_use]
     pub fn client(mut self) -> Self {
         self.config.role = Some(Role::Client);
         self
     }
 
-    /// The layer stands on a server.
+    /// The layer is on a server.
     #[must_use]
     pub fn server(mut self) -> Self {
         self.config.role = Some(Role::Server);

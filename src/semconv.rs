@@ -121,7 +121,7 @@ pub(crate) fn known_http_method(method: &Method, known: &[&'static str]) -> Opti
         .find(|known| *known == method.as_str())
 }
 
-/// The method as the caller named it, where it is not known: what stands in the path.
+/// The method as the caller named it, if it is not known: the path.
 pub(crate) fn original_method(rpc: &RpcInfo) -> &str {
     let path = rpc.path();
     let name = path.strip_prefix('/').filter(|name| !name.is_empty());

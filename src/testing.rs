@@ -214,7 +214,7 @@ impl RecordingTracer {
         self.rpcs(|what| matches!(what, EntryKind::Start))
     }
 
-    /// The RPCs that finished, in the order of their ends. One that finished twice stands here
+    /// The RPCs that finished, in the order of their ends. One that finished twice is here
     /// twice.
     #[must_use]
     pub fn finished(&self) -> Vec<RpcInfo> {

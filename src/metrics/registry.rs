@@ -94,7 +94,7 @@ impl Registry {
         }
     }
 
-    /// Runs `f` on the recorder, which has been told what the metrics mean.
+    /// Runs `f` on the recorder, which has the descriptions of the metrics.
     fn with<R>(&self, f: impl FnOnce(&dyn Recorder) -> R) -> R {
         let on = |recorder: &dyn Recorder| {
             self.described.get_or_init(|| self.describe(recorder));

@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn without_a_host_there_is_no_server() {
-        assert_eq!(server(Target::Told(":50051")), []);
-        assert_eq!(server(Target::Told("")), []);
-        assert_eq!(server(Target::Told("greeter:80")).len(), 2);
+        assert_eq!(server(Target::Configured(":50051")), []);
+        assert_eq!(server(Target::Configured("")), []);
+        assert_eq!(server(Target::Configured("greeter:80")).len(), 2);
     }
 
     #[test]

@@ -421,7 +421,7 @@ impl OtelTracer {
     ///
     /// Sizes are in bytes (`By`), compressed and without prefixes. The size of the response is recorded
     /// with each duration, and is 0 if there was no message: also if a proxy answered with a page of
-    /// its own, or nobody answered. The size of a request whose body the layer cannot count is
+    /// its own, or there was no answer. The size of a request whose body the layer cannot count is
     /// unknown, and is not recorded.
     #[must_use]
     pub fn grpc_metrics(mut self, what: GrpcMetrics) -> Self {

@@ -193,17 +193,17 @@ fn known_status(status: u16) -> u16 {
     }
 }
 
-/// The server's address and port: as the layer was told, else as a proxy that is trusted says, else as
-/// the request has it, which without a host in its URI has a header. On a server that is the
-/// caller's word, and stands in the span alone.
+/// The server's address and port: as the layer is configured, else as a trusted proxy says, else as
+/// the request has it, in its URI or in a header. On a server the caller chooses that, so only the span has
+/// it.
 fn server(
     rpc: &RpcInfo,
     request: &RequestParts<'_>,
     forwarded: Option<&Forwarded>,
     scheme: &str,
 ) -> Vec<KeyValue> {
-    if let Some(Address::Named(told)) = rpc.callee().address() {
-        return address::server(Target::Told(told));
+    if let Some(Address::Named(configured)) = rpc.callee().address() {
+        return address::server(Target::Configured(configured));
     }
     let forwarded = forwarded.and_then(|forwarded| forwarded.host.as_ref());
     let named = forwarded.or_else(|| request.uri()?.authority()).cloned();
@@ -216,7 +216,7 @@ fn server(
     let host = bounded(bare.unwrap_or(host), address::HOST_NAME);
     let port = match (authority.port_u16(), scheme) {
         (Some(port), _) => Some(port),
-        // What stands there is no port.
+        // What follows the host is not a port.
         _ if !authority.as_str().ends_with(authority.host()) => None,
         (None, "https") => Some(443),
         (None, _) => Some(80),

@@ -70,7 +70,7 @@ impl Methods {
         key: Key<'_>,
         make: &dyn Fn(&'static str, Key<'_>) -> Series,
     ) -> Arc<Series> {
-        // What stands in the table is the name of a method, so the path's form need not be looked
+        // What is in the table is the name of a method, so the path's form need not be looked
         // at first.
         let name = rpc
             .path()

@@ -24,7 +24,7 @@ use crate::{
 /// Of a method that may turn out to be known when its RPC ends.
 pub(super) const UNDECIDED: &str = "";
 
-/// What of the settings stands in attributes.
+/// The settings that attributes depend on.
 #[derive(Clone, Debug)]
 pub(super) struct Wording {
     pub(super) conventions: Conventions,
@@ -65,7 +65,7 @@ impl Key<'_> {
 pub(super) struct Series {
     role: Role,
     system: System,
-    /// The server's, and whether the layer was told it.
+    /// The server's, and whether the layer is configured with it.
     address: Option<(Box<str>, bool)>,
     wording: Wording,
     method: &'static str,
@@ -103,7 +103,7 @@ impl Series {
             role: key.role,
             system: key.system,
             address: key.address.map(|target| match target {
-                Target::Told(name) => (name.into(), true),
+                Target::Configured(name) => (name.into(), true),
                 Target::Authority(name) => (name.into(), false),
             }),
             wording: wording.clone(),
@@ -143,9 +143,9 @@ impl Series {
     }
 
     fn target(&self) -> Option<Target<'_>> {
-        let (name, is_told) = self.address.as_ref()?;
-        Some(match is_told {
-            true => Target::Told(name),
+        let (name, is_configured) = self.address.as_ref()?;
+        Some(match is_configured {
+            true => Target::Configured(name),
             false => Target::Authority(name),
         })
     }
@@ -174,7 +174,7 @@ impl Series {
         self.method == UNDECIDED
     }
 
-    /// Whether a method that was named is not told, by the conventions that tell.
+    /// Whether the caller named a method that is not known, by the conventions that have a name for that.
     pub(super) fn is_other(&self) -> bool {
         self.method == OTHER && self.wording.conventions.has_new()
     }

@@ -101,10 +101,10 @@ pub(super) fn original(rpc: &RpcInfo) -> KeyValue {
 pub(super) fn key<'a>(rpc: &'a RpcInfo, uri: Option<&'a http::Uri>, system: System) -> Key<'a> {
     let role = rpc.role();
     let address = match (rpc.callee().address(), role) {
-        (Some(Address::Named(told)), _) => Some(Target::Told(told)),
+        (Some(Address::Named(configured)), _) => Some(Target::Configured(configured)),
         (_, Role::Client) => uri.and_then(http::Uri::authority).map(|authority| {
             let authority = authority.as_str();
-            // A user and a password are nobody's business.
+            // A user and a password are secrets.
             let host = authority.rsplit_once('@').map(|(_, host)| host);
             Target::Authority(host.unwrap_or(authority))
         }),

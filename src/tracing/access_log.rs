@@ -19,7 +19,7 @@ pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rp
     let (sent, answered) = (stats.request(), stats.response());
     macro_rules! log {
         ($level:expr, $message:literal) => {
-            // The fields are worked out only if somebody listens.
+            // The fields are worked out only if a subscriber listens.
             event!(
                 target: TARGET,
                 parent: around,

@@ -36,8 +36,8 @@
 //!
 //! # Methods
 //!
-//! A span is named after its method only where that is known to exist, since on a server it is a
-//! stranger's word. Known are the methods that generated code calls on a client, and those of a
+//! A span is named after its method only where that is known to exist, since on a server the
+//! caller chooses it. Known are the methods that generated code calls on a client, and those of a
 //! [list](TracingTracer::methods). Without a list, a method becomes known when the service has
 //! answered a call of it with OK or with a message: that call's span has it as `rpc.method` at its end,
 //! and later ones are named after it. 100 methods become known in this way.
@@ -317,7 +317,7 @@ impl Tracer for TracingTracer {
 
 impl TracingTracer {
     fn open(&self, rpc: &RpcInfo, request: &RequestParts<'_>) -> Running {
-        // Worked out only where somebody listens. Numbers are `i64`, as OpenTelemetry has them.
+        // Worked out only if a subscriber listens. Numbers are `i64`, as OpenTelemetry has them.
         let about = LazyCell::new(|| self.describe(rpc, request));
         let http = LazyCell::new(|| about.system.is_none().then(|| Http::of(rpc, request)));
         let server = LazyCell::new(|| server(rpc, request));
@@ -492,7 +492,7 @@ fn server(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<(String, Option<u
     let named = request.uri().and_then(Uri::authority);
     let header = || request.headers().get(HOST)?.to_str().ok();
     let target = match rpc.callee().address() {
-        Some(Address::Named(target)) => Target::Told(target),
+        Some(Address::Named(target)) => Target::Configured(target),
         _ => {
             let authority = named.map(Authority::as_str).or_else(header)?;
             let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
