@@ -27,7 +27,7 @@ use telemetry::{Telemetry, attributes};
 use tonic::body::Body;
 use tower::{Layer as _, ServiceBuilder, service_fn};
 use tower_tracer::{
-    Code, Ending, RequestParts, RpcInfo, Tracer, TracerLayer,
+    Code, Ending, Level, RequestParts, RpcInfo, Tracer, TracerLayer,
     methods::KnownMethods,
     metrics::MetricsTracer,
     on_finish,
@@ -179,6 +179,44 @@ async fn request_that_streams_is_reported_too() {
     let response = service.oneshot(request(body)).await.unwrap();
     response.into_body().collect().await.unwrap();
     assert_eq!(progress(&recorder), ["progress 1/?", "progress 2/?"]);
+}
+
+#[tokio::test]
+async fn delay_of_a_request_is_the_time_until_the_transport_takes_it() {
+    for (client, level, known) in [
+        (true, Level::Detailed, true),
+        (true, Level::Base, false),
+        (false, Level::Detailed, false),
+    ] {
+        let finished = Arc::new(Mutex::new(None));
+        let seen = Arc::clone(&finished);
+        let tracer = on_finish(move |rpc| *seen.lock().unwrap() = rpc.stats().send_delay());
+        let layer = TracerLayer::new(tracer).level(level);
+        let layer = if client {
+            layer.client()
+        } else {
+            layer.server()
+        };
+        let service =
+            ServiceBuilder::new()
+                .layer(layer)
+                .service_fn(async |request: Request<Body>| {
+                    // As long as a connection takes.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    request.into_body().collect().await.unwrap();
+                    Ok::<_, Infallible>(response(vec![], Duration::ZERO))
+                });
+        let frames = [Ok::<_, Infallible>(Frame::data(message()))];
+        let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+        let response = service.oneshot(request(body)).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        let delay = *finished.lock().unwrap();
+        assert_eq!(
+            delay.is_some_and(|delay| delay >= Duration::from_millis(15)),
+            known
+        );
+        assert_eq!(delay.is_some(), known);
+    }
 }
 
 /// What a series of this method says.

@@ -114,6 +114,20 @@ impl Stats {
         }
     }
 
+    /// On a client, how long the request waited before the transport took the first byte of its body: for a
+    /// connection, in a queue, for a free stream.
+    ///
+    /// It is the delay of the draft of gRFC A121 as far as a layer sees it: the cause is not known, a request
+    /// without a body has none, and time in `poll_ready` comes before the RPC. Known at
+    /// [`Level::Detailed`](crate::Level::Detailed); `None` on a server.
+    #[must_use]
+    pub fn send_delay(&self) -> Option<Duration> {
+        match self.role {
+            Role::Client => self.at(Event::REQUEST_FIRST_BYTE),
+            Role::Server => None,
+        }
+    }
+
     /// The time from one event to another; `None` if one of them is missing, or if they happened in
     /// the opposite order.
     #[must_use]
