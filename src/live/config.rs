@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
-use super::{Access, format::visible, shards::Extra};
+use super::{Access, entry::Extra, format::visible};
 use crate::{RequestParts, RpcInfo};
 
 /// How long the value of a header may be.

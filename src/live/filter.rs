@@ -3,10 +3,10 @@ use std::{borrow::Cow, time::Duration};
 use percent_encoding::percent_decode_str;
 
 use super::{
+    entry::Entry,
     history::Window,
     rows::{Row, Rows},
     rpc::{Rpc, method_of},
-    shards::Entry,
 };
 use crate::{Role, Stats, rpc::Address};
 

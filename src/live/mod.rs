@@ -4,6 +4,8 @@ mod answer;
 mod cell;
 mod children;
 mod config;
+mod entry;
+mod events;
 mod filter;
 mod format;
 mod guard;

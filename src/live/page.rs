@@ -11,13 +11,13 @@ use super::{
     Access,
     cell::{BUCKETS, Counts, bucket_start},
     config::Config,
+    entry::Entry,
     filter::Query,
     history::{Figures, History, RowHistory, Window},
     rows::Row,
     rpc::{Nested, Rpc},
     sample,
     schema::{Bucket, InFlight, Kept, MethodRow, Methods, Page, Peer, SampleCounts, WindowFigures},
-    shards::Entry,
     tracer::Shared,
 };
 use crate::{Code, Ending};

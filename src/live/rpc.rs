@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::{
     children::Child,
+    entry::Entry,
     format::{self, visible},
     rows::{Row, Rows},
-    shards::Entry,
 };
 use crate::{Ending, Event, Role, RpcInfo, Stats, Status, rpc::Severity, rpc::Traffic};
 
@@ -276,7 +276,7 @@ impl Nested {
     }
 
     /// An RPC in flight that another one made.
-    pub(super) fn running(entry: &Entry, parent: &super::shards::ParentId) -> Self {
+    pub(super) fn running(entry: &Entry, parent: &super::entry::ParentId) -> Self {
         let rpc = &entry.rpc;
         let stats = rpc.stats();
         Self {

@@ -20,13 +20,14 @@ use super::{
     Access,
     answer::{Kind, LiveBody, events, json, plain, whole},
     config::Config,
+    events::Events,
     filter::{MOST, Query, Refused},
     guard, html,
     page::one,
     schema::Page,
     text,
     tracer::Shared,
-    watch::{Events, WATCHERS},
+    watch::WATCHERS,
 };
 
 const SCRIPT: &str = include_str!("app.js");

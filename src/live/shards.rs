@@ -6,7 +6,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{cell::Cell, children::Child, rows::ROWS, sample::Sample};
+use super::{
+    cell::Cell,
+    children::Child,
+    entry::{Entry, ParentId},
+    rows::ROWS,
+    sample::Sample,
+};
 use crate::RpcInfo;
 
 /// Each RPC belongs to one shard by the address of its record. A thread uses the memory of its records
@@ -23,27 +29,6 @@ const PENDING: usize = 1 << 20;
 /// How many calls that are over are kept by the RPCs in flight of a shard.
 const CHILDREN: usize = 8_192;
 
-/// An RPC in flight.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) rpc: RpcInfo,
-    pub(super) id: u64,
-    pub(super) row: u32,
-    pub(super) parent: Option<ParentId>,
-    /// A page has listed it, so its reader may ask for it when it is over.
-    pub(super) seen: bool,
-    pub(super) extra: Option<Box<Extra>>,
-}
-
-/// The tracked RPC that an RPC belongs to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ParentId {
-    pub(super) id: NonZeroU64,
-    address: usize,
-    /// When the child started, in nanoseconds from the parent's start.
-    pub(super) at: u64,
-}
-
 /// Whether an RPC in flight is tracked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tracked {
@@ -51,17 +36,6 @@ pub(super) enum Tracked {
     /// Another tracer of this page is in the same layer.
     ByAnother,
     TooMany,
-}
-
-/// What most RPCs do not have.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Extra {
-    /// Its calls that are over.
-    pub(super) children: Vec<Child>,
-    pub(super) children_left_out: u64,
-    /// Request headers of the allow-list.
-    pub(super) headers: Vec<(Box<str>, Box<str>)>,
-    pub(super) trace_id: Option<Box<str>>,
 }
 
 /// A part of what is counted and tracked, behind one lock.
@@ -272,16 +246,5 @@ impl Hasher for AddressHasher {
 
     fn finish(&self) -> u64 {
         self.0
-    }
-}
-
-impl Entry {
-    /// A copy without what is long.
-    pub(super) fn without_extra(&self) -> Self {
-        Self {
-            rpc: self.rpc.clone(),
-            extra: None,
-            ..*self
-        }
     }
 }

@@ -8,11 +8,12 @@ use super::{
     cell::Done,
     children::Child,
     config::Config,
+    entry::Entry,
     history::History,
     rows::Rows,
     rpc::Rpc,
     sample::Sample,
-    shards::{Entry, Shards, Tracked, address_of},
+    shards::{Shards, Tracked, address_of},
     watch::Watchers,
 };
 use crate::{RequestParts, RpcInfo, Tracer};
@@ -157,7 +158,7 @@ impl Tracer for LiveTracer {
             self.sample(&entry, &done, address);
         }
         if self.shared.watchers.any() {
-            self.shared.watchers.offer(&entry, &self.shared);
+            self.shared.watchers.offer(&entry, &self.shared.rows);
         }
         if entry.parent.is_some() {
             self.note_on_parent(&mut entry, &done);

@@ -1,22 +1,19 @@
-//! RPCs that end, as server-sent events.
+//! The readers that watch, and what waits for each.
 
 use std::{
     collections::VecDeque,
-    fmt,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::Waker,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::time::{Sleep, sleep};
 
-use super::{Access, filter::Query, page::in_flight, rpc::Rpc, shards::Entry, tracer::Shared};
+use super::{entry::Entry, filter::Query, rows::Rows, rpc::Rpc};
 
 /// How many readers watch at a time.
 pub(super) const WATCHERS: usize = 16;
@@ -25,51 +22,30 @@ const RATE: u32 = 100;
 /// How many events wait for a reader that is slow, and how many bytes.
 const QUEUED: usize = 128;
 const QUEUED_BYTES: usize = 1 << 20;
-/// How often a reader hears of RPCs in flight, and of how many of them.
-const PROGRESS: Duration = Duration::from_secs(1);
-const LISTED: usize = 20;
 
 /// All readers that watch.
 #[derive(Default)]
 pub(super) struct Watchers {
     /// How many there are, to be read without the lock.
-    count: AtomicUsize,
+    pub(super) count: AtomicUsize,
     all: Mutex<Vec<Arc<Watcher>>>,
 }
 
 /// A reader and what it waits for.
-struct Watcher {
-    query: Query,
-    public: bool,
-    queue: Mutex<Queue>,
+pub(super) struct Watcher {
+    pub(super) query: Query,
+    pub(super) public: bool,
+    pub(super) queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
-struct Queue {
-    events: VecDeque<Bytes>,
-    bytes: usize,
-    dropped: u64,
+pub(super) struct Queue {
+    pub(super) events: VecDeque<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) dropped: u64,
     second: Option<Instant>,
     in_second: u32,
-    waker: Option<Waker>,
-}
-
-/// The events of one reader, without end.
-pub(super) struct Events {
-    shared: Arc<Shared>,
-    watcher: Arc<Watcher>,
-    next: Pin<Box<Sleep>>,
-}
-
-/// What is sent once a second.
-#[derive(Serialize)]
-struct Progress {
-    in_flight: u64,
-    matching: usize,
-    /// RPCs that matched and were not sent: too many, or the reader was too slow.
-    dropped: u64,
-    /// The oldest that match.
-    rpcs: Vec<Rpc>,
+    pub(super) waker: Option<Waker>,
 }
 
 impl Watchers {
@@ -81,24 +57,24 @@ impl Watchers {
 
     /// Offers an RPC that is over to all that watch.
     #[cold]
-    pub(super) fn offer(&self, entry: &Entry, shared: &Shared) {
+    pub(super) fn offer(&self, entry: &Entry, rows: &Rows) {
         let watchers = self.lock().clone();
         let matching = watchers.iter().filter(|watcher| {
             let filter = &watcher.query.filter;
-            filter.matches_record(entry, &shared.rows, watcher.public)
+            filter.matches_record(entry, rows, watcher.public)
         });
         for watcher in matching {
             watcher.offer(|| {
-                let mut rpc = Rpc::of(entry, &shared.rows);
+                let mut rpc = Rpc::of(entry, rows);
                 if watcher.public {
-                    rpc.hide_private(&shared.rows);
+                    rpc.hide_private(rows);
                 }
                 event("rpc", &rpc)
             });
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Watcher>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Arc<Watcher>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -133,89 +109,13 @@ impl Watcher {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Events {
-    /// Begins to watch; `None` if there are too many who do. Needs a runtime of tokio.
-    pub(super) fn new(shared: Arc<Shared>, query: Query, access: Access) -> Option<Self> {
-        let watcher = Arc::new(Watcher {
-            query: Query {
-                limit: query.limit.min(LISTED),
-                ..query
-            },
-            public: access != Access::Everything,
-            queue: Mutex::default(),
-        });
-        let mut all = shared.watchers.lock();
-        if all.len() >= WATCHERS {
-            return None;
-        }
-        all.push(Arc::clone(&watcher));
-        shared.watchers.count.store(all.len(), Relaxed);
-        drop(all);
-        Some(Self {
-            shared,
-            watcher,
-            next: Box::pin(sleep(Duration::ZERO)),
-        })
-    }
-
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let mut queue = self.watcher.lock();
-        if let Some(event) = queue.events.pop_front() {
-            queue.bytes = queue.bytes.saturating_sub(event.len());
-            return Poll::Ready(event);
-        }
-        match &mut queue.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        drop(queue);
-        match self.next.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(self.progress()),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn progress(&mut self) -> Bytes {
-        let begin = Instant::now();
-        let Watcher { query, public, .. } = &*self.watcher;
-        let open = in_flight(&self.shared, query, *public, false);
-        let event = event(
-            "progress",
-            &Progress {
-                in_flight: open.total,
-                matching: open.matching,
-                dropped: self.watcher.lock().dropped,
-                rpcs: open.rpcs,
-            },
-        );
-        // With very many in flight a look at them takes a while: it takes a twentieth of the time at most.
-        let pause = PROGRESS.max(begin.elapsed() * 20);
-        self.next = Box::pin(sleep(pause));
-        event
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let mut all = self.shared.watchers.lock();
-        all.retain(|watcher| !Arc::ptr_eq(watcher, &self.watcher));
-        self.shared.watchers.count.store(all.len(), Relaxed);
-    }
-}
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").finish_non_exhaustive()
-    }
-}
-
 /// JSON has no raw line ends, so it is one line.
-fn event(name: &str, data: &impl Serialize) -> Bytes {
+pub(super) fn event(name: &str, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n").into()
 }
