@@ -193,6 +193,7 @@ impl<T> TracerLayer<T> {
     /// has only a path.
     ///
     /// ```no_run
+    /// # #[cfg(feature = "transport")] {
     /// use tonic::transport::Endpoint;
     /// use tower::ServiceBuilder;
     /// use tower_tracer::TracerLayer;
@@ -202,6 +203,8 @@ impl<T> TracerLayer<T> {
     /// let channel = ServiceBuilder::new()
     ///     .layer(TracerLayer::new(tracer).target(&endpoint))
     ///     .service(endpoint.connect_lazy());
+    /// # let _ = channel;
+    /// # }
     /// ```
     #[must_use]
     pub fn target(mut self, target: impl Into<Target>) -> Self {

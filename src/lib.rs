@@ -174,6 +174,6 @@ pub use crate::{
 };
 
 // The code in the README compiles.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "transport"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;

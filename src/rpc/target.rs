@@ -9,8 +9,11 @@ use http::Uri;
 /// use tower_tracer::{TracerLayer, rpc::Target};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(feature = "transport")] {
 /// let endpoint = tonic::transport::Endpoint::from_static("http://shop.example:50051");
 /// let layer = TracerLayer::new(()).client().target(&endpoint);
+/// # let _ = layer;
+/// # }
 ///
 /// // Of a channel over several addresses, the name that they belong to:
 /// let target: Target = "dns:///shop.example:50051".parse()?;
