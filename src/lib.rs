@@ -77,8 +77,8 @@
 //!   [events](RpcInfo::record).
 //! * **More for a tracer:** each message and header as it passes
 //!   ([`Tracer::on_event`], [`StreamEvent`](tracer::StreamEvent)); something that is current wherever code of
-//!   the RPC runs ([`Scope`](tracer::Scope)); RPCs to leave out
-//!   ([`Tracer::try_start`], [`Candidate`](tracer::Candidate)).
+//!   the RPC runs ([`Scope`](tracer::Scope)); progress while an RPC runs
+//!   ([`TracerLayer::progress_every`]); RPCs to leave out ([`Tracer::try_start`], [`Candidate`](tracer::Candidate)).
 //! * **Several tracers:** a tuple, a `Vec`, an `Option`, an `Arc` or a `Box` of tracers is one tracer.
 //!   Layers stack too, and the inner record's [`parent`](RpcInfo::parent) is the outer one.
 //! * **One tracer made of another:** [`Tracer::filter`], [`sample`](Tracer::sample),
@@ -87,7 +87,8 @@
 //! * **The time of one part**, such as the handler: [`StageLayer`](service::StageLayer).
 //! * **Services that are not HTTP:** implement [`TracedRequest`](service::TracedRequest) and
 //!   [`TracedResponse`](service::TracedResponse).
-//! * **Tracers that come with the crate,** a feature each: `otel`, `metrics`, `tracing`, `live`, `testing`.
+//! * **Tracers that come with the crate,** a feature each: `otel`, `metrics`, `prometheus`, `tracing`,
+//!   `live`, `testing`.
 //! * **Guides:** [`guide`].
 //!
 //! # Features
@@ -95,14 +96,13 @@
 //! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies. The size
 //! of an HTTP request with any other body is unknown. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
-//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `live` and `testing`
-//! bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by an experiment of
-//! theirs.
+//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `prometheus`, `live`
+//! and `testing` bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by
+//! an experiment of theirs.
 //!
 //! # What is not provided
 //!
-//! * An exporter, a metrics store, an endpoint to scrape: a tracer hands its figures to the one you
-//!   have.
+//! * An exporter or a metrics store: a tracer hands its figures to the one you have.
 //! * What happens below the layer: connections, HTTP/2 frames, the time in the kernel's buffers. A
 //!   byte is counted when it passes the layer.
 //! * The contents of messages. They are counted, not looked at, and never changed.
@@ -124,6 +124,7 @@ mod layer;
 #[cfg_attr(docsrs, doc(cfg(feature = "live")))]
 pub mod live;
 #[cfg(any(
+    feature = "live",
     feature = "metrics",
     feature = "otel",
     feature = "prometheus",

@@ -1,17 +1,32 @@
 //! Which method an RPC is named after, for the tracers that name it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{PoisonError, RwLock},
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
+use {
+    crate::{RequestParts, Role},
+    std::{
+        collections::BTreeMap,
+        sync::{PoisonError, RwLock},
+    },
 };
 
-use crate::{RequestParts, Role, RpcInfo, Status};
+use crate::{RpcInfo, Status};
 
 /// The name of a method that is not known.
 pub(crate) const OTHER: &str = "_OTHER";
 
 /// How many methods a tracer learns from answers: a service that answers to any name must not
 /// create names without bound.
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 const LEARNED: usize = 100;
 
 /// Whether an RPC that is over shows that its method exists: a service answers an unknown method
@@ -22,9 +37,21 @@ pub(crate) fn is_answered(rpc: &RpcInfo) -> bool {
 }
 
 /// The methods that a tracer has learned from answers, and what it keeps of each.
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 #[derive(Debug, Default)]
 pub(crate) struct Learned<V>(RwLock<BTreeMap<Box<str>, V>>);
 
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 impl<V: Clone + Default> Learned<V> {
     /// What is kept of a known method.
     #[cfg(any(feature = "metrics", feature = "prometheus", feature = "tracing"))]
@@ -53,6 +80,12 @@ impl<V: Clone + Default> Learned<V> {
 /// Service and method of a call that generated code makes: part of this program, so known.
 ///
 /// The names live as long as the program, though the signature cannot say so.
+#[cfg(any(
+    feature = "metrics",
+    feature = "otel",
+    feature = "prometheus",
+    feature = "tracing"
+))]
 pub(crate) fn generated<'a>(
     rpc: &RpcInfo,
     request: &'a RequestParts<'_>,

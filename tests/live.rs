@@ -106,11 +106,14 @@ impl TracedResponse for Done {
     }
 }
 
-/// An RPC with this path; it fails if that begins with `/bad`.
+/// An RPC with this path. It is NOT_FOUND, which is no failure of a server, if that begins with `/bad`, and
+/// fails if it begins with `/broken`.
 async fn job(layer: &TracerLayer<LiveTracer>, path: &str) {
     let service = ServiceBuilder::new().layer(layer.clone().server());
     let mut service = service.service_fn(async |job: Job| {
         let code = if job.0.starts_with("/bad") {
+            Code::NotFound
+        } else if job.0.starts_with("/broken") {
             Code::Internal
         } else {
             Code::Ok
@@ -606,7 +609,7 @@ async fn filters_say_the_same_in_every_form() {
     for _ in 0..3 {
         job(&layer, "/shop.Cart/Add").await;
     }
-    job(&layer, "/bad.Stock/Reserve").await;
+    job(&layer, "/broken.Stock/Reserve").await;
     let calls = hanging(layer.clone(), 4);
     for (query, open, methods) in [
         ("", 4, 3),
@@ -641,7 +644,10 @@ async fn filters_say_the_same_in_every_form() {
     );
     let failed = json(&live, "code=internal").await;
     assert_eq!(failed["samples"]["matching"], 1);
-    assert_eq!(failed["samples"]["rpcs"][0]["method"], "bad.Stock/Reserve");
+    assert_eq!(
+        failed["samples"]["rpcs"][0]["method"],
+        "broken.Stock/Reserve"
+    );
     assert_eq!(
         json(&live, "failed=1&ending=response").await["samples"]["matching"],
         1

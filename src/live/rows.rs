@@ -8,7 +8,10 @@ use std::{
 
 use http::Method;
 
-use crate::{Role, RpcInfo, live::format::visible, name_hasher::NameHasher, rpc::Protocol};
+use crate::{
+    Role, RpcInfo, live::format::visible, method_names::OTHER, name_hasher::NameHasher,
+    rpc::Protocol,
+};
 
 /// How many rows the table has: a method on one side is a row.
 pub(super) const ROWS: usize = 256;
@@ -23,9 +26,6 @@ const TRIES: usize = 32;
 
 /// Longer paths name no row.
 const LONGEST: usize = 257;
-
-/// The name of the rows for all other methods, one of each side.
-const OTHER: &str = "_OTHER";
 
 /// A method on one side.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Rows {
             .unwrap_or(Self::other(role))
     }
 
-    /// The RPC was answered with OK, so its method exists: it gets a row even where names that were
+    /// The RPC was answered with OK or a message, so its method exists: it gets a row even where names that were
     /// never answered have used up theirs.
     #[inline]
     pub(super) fn answered(&self, row: u32, rpc: &RpcInfo) {

@@ -16,7 +16,7 @@ use super::{
     shards::{Shards, Tracked, address_of},
     watch::Watchers,
 };
-use crate::{RequestParts, RpcInfo, Tracer};
+use crate::{RequestParts, RpcInfo, Tracer, method_names::is_answered};
 
 /// How often the figures are read, so that they have a history.
 const TICK: Duration = Duration::from_secs(1);
@@ -150,7 +150,8 @@ impl Tracer for LiveTracer {
         let entry = shard.remove(address, tracked);
         let wanted = shard.cell(row).finish(&done);
         drop(shard);
-        if !done.failed {
+        // A failure is another matter: a server does not fail at a method that it does not have.
+        if is_answered(rpc) {
             self.shared.rows.answered(row, rpc);
         }
         let Some(mut entry) = entry else { return };
