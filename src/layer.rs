@@ -208,8 +208,12 @@ impl<T> TracerLayer<T> {
     /// ```
     #[must_use]
     pub fn target(mut self, target: impl Into<Target>) -> Self {
-        let endpoints = self.endpoints();
-        endpoints.callee = std::mem::take(&mut endpoints.callee).address(target.into().0);
+        let target = target.into();
+        // An endpoint for a custom connector has none.
+        if !target.as_str().is_empty() {
+            let endpoints = self.endpoints();
+            endpoints.callee = std::mem::take(&mut endpoints.callee).address(target.0);
+        }
         self
     }
 

@@ -8,11 +8,14 @@ use http::{
 };
 use opentelemetry::{KeyValue, StringValue};
 
-use super::{address, attempts::earlier_attempts, forwarded::Forwarded, meters::sorted};
+use super::{
+    OtelTracer, address, attempts::earlier_attempts, forwarded::Forwarded, meters::sorted,
+};
 use crate::{
     RequestParts, Role, RpcInfo, Status,
     address::Target,
     method_names::OTHER,
+    panics::contain,
     rpc::Address,
     semconv::{HTTP_METHOD, HTTP_METHODS, PATH, error_type, full_url, known_http_method, scheme},
     text::bounded,
@@ -75,7 +78,9 @@ impl HttpExchange {
             Role::Server => &settings.route,
             Role::Client => &settings.url_template,
         };
-        let route = find_route.as_ref().and_then(|find| find(request));
+        let route = find_route
+            .as_ref()
+            .and_then(|find| contain::<OtelTracer, _>("http_route", || find(request)).flatten());
         let route = route.map(Arc::<str>::from);
         let name = known.unwrap_or("HTTP");
         let span_name = match &route {

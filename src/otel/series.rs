@@ -18,6 +18,7 @@ use crate::{
     Code, Ending, Role,
     address::{Target, canonical},
     method_names::OTHER,
+    panics::contain,
     semconv::System,
 };
 
@@ -35,6 +36,13 @@ pub(super) struct Wording {
 /// Which targets gRPC's own metrics name.
 #[derive(Clone)]
 pub(super) struct TargetFilter(pub(super) Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl TargetFilter {
+    /// A target is not named if the function panics.
+    fn has(&self, target: &str) -> bool {
+        contain::<Self, _>("grpc_targets", || self.0(target)).unwrap_or(false)
+    }
+}
 
 impl fmt::Debug for TargetFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -296,7 +304,7 @@ impl Series {
         if let (Role::Client, Some((target, _))) = (self.role, &self.address) {
             let target = canonical(target);
             let target = match &self.wording.grpc_targets {
-                Some(keeps) if !keeps.0(&target) => Cow::Borrowed("other"),
+                Some(named) if !named.has(&target) => Cow::Borrowed("other"),
                 _ => target,
             };
             let target = KeyValue::new("grpc.target", shared(&target));

@@ -56,7 +56,8 @@ impl FromStr for Target {
     ///
     /// # Errors
     ///
-    /// If the text is empty, has spaces, control characters or more than 1024 bytes, or is a path.
+    /// If the text is empty, has spaces, control characters or more than 1024 bytes, is a path, or has a
+    /// user outside of a URI of HTTP.
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
         let is_plain = |c: char| !c.is_control() && !c.is_whitespace();
         let is_target = !text.is_empty()
@@ -67,7 +68,11 @@ impl FromStr for Target {
             return Err(InvalidTarget(()));
         }
         if !text.starts_with("http://") && !text.starts_with("https://") {
-            return Ok(Self(text.into()));
+            // A file's name may have an `@`. Elsewhere a user and a password come before it.
+            return match text.contains('@') && !text.starts_with("unix") {
+                true => Err(InvalidTarget(())),
+                false => Ok(Self(text.into())),
+            };
         }
         let uri = text.parse::<Uri>().map_err(|_| InvalidTarget(()))?;
         Self::of_uri(&uri).ok_or(InvalidTarget(()))
@@ -116,7 +121,8 @@ impl fmt::Display for InvalidTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "not a target: expected `host:port`, a URI with a host such as `https://host:port`, or a \
-             gRPC name such as `dns:///host:port`, without spaces and of at most 1024 bytes",
+             gRPC name such as `dns:///host:port`, without spaces, without a user, and of at most 1024 \
+             bytes",
         )
     }
 }
@@ -144,6 +150,9 @@ mod tests {
             ("/shop", None),
             (":50051", None),
             ("a b", None),
+            ("user:secret@shop:80", None),
+            ("dns://user:secret@resolver/shop", None),
+            ("unix:/run/a@b", Some("unix:/run/a@b")),
             ("a\nb", None),
             ("http://", None),
             ("http:///path", None),
