@@ -4,6 +4,7 @@ mod address;
 mod after_the_end;
 mod attempts;
 mod config;
+mod conventions;
 mod custom;
 mod end;
 mod forwarded;
@@ -30,7 +31,6 @@ use opentelemetry::{
     trace::{SpanBuilder, TraceContextExt as _},
 };
 
-pub use self::config::{Conventions, GrpcMetrics, OtelTracer};
 use self::{
     attempts::Attempts,
     forwarded::Forwarded,
@@ -40,6 +40,10 @@ use self::{
     series::{Key, Series},
     span::{Attempt, What},
     start::peer_attributes,
+};
+pub use self::{
+    config::OtelTracer,
+    conventions::{Conventions, GrpcMetrics},
 };
 use crate::{
     Level, RequestParts, Role, RpcInfo, Tracer,
