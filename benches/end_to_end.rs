@@ -10,6 +10,7 @@
 #[rustfmt::skip]
 #[allow(clippy::all, dead_code, unused_imports, rust_2018_idioms)]
 mod echo;
+mod figures;
 mod hand_written;
 mod otel_by_hand;
 
@@ -25,6 +26,7 @@ use echo::{
     echo_client::EchoClient,
     echo_server::{Echo, EchoServer},
 };
+use figures::{Figures, report};
 use futures_util::{Stream, StreamExt as _, future::join_all, stream};
 use hand_written::HandWrittenLayer;
 use hyper_util::rt::TokioIo;
@@ -42,7 +44,7 @@ use tonic::{
 };
 use tower::{ServiceBuilder, layer::util::Identity, layer::util::Stack, service_fn};
 use tower_http::trace::TraceLayer;
-use tower_tracer::{RequestParts, Role, RpcInfo, Tracer, TracerLayer, otel::OtelTracer};
+use tower_tracer::{Role, TracerLayer, otel::OtelTracer};
 
 /// Answers at once. A stream has `count` small messages: as many in a frame as fit, or one if `delay_ms` is
 /// not 0.
@@ -235,26 +237,6 @@ macro_rules! pair {
     }};
 }
 
-/// Reads what a metrics tracer reads.
-struct Figures;
-
-impl Tracer for Figures {
-    type State = ();
-
-    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
-
-    fn finish(&self, (): (), rpc: &RpcInfo) {
-        let stats = rpc.stats();
-        black_box((
-            rpc.full_method(),
-            stats.status(),
-            stats.duration(),
-            stats.sent().body_bytes(),
-            stats.received().body_bytes(),
-        ));
-    }
-}
-
 /// Takes spans that have ended.
 #[derive(Debug)]
 struct Nowhere;
@@ -273,10 +255,6 @@ impl SpanProcessor for Nowhere {
     fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
         Ok(())
     }
-}
-
-fn report(method: &str, status: u16, cost: Duration, sent: u64, received: u64) {
-    black_box((method, status, cost, sent, received));
 }
 
 fn variants(runtime: &Runtime, on: Transport) -> Vec<(&'static str, Runner)> {

@@ -10,6 +10,7 @@
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
 mod call;
+mod figures;
 mod hand_written;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 };
 
 use call::Load;
+use figures::{Figures, report};
 use hand_written::HandWrittenLayer;
 use tower::{
     Layer, Service,
@@ -29,26 +31,6 @@ use tower_http::{
     trace::TraceLayer,
 };
 use tower_tracer::{Level, RequestParts, RpcInfo, Tracer, TracerLayer};
-
-/// Reads what a metrics tracer reads.
-struct Figures;
-
-impl Tracer for Figures {
-    type State = ();
-
-    fn start(&self, _: &RpcInfo, _: &mut RequestParts<'_>) {}
-
-    fn finish(&self, (): (), rpc: &RpcInfo) {
-        let stats = rpc.stats();
-        black_box((
-            rpc.full_method(),
-            stats.status(),
-            stats.duration(),
-            stats.sent().body_bytes(),
-            stats.received().body_bytes(),
-        ));
-    }
-}
 
 /// Makes that many calls.
 type Runner = Box<dyn FnMut(u32)>;
@@ -106,10 +88,6 @@ where
     for _ in 0..calls {
         call::call(black_box(&mut *service), &call::Side::Client, load);
     }
-}
-
-fn report(method: &str, status: u16, cost: Duration, sent: u64, received: u64) {
-    black_box((method, status, cost, sent, received));
 }
 
 /// Does nothing, and has something to carry.
