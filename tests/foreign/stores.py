@@ -150,7 +150,12 @@ def run(name, *arguments, **options):
     return done.returncode, done.stdout
 
 
-def with_prometheus(folder):
+@contextlib.contextmanager
+def scraped(folder, example, *arguments, rules="", flags=()):
+    """An example that has made its load, scraped by Prometheus: what asks Prometheus, and the example's text.
+
+    The first is called with a path under `/api/v1/` and its parameters.
+    """
     port, metrics = free_port(), free_port()
     base = f"http://127.0.0.1:{port}"
     config = os.path.join(folder, "prometheus.yml")
@@ -158,44 +163,50 @@ def with_prometheus(folder):
         file.write(
             f"""
 global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
-rule_files: ["{os.path.abspath(PROMETHEUS)}/alerts.yml"]
+{rules}
 scrape_configs:
   - job_name: rpc
     static_configs: [{{targets: ["127.0.0.1:{metrics}"]}}]
 """
         )
-
-    def query(expression):
-        answer = json.loads(get(f"{base}/api/v1/query", query=expression))
-        return answer["data"]["result"]
-
-    def by(labels, metric, where=""):
-        names = {"service": "rpc_service", "method": "rpc_method"}
-        labels = [names.get(label, label) for label in labels.split(", ")]
-        where = where.replace("method=", "rpc_method=")
-        expression = f"sum by ({', '.join(labels)}) ({metric}{{{where}}})"
-        return {
-            tuple(row["metric"].get(label, "") for label in labels): float(row["value"][1])
-            for row in query(expression)
-        }
-
-    example = running(
-        os.path.join(EXAMPLES, "prometheus"),
-        str(ROUNDS),
-        f"127.0.0.1:{metrics}",
-        log=os.path.join(folder, "example.log"),
+    log = os.path.join(folder, "example.log")
+    program = running(
+        os.path.join(EXAMPLES, example), str(ROUNDS), f"127.0.0.1:{metrics}", *arguments, log=log
     )
     store = running(
         "prometheus",
         f"--config.file={config}",
         f"--storage.tsdb.path={folder}/prometheus",
         f"--web.listen-address=127.0.0.1:{port}",
+        *flags,
         log=os.path.join(folder, "prometheus.log"),
     )
-    with example, store:
-        log = os.path.join(folder, "example.log")
+
+    def ask(path, **query):
+        return json.loads(get(f"{base}/api/v1/{path}", **query))["data"]
+
+    with program, store:
         wait("the load", lambda: "rounds done" in open(log).read())
         wait("Prometheus", lambda: get(f"{base}/-/ready"))
+        yield ask, metrics, open(log).read()
+
+
+def with_prometheus(folder):
+    rules = f'rule_files: ["{os.path.abspath(PROMETHEUS)}/alerts.yml"]'
+    with scraped(folder, "prometheus", rules=rules) as (ask, metrics, _):
+
+        def query(expression):
+            return ask("query", query=expression)["result"]
+
+        def by(labels, metric, where=""):
+            names = {"service": "rpc_service", "method": "rpc_method"}
+            labels = [names.get(label, label) for label in labels.split(", ")]
+            where = where.replace("method=", "rpc_method=")
+            expression = f"sum by ({', '.join(labels)}) ({metric}{{{where}}})"
+            return {
+                tuple(row["metric"].get(label, "") for label in labels): float(row["value"][1])
+                for row in query(expression)
+            }
 
         exposition = get(f"http://127.0.0.1:{metrics}/metrics")
         check("promtool check metrics", run("promtool", "check", "metrics", input=exposition), (0, ""))
@@ -265,7 +276,7 @@ scrape_configs:
         )
 
         def rules():
-            groups = json.loads(get(f"{base}/api/v1/rules"))["data"]["groups"]
+            groups = ask("rules")["groups"]
             return Counter(rule["health"] for group in groups for rule in group["rules"])
 
         count = len(re.findall(r"- alert:", open(f"{PROMETHEUS}/alerts.yml").read()))
@@ -326,41 +337,11 @@ TYPES = {
 
 
 def with_names_of_grpc_prometheus(folder):
-    port, metrics = free_port(), free_port()
-    base = f"http://127.0.0.1:{port}"
-    config = os.path.join(folder, "prometheus.yml")
-    with open(config, "w") as file:
-        file.write(
-            f"""
-global: {{scrape_interval: 500ms}}
-scrape_configs:
-  - job_name: rpc
-    static_configs: [{{targets: ["127.0.0.1:{metrics}"]}}]
-"""
-        )
-    log = os.path.join(folder, "example.log")
-    example = running(
-        os.path.join(EXAMPLES, "prometheus"),
-        str(ROUNDS),
-        f"127.0.0.1:{metrics}",
-        "grpc-prometheus",
-        log=log,
-    )
-    store = running(
-        "prometheus",
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder}/prometheus",
-        f"--web.listen-address=127.0.0.1:{port}",
-        log=os.path.join(folder, "prometheus.log"),
-    )
+    with scraped(folder, "prometheus", "grpc-prometheus") as (ask, metrics, _):
 
-    def query(expression):
-        answer = json.loads(get(f"{base}/api/v1/query", query=expression))
-        return answer["data"]["result"]
+        def query(expression):
+            return ask("query", query=expression)["result"]
 
-    with example, store:
-        wait("the load", lambda: "rounds done" in open(log).read())
-        wait("Prometheus", lambda: get(f"{base}/-/ready"))
         exposition = get(f"http://127.0.0.1:{metrics}/metrics")
         check(
             "go-grpc-prometheus' names: promtool check metrics",
@@ -412,52 +393,24 @@ scrape_configs:
 
 
 def with_exemplars(folder):
-    port, metrics = free_port(), free_port()
-    base = f"http://127.0.0.1:{port}"
-    config = os.path.join(folder, "prometheus.yml")
-    with open(config, "w") as file:
-        file.write(
-            f"""
-global: {{scrape_interval: 500ms}}
-scrape_configs:
-  - job_name: rpc
-    static_configs: [{{targets: ["127.0.0.1:{metrics}"]}}]
-"""
-        )
-    log = os.path.join(folder, "example.log")
-    example = running(
-        os.path.join(EXAMPLES, "exemplars"), str(ROUNDS), f"127.0.0.1:{metrics}", log=log
-    )
-    store = running(
-        "prometheus",
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder}/prometheus",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage",
-        log=os.path.join(folder, "prometheus.log"),
-    )
+    keep = ["--enable-feature=exemplar-storage"]
+    with scraped(folder, "exemplars", flags=keep) as (ask, _, printed):
 
-    def ask(path, **query):
-        return json.loads(get(f"{base}/api/v1/{path}", **query))["data"]
+        def exemplars():
+            now = time.time()
+            series = ask(
+                "query_exemplars",
+                query="rpc_duration_seconds_bucket",
+                start=now - 600,
+                end=now + 10,
+            )
+            return [
+                (one["seriesLabels"]["code"], exemplar["labels"])
+                for one in series
+                for exemplar in one["exemplars"]
+            ]
 
-    def exemplars():
-        now = time.time()
-        series = ask(
-            "query_exemplars",
-            query="rpc_duration_seconds_bucket",
-            start=now - 600,
-            end=now + 10,
-        )
-        return [
-            (one["seriesLabels"]["code"], exemplar["labels"])
-            for one in series
-            for exemplar in one["exemplars"]
-        ]
-
-    with example, store:
-        wait("the load", lambda: "rounds done" in open(log).read())
-        wait("Prometheus", lambda: get(f"{base}/-/ready"))
-        traces = set(re.findall(r"^trace (\w+)$", open(log).read(), re.MULTILINE))
+        traces = set(re.findall(r"^trace (\w+)$", printed, re.MULTILINE))
         found = wait("exemplars", exemplars)
         check(
             "Prometheus: an exemplar has the id of an exported trace, and nothing else",
