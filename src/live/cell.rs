@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use histogram::Histogram32;
 
-use crate::{Code, Ending, RpcInfo, Status};
+use crate::{Code, Ending, RpcInfo, Status, rpc::ending::LABELS};
 
 /// Sixteen buckets for each power of two: a percentile is off by 3 % at most.
 pub(super) const GROUPING_POWER: u8 = 4;
@@ -46,7 +46,8 @@ pub(super) fn micros(nanos: u64) -> u64 {
 pub(super) struct Done {
     pub(super) nanos: u64,
     pub(super) status: Option<Status>,
-    pub(super) ending: Option<Ending>,
+    /// Its place among all labels, and its name.
+    pub(super) ending: Option<(usize, &'static str)>,
     pub(super) failed: bool,
     pub(super) sent: [u64; 2],
     pub(super) received: [u64; 2],
@@ -60,10 +61,25 @@ impl Done {
         Self {
             nanos: u64::try_from(stats.elapsed().as_nanos()).unwrap_or(u64::MAX),
             status: stats.status(),
-            ending: stats.ending(),
+            ending: stats.ending_label(),
             failed: stats.failed(),
             sent: [sent.messages(), sent.body_bytes()].map(Option::unwrap_or_default),
             received: [received.messages(), received.body_bytes()].map(Option::unwrap_or_default),
+        }
+    }
+}
+
+impl Done {
+    /// Whether it ended as its caller hoped. Without a status that is so unless it failed or was cancelled.
+    #[inline]
+    fn is_ok(&self) -> bool {
+        match self.status {
+            Some(Status::Grpc(code)) => code == Code::Ok,
+            Some(Status::Http(status)) => status < 400,
+            None => {
+                let ending = self.ending.map_or("", |(_, ending)| ending);
+                !self.failed && !ending.starts_with(Ending::Cancelled.as_str())
+            }
         }
     }
 }
@@ -73,11 +89,13 @@ impl Done {
 pub(super) struct Counts {
     pub(super) started: u64,
     pub(super) ok: u64,
-    /// RPCs that failed, by gRPC's code.
+    /// As the layer decides: a server does not fail with each code that is not OK.
+    pub(super) failed: u64,
+    /// RPCs that are not OK, by gRPC's code.
     pub(super) codes: [u64; Code::ALL.len()],
     /// By HTTP status; 0 is no status at all.
     pub(super) http: BTreeMap<u16, u64>,
-    pub(super) endings: [u64; Ending::ALL.len()],
+    pub(super) endings: [u64; LABELS.len()],
     /// Ended without this tracer, by a filter around it.
     pub(super) discarded: u64,
     /// Messages and bytes of bodies.
@@ -90,7 +108,8 @@ pub(super) struct Counts {
 impl Counts {
     #[inline]
     fn finish(&mut self, done: &Done) {
-        if !done.failed {
+        self.failed += u64::from(done.failed);
+        if done.is_ok() {
             self.ok += 1;
         } else if let Some(Status::Grpc(code)) = done.status {
             self.codes[code as usize] += 1;
@@ -102,8 +121,11 @@ impl Counts {
             };
             *self.http.entry(status).or_default() += 1;
         }
-        if let Some(ending) = done.ending {
-            self.endings[ending as usize] += 1;
+        if let Some(count) = done
+            .ending
+            .and_then(|(place, _)| self.endings.get_mut(place))
+        {
+            *count += 1;
         }
         for (total, more) in self.sent.iter_mut().zip(done.sent) {
             *total = total.saturating_add(more);
@@ -117,6 +139,7 @@ impl Counts {
     pub(super) fn add(&mut self, more: &Self) {
         self.started += more.started;
         self.ok += more.ok;
+        self.failed += more.failed;
         for (status, count) in &more.http {
             *self.http.entry(*status).or_default() += count;
         }
@@ -135,14 +158,9 @@ impl Counts {
         }
     }
 
-    /// How many failed.
-    pub(super) fn failed(&self) -> u64 {
-        self.codes.iter().sum::<u64>() + self.http.values().sum::<u64>()
-    }
-
     /// How many are over.
     pub(super) fn finished(&self) -> u64 {
-        self.ok + self.failed()
+        self.ok + self.codes.iter().sum::<u64>() + self.http.values().sum::<u64>()
     }
 
     /// How many run.

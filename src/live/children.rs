@@ -1,6 +1,6 @@
 //! Calls that an RPC made.
 
-use crate::{Ending, Status};
+use crate::Status;
 
 /// A call that an RPC made, or an attempt of it, and that is over.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub(super) struct Child {
     pub(super) at: u64,
     pub(super) nanos: u64,
     pub(super) status: Option<Status>,
-    pub(super) ending: Option<Ending>,
+    pub(super) ending: Option<&'static str>,
     pub(super) failed: bool,
     pub(super) children: Vec<Self>,
 }

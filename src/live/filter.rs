@@ -271,7 +271,7 @@ impl Filter {
     }
 
     fn matches_end(&self, stats: &Stats) -> bool {
-        let Some(ending) = stats.ending() else {
+        let Some((_, ending)) = stats.ending_label() else {
             return false;
         };
         let code = |code: &String| {
@@ -283,7 +283,7 @@ impl Filter {
             && self
                 .ending
                 .as_ref()
-                .is_none_or(|wanted| ending.as_str().eq_ignore_ascii_case(wanted))
+                .is_none_or(|wanted| ending.eq_ignore_ascii_case(wanted))
     }
 
     fn matches_time(&self, time: Duration) -> bool {

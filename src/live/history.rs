@@ -413,7 +413,7 @@ impl From<&Counts> for Small {
         Self {
             started: counts.started,
             finished: counts.finished(),
-            failed: counts.failed(),
+            failed: counts.failed,
             sent_bytes,
             received_bytes,
             max: counts.max,

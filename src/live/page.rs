@@ -20,7 +20,7 @@ use super::{
     schema::{Bucket, InFlight, Kept, MethodRow, Methods, Page, Peer, SampleCounts, WindowFigures},
     tracer::Shared,
 };
-use crate::{Code, Ending};
+use crate::{Code, rpc::ending::LABELS};
 
 /// How many samples a page lists.
 const SAMPLES: usize = 50;
@@ -173,7 +173,7 @@ fn method(history: &History, row: &Row, figures: &RowHistory, public: bool) -> M
     let name = if public { row.public_name() } else { &row.name };
     let ([sent_messages, sent_bytes], [received_messages, received_bytes]) =
         (counts.sent, counts.received);
-    let endings = Ending::ALL.into_iter().zip(counts.endings);
+    let endings = LABELS.into_iter().zip(counts.endings);
     let (buckets, failed) = figures.samples.counts();
     MethodRow {
         role: row.role.as_str(),
@@ -181,13 +181,10 @@ fn method(history: &History, row: &Row, figures: &RowHistory, public: bool) -> M
         in_flight: counts.in_flight(),
         started: counts.started,
         ok: counts.ok,
-        failed: counts.failed(),
+        failed: counts.failed,
         discarded: counts.discarded,
-        failed_by_code: by_code(counts),
-        endings: endings
-            .filter(|(_, count)| *count > 0)
-            .map(|(ending, count)| (ending.as_str(), count))
-            .collect(),
+        codes: by_code(counts),
+        endings: endings.filter(|(_, count)| *count > 0).collect(),
         sent_messages,
         sent_bytes,
         received_messages,

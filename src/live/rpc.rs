@@ -10,7 +10,7 @@ use super::{
     format::{self, visible},
     rows::{Row, Rows},
 };
-use crate::{Ending, Event, Role, RpcInfo, Stats, Status, rpc::Severity, rpc::Traffic};
+use crate::{Event, Role, RpcInfo, Stats, Status, rpc::Severity, rpc::Traffic};
 
 /// The most bytes of a method, of an error, and of any other text that are kept.
 const NAME: usize = 256;
@@ -202,7 +202,7 @@ impl Rpc {
             status: stats.status().map(status),
             wire_status: stats.wire_status().map(status),
             http_status: stats.http_status(),
-            ending: stats.ending().map(Ending::as_str),
+            ending: stats.ending_label().map(|(_, ending)| ending),
             failed: stats.failed(),
             private: Private {
                 peer: peer.map(|peer| visible(&peer, TEXT).into_owned()),
@@ -309,7 +309,7 @@ pub(super) fn nested(children: &[Child], rows: &Rows) -> Vec<Nested> {
             at: Duration::from_nanos(child.at).as_secs_f64(),
             seconds: Duration::from_nanos(child.nanos).as_secs_f64(),
             status: child.status.map(status),
-            ending: child.ending.map(Ending::as_str),
+            ending: child.ending,
             failed: child.failed,
             in_flight: false,
             children: nested(&child.children, rows),

@@ -59,11 +59,14 @@ pub(super) struct MethodRow {
     pub(super) method: String,
     pub(super) in_flight: u64,
     pub(super) started: u64,
+    /// Ended with OK, and for HTTP with a status below 400.
     pub(super) ok: u64,
+    /// Failed, as the layer decides. Not each RPC that is not OK did.
     pub(super) failed: u64,
     /// Ended without the page hearing how, by a filter around its tracer.
     pub(super) discarded: u64,
-    pub(super) failed_by_code: BTreeMap<String, u64>,
+    /// Those that are not OK, by their code.
+    pub(super) codes: BTreeMap<String, u64>,
     pub(super) endings: BTreeMap<&'static str, u64>,
     pub(super) sent_messages: u64,
     pub(super) sent_bytes: u64,

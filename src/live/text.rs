@@ -134,13 +134,13 @@ fn details(row: &MethodRow, out: &mut String) {
         0 => "–".to_owned(),
         _ => counts.join(", "),
     };
-    let codes = row.failed_by_code.iter();
+    let codes = row.codes.iter();
     let codes = codes.map(|(code, count)| format!("{code} {count}"));
     let endings = row.endings.iter();
     let endings = endings.map(|(ending, count)| format!("{ending} {count}"));
     let _ = writeln!(
         out,
-        "\n{} started, {} ok, {} failed, ended by {}, failed by {}",
+        "\n{} started, {} ok, {} failed, ended by {}, codes {}",
         row.started,
         row.ok,
         row.failed,
@@ -177,19 +177,17 @@ fn method(row: &MethodRow, window: Window) -> Vec<String> {
         return Vec::new();
     };
     let codes = row
-        .failed_by_code
+        .codes
         .iter()
         .map(|(code, count)| format!("{code} {count}"));
-    let failed = match figures.failed {
+    let share = match figures.failed {
         0 => "0".to_owned(),
-        failed => {
-            let codes: Vec<_> = codes.collect();
-            format!(
-                "{} (total: {})",
-                percent(failed, figures.finished),
-                codes.join(", ")
-            )
-        }
+        failed => percent(failed, figures.finished),
+    };
+    let codes: Vec<_> = codes.collect();
+    let failed = match codes.len() {
+        0 => share,
+        _ => format!("{share} (total: {})", codes.join(", ")),
     };
     vec![
         row.method.clone(),

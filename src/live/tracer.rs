@@ -106,7 +106,7 @@ impl LiveTracer {
             at: parent.at,
             nanos: done.nanos,
             status: done.status,
-            ending: done.ending,
+            ending: done.ending.map(|(_, ending)| ending),
             failed: done.failed,
             children: children.unwrap_or_default(),
         });

@@ -54,7 +54,7 @@ pub enum GrpcMetrics {
     Calls,
     /// Each RPC is an attempt: for the layer inside of a retry layer. It measures no
     /// `rpc.client.call.duration`, which is the call's; its spans are children of the call's, of the
-    /// kind that [`attempt_span_kind`](OtelTracer::attempt_span_kind) sets.
+    /// kind that [`attempt_span_kind`](super::OtelTracer::attempt_span_kind) sets.
     Attempts,
 }
 

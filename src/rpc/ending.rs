@@ -62,6 +62,27 @@ endings! {
     Panic = "panic",
 }
 
+/// The names that labels have: of all endings, and one more.
+#[cfg(feature = "live")]
+pub(crate) const LABELS: [&str; Ending::ALL.len() + 1] = {
+    let mut labels = [WITH_PARENT; Ending::ALL.len() + 1];
+    let mut at = 0;
+    while at < Ending::ALL.len() {
+        labels[at] = Ending::ALL[at].as_str();
+        at += 1;
+    }
+    labels
+};
+
+/// The label of a call that was cancelled with its parent.
+#[cfg(any(
+    feature = "live",
+    feature = "metrics",
+    feature = "prometheus",
+    feature = "tracing"
+))]
+pub(crate) const WITH_PARENT: &str = "cancelled_with_parent";
+
 impl Ending {
     /// Into one byte for an atomic. 0 means none.
     #[inline]

@@ -351,11 +351,16 @@ impl Stats {
     }
 
     /// The ending as a label, and its place among all of them.
-    #[cfg(any(feature = "metrics", feature = "prometheus", feature = "tracing"))]
+    #[cfg(any(
+        feature = "live",
+        feature = "metrics",
+        feature = "prometheus",
+        feature = "tracing"
+    ))]
     pub(crate) fn ending_label(&self) -> Option<(usize, &'static str)> {
         let ending = self.ending()?;
         Some(match self.cancelled_with_parent() {
-            true => (Ending::ALL.len(), "cancelled_with_parent"),
+            true => (Ending::ALL.len(), super::ending::WITH_PARENT),
             false => (ending as usize, ending.as_str()),
         })
     }

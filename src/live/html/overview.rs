@@ -62,7 +62,7 @@ fn head(page: &Page, query: &Query) -> Markup {
             }
             select name="ending" aria-label="ending" {
                 option value="" { "every ending" }
-                @for ending in crate::Ending::ALL.map(crate::Ending::as_str) {
+                @for ending in crate::rpc::ending::LABELS {
                     option value=(ending) selected[filter.ending.as_deref() == Some(ending)] { (ending) }
                 }
             }
@@ -81,9 +81,7 @@ fn head(page: &Page, query: &Query) -> Markup {
 /// The codes that were seen, and the one that is asked for.
 fn codes(page: &Page, asked: Option<&str>) -> Vec<String> {
     let rows = page.methods.rows.iter();
-    let mut codes: Vec<_> = rows
-        .flat_map(|row| row.failed_by_code.keys().cloned())
-        .collect();
+    let mut codes: Vec<_> = rows.flat_map(|row| row.codes.keys().cloned()).collect();
     codes.push("OK".to_owned());
     codes.extend(asked.map(|code| visible(code, 32).into_owned()));
     codes.sort();
@@ -222,7 +220,7 @@ fn method_row(row: &MethodRow, window: Window) -> Markup {
             td { (picture::sparkline(&row.trend)) }
             td class=(if figures.failed > 0 { "bad" } else { "ok" }) {
                 @if share.is_empty() { "0" } @else { (share) }
-                @if row.failed > 0 { br; small.codes { (codes_of(row)) } }
+                @if !row.codes.is_empty() { br; small.codes { (codes_of(row)) } }
             }
             td { (time(figures.p50)) }
             td { (time(figures.p90)) }
@@ -241,7 +239,7 @@ fn method_row(row: &MethodRow, window: Window) -> Markup {
 
 /// The most frequent codes, in total.
 fn codes_of(row: &MethodRow) -> String {
-    let mut codes: Vec<_> = row.failed_by_code.iter().collect();
+    let mut codes: Vec<_> = row.codes.iter().collect();
     codes.sort_by(|a, b| b.1.cmp(a.1));
     let (shown, more) = codes.split_at(codes.len().min(2));
     let mut texts: Vec<_> = shown
@@ -275,8 +273,8 @@ fn details(row: &MethodRow) -> Markup {
             } }
             p.facts {
                 "In total: " (count(row.started)) " started, " b.ok { (count(row.ok)) } " ok, " b.bad { (count(row.failed)) } " failed. "
-                @for (code, number) in &row.failed_by_code {
-                    a.tag.bad href=(link(&[("method", &row.method), ("role", row.role), ("code", code)])) { (code) " " (count(*number)) } " "
+                @for (code, number) in &row.codes {
+                    a.tag href=(link(&[("method", &row.method), ("role", row.role), ("code", code)])) { (code) " " (count(*number)) } " "
                 }
                 @for (ending, number) in &row.endings {
                     a.tag href=(link(&[("method", &row.method), ("role", row.role), ("ending", ending)])) { (ending) " " (count(*number)) } " "
