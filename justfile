@@ -7,6 +7,7 @@ _default:
 check:
     cargo fmt --check
     cargo clippy --all-features --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc -p tower-tracer --all-features --no-deps
 
 # Runs all tests that need nothing but Rust
 test:
