@@ -116,6 +116,9 @@ mod buckets;
 #[cfg(any(feature = "metrics", feature = "otel"))]
 mod combinations;
 mod config;
+#[cfg(feature = "connection")]
+#[cfg_attr(docsrs, doc(cfg(feature = "connection")))]
+pub mod connection;
 pub mod guide;
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 mod labels;

@@ -108,6 +108,32 @@ impl RpcInfo {
         });
     }
 
+    /// The connection that it came on; `None` if that is unknown or not traced. See
+    /// [`connection`](crate::connection).
+    #[cfg(feature = "connection")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "connection")))]
+    #[must_use]
+    pub fn connection(&self) -> Option<&crate::connection::ConnectionInfo> {
+        self.0.connection.get().map(|on| &on.connection)
+    }
+
+    /// Once, when the connection is known.
+    #[cfg(feature = "connection")]
+    pub(crate) fn set_connection(&self, connection: crate::connection::ConnectionInfo) {
+        use crate::connection::OnConnection;
+        let enter = || OnConnection::enter(connection, self);
+        self.0.connection.get_or_init(enter);
+    }
+
+    /// The RPC is over: it is no longer among those of its connection.
+    #[cfg(feature = "connection")]
+    #[inline]
+    pub(crate) fn leave_connection(&self) {
+        if let Some(on) = self.0.connection.get() {
+            on.leave();
+        }
+    }
+
     /// The record of the RPC whose code is running. It is set around every poll of the inner future
     /// and of both bodies. `None` outside of them, and in spawned tasks.
     #[must_use]

@@ -16,6 +16,9 @@ pub(super) struct Record {
     pub(super) parent: OnceLock<ParentLink>,
     /// Its tracers' scopes, if they have some.
     pub(super) scope: OnceLock<Weak<dyn Scope>>,
+    /// The connection that it came on, if that is traced.
+    #[cfg(feature = "connection")]
+    pub(super) connection: OnceLock<crate::connection::OnConnection>,
     pub(super) stats: Stats,
     pub(super) sample_key: LazySampleKey,
 }
@@ -76,6 +79,8 @@ impl Record {
             },
             parent: OnceLock::new(),
             scope: OnceLock::new(),
+            #[cfg(feature = "connection")]
+            connection: OnceLock::new(),
             stats: Stats::blank(),
             sample_key: LazySampleKey::default(),
         }
@@ -91,6 +96,8 @@ impl Record {
             // Empty since `clear`.
             parent: _,
             scope: _,
+            #[cfg(feature = "connection")]
+                connection: _,
         } = self;
         stats.begin(known.role, level, now);
         *start = known;
@@ -104,6 +111,8 @@ impl Record {
         self.start.endpoints = None;
         self.parent.take();
         self.scope.take();
+        #[cfg(feature = "connection")]
+        self.connection.take();
         self.stats.clear();
     }
 }

@@ -385,6 +385,10 @@ impl<T: Tracer> Active<T> {
     fn finish(&mut self) {
         let state = self.traced.take_state();
         let shared = self.traced.shared();
+        #[cfg(feature = "connection")]
+        if let Some(rpc) = self.context.rpc() {
+            rpc.leave_connection();
+        }
         if let (Some(failures), Some(rpc)) = (&shared.config.failures, self.context.rpc()) {
             rpc.stats().set_failed(failures.is_failure(rpc));
         }

@@ -75,6 +75,12 @@ impl<R: TracedRequest> Describe for R {
         let rpc = RpcInfo::new(start, self.http_method(), level, now);
         let outer = self.set_rpc(rpc.clone());
         rpc.set_parent(outer);
+        #[cfg(feature = "connection")]
+        if role == Role::Server
+            && let Some(connection) = connection_of(self, &rpc)
+        {
+            rpc.set_connection(connection);
+        }
         if let Some(key) = sample_key.or_else(|| inherited_by_root(&rpc)) {
             rpc.set_sample_key(key);
         }
@@ -120,6 +126,24 @@ fn inherited_by_root(rpc: &RpcInfo) -> Option<SampleKey> {
     }
 }
 
+/// The connection of a server's request, if it is traced.
+#[cfg(feature = "connection")]
+fn connection_of(
+    request: &impl TracedRequest,
+    rpc: &RpcInfo,
+) -> Option<crate::connection::ConnectionInfo> {
+    use crate::connection::ConnectionInfo;
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::ConnectInfo(connection)) = request
+        .extensions()?
+        .get::<axum::extract::ConnectInfo<ConnectionInfo>>(
+    ) {
+        return Some(connection.clone());
+    }
+    let _ = request;
+    crate::connection::find(rpc.caller().socket()?, rpc.callee().socket())
+}
+
 /// The peer's address and the server's own, of the connection a request came on.
 fn addresses(request: &mut dyn TracedRequest) -> Sockets {
     #[cfg(feature = "axum")]
@@ -130,6 +154,13 @@ fn addresses(request: &mut dyn TracedRequest) -> Sockets {
             peer: Some(*peer),
             local: None,
         };
+    }
+    #[cfg(all(feature = "axum", feature = "connection"))]
+    if let Some(extensions) = request.extensions()
+        && let Some(axum::extract::ConnectInfo(connection)) =
+            extensions.get::<axum::extract::ConnectInfo<crate::connection::ConnectionInfo>>()
+    {
+        return connection.sockets();
     }
     #[cfg(feature = "transport")]
     if let Some(extensions) = request.extensions_mut() {

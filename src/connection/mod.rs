@@ -1,0 +1,21 @@
+#![doc = include_str!("connection.md")]
+
+mod connector;
+#[cfg(feature = "h2-frames")]
+mod frames;
+mod incoming;
+mod info;
+mod io;
+mod rpcs;
+mod tracer;
+
+#[cfg(feature = "h2-frames")]
+pub use self::frames::H2Figures;
+pub(crate) use self::rpcs::{OnConnection, find};
+pub use self::{
+    connector::{ConnectFuture, Connector},
+    incoming::{Acceptor, Incoming},
+    info::{ConnectionEnd, ConnectionInfo, Transfer},
+    io::ConnectionIo,
+    tracer::{BoxConnectionTracer, BoxState, ConnectionTracer},
+};
