@@ -85,6 +85,8 @@
 //!   [`slower_than`](Tracer::slower_than), [`only_failed`](Tracer::only_failed),
 //!   [`reloadable`](Tracer::reloadable), [`boxed`](Tracer::boxed). One made of a closure: [`on_finish`].
 //! * **The time of one part**, such as the handler: [`StageLayer`](service::StageLayer).
+//! * **Connections:** [`connection`] wraps a server's incoming and a client's connector, with feature
+//!   `connection`.
 //! * **Services that are not HTTP:** implement [`TracedRequest`](service::TracedRequest) and
 //!   [`TracedResponse`](service::TracedResponse).
 //! * **Tracers that come with the crate,** a feature each: `otel`, `metrics`, `prometheus`, `tracing`,
@@ -97,14 +99,15 @@
 //! of an HTTP request with any other body is unknown. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
 //! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `prometheus`, `live`
-//! and `testing` bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by
+//! `connection` and `testing` bring the modules of these names. `h2-frames` reads the HTTP/2 frames of
+//! connections. `otel-bound` makes OpenTelemetry's metrics cheaper, by
 //! an experiment of theirs.
 //!
 //! # What is not provided
 //!
 //! * An exporter or a metrics store: a tracer hands its figures to the one you have.
-//! * What happens below the layer: connections, HTTP/2 frames, the time in the kernel's buffers. A
-//!   byte is counted when it passes the layer.
+//! * What happens below the layer and the wrappers of connections, such as the time in the kernel's
+//!   buffers. A byte is counted when it passes.
 //! * The contents of messages. They are counted, not looked at, and never changed.
 //! * Retries, timeouts and limits: tower has them. A record says which attempt it is.
 //! * Containment where a panic aborts (`panic = "abort"`).

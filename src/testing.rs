@@ -100,6 +100,8 @@ pub struct RecordingTracer(Arc<Mutex<Seen>>);
 struct Seen {
     entries: Vec<Entry>,
     scopes_entered: usize,
+    #[cfg(feature = "connection")]
+    connections: Vec<(crate::connection::ConnectionInfo, String)>,
     waiting: Vec<Waker>,
 }
 
@@ -294,6 +296,8 @@ impl RecordingTracer {
         let mut seen = self.seen();
         seen.entries.clear();
         seen.scopes_entered = 0;
+        #[cfg(feature = "connection")]
+        seen.connections.clear();
     }
 
     fn rpcs(&self, pick: impl Fn(&EntryKind) -> bool) -> Vec<RpcInfo> {
@@ -400,6 +404,56 @@ impl Future for WaitFinished {
             return Poll::Ready(finished);
         }
         Poll::Pending
+    }
+}
+
+/// Connections have a log of their own, of the hooks in order.
+#[cfg(feature = "connection")]
+mod connections {
+    use super::RecordingTracer;
+    use crate::connection::{ConnectionInfo, ConnectionTracer};
+
+    impl RecordingTracer {
+        /// All it saw of connections, in order, a short line each: `opened server`, `ready server`,
+        /// `closed server peer_closed`.
+        #[must_use]
+        pub fn connection_log(&self) -> Vec<String> {
+            let seen = self.seen();
+            let lines = seen.connections.iter().map(|(_, line)| line.clone());
+            lines.collect()
+        }
+
+        /// The connections that were opened, in that order.
+        #[must_use]
+        pub fn connections(&self) -> Vec<ConnectionInfo> {
+            let seen = self.seen();
+            let opened = seen
+                .connections
+                .iter()
+                .filter(|(_, line)| line.starts_with("opened"));
+            opened.map(|(connection, _)| connection.clone()).collect()
+        }
+
+        fn push_connection(&self, connection: &ConnectionInfo, line: String) {
+            self.seen().connections.push((connection.clone(), line));
+        }
+    }
+
+    impl ConnectionTracer for RecordingTracer {
+        type State = ();
+
+        fn opened(&self, connection: &ConnectionInfo) {
+            self.push_connection(connection, format!("opened {}", connection.role()));
+        }
+
+        fn ready(&self, (): &mut (), connection: &ConnectionInfo) {
+            self.push_connection(connection, format!("ready {}", connection.role()));
+        }
+
+        fn closed(&self, (): (), connection: &ConnectionInfo) {
+            let end = connection.end().map_or("", |end| end.as_str());
+            self.push_connection(connection, format!("closed {} {end}", connection.role()));
+        }
     }
 }
 

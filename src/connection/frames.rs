@@ -1,26 +1,294 @@
-//! What a connection's HTTP/2 frames say.
+//! What a connection's HTTP/2 frames say, read from the plaintext that passes.
+
+mod scanner;
 
 use std::time::Duration;
 
+use self::scanner::{Frame, Scanner};
 use crate::Role;
 
-/// Figures of HTTP/2.
-#[derive(Clone, Debug)]
+/// Codes of errors that have a name, and one place for the rest.
+const CODES: usize = 15;
+
+/// How many streams are tracked at a time. With more open, their number is unknown.
+const STREAMS: usize = 128;
+
+/// What the HTTP/2 frames of a connection say; see [`ConnectionInfo::h2`](super::ConnectionInfo::h2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct H2Figures {
+    goaway: BothWays<Option<GoAway>>,
+    resets: BothWays<[u64; CODES]>,
+    ping: Option<Duration>,
+    streams_opened: u64,
+    streams_open: Option<usize>,
+    max_concurrent_streams: Option<u32>,
+    initial_window_size: Option<u32>,
+    max_frame_size: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct BothWays<T> {
+    received: T,
+    sent: T,
+}
+
+/// A GOAWAY frame ([RFC 9113 6.8](https://www.rfc-editor.org/rfc/rfc9113#section-6.8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct H2Figures {}
+pub struct GoAway {
+    /// Its error code: see [`code_name`](Self::code_name).
+    pub code: u32,
+    /// The last stream that its sender may still process.
+    pub last_stream: u32,
+}
 
-pub(super) struct Frames {}
-
-impl Frames {
-    pub(super) fn new(_: Role) -> Self {
-        Self {}
-    }
-
-    pub(super) fn received(&mut self, _: &[u8], _: Option<Duration>) {}
-
-    pub(super) fn sent(&mut self, _: &[u8], _: Option<Duration>) {}
-
-    pub(super) fn figures(&self) -> Option<H2Figures> {
-        None
+impl GoAway {
+    /// The code's name, such as `NO_ERROR`; `UNKNOWN` for a code that has none.
+    #[must_use]
+    pub fn code_name(self) -> &'static str {
+        NAMES.get(place(self.code)).copied().unwrap_or("UNKNOWN")
     }
 }
+
+/// By code ([RFC 9113 7](https://www.rfc-editor.org/rfc/rfc9113#section-7)).
+const NAMES: [&str; CODES] = [
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+    "UNKNOWN",
+];
+
+fn place(code: u32) -> usize {
+    usize::try_from(code).map_or(CODES - 1, |code| code.min(CODES - 1))
+}
+
+impl H2Figures {
+    /// The last GOAWAY that the peer sent.
+    #[must_use]
+    pub fn goaway_received(&self) -> Option<GoAway> {
+        self.goaway.received
+    }
+
+    /// The last GOAWAY that this side sent.
+    #[must_use]
+    pub fn goaway_sent(&self) -> Option<GoAway> {
+        self.goaway.sent
+    }
+
+    /// How many streams the peer reset, by the name of the code.
+    pub fn resets_received(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        named(&self.resets.received)
+    }
+
+    /// How many streams this side reset, by the name of the code.
+    pub fn resets_sent(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        named(&self.resets.sent)
+    }
+
+    /// The latest round trip of a PING of this side.
+    #[must_use]
+    pub fn ping(&self) -> Option<Duration> {
+        self.ping
+    }
+
+    /// How many streams the client has opened.
+    #[must_use]
+    pub fn streams_opened(&self) -> u64 {
+        self.streams_opened
+    }
+
+    /// How many streams are open; `None` once more than 128 were open at a time.
+    #[must_use]
+    pub fn streams_open(&self) -> Option<usize> {
+        self.streams_open
+    }
+
+    /// How many streams the peer allows at a time, if it says so.
+    #[must_use]
+    pub fn max_concurrent_streams(&self) -> Option<u32> {
+        self.max_concurrent_streams
+    }
+
+    /// How many bytes of a stream the peer takes at first, if it says so.
+    #[must_use]
+    pub fn initial_window_size(&self) -> Option<u32> {
+        self.initial_window_size
+    }
+
+    /// The largest frame that the peer takes, if it says so.
+    #[must_use]
+    pub fn max_frame_size(&self) -> Option<u32> {
+        self.max_frame_size
+    }
+}
+
+fn named(counts: &[u64; CODES]) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = NAMES.into_iter().zip(*counts);
+    counts.filter(|(_, count)| *count > 0)
+}
+
+/// Both scanners of a connection, and what they have found.
+pub(super) struct Frames {
+    client: Scanner,
+    server: Scanner,
+    is_client: bool,
+    found: Found,
+}
+
+#[derive(Default)]
+struct Found {
+    figures: H2Figures,
+    last_stream: u32,
+    /// Streams, and who has said its last: 1 the client, 2 the server. `None`: too many.
+    open: Option<Vec<(u32, u8)>>,
+    ping: Option<(u64, Duration)>,
+    is_h2: bool,
+}
+
+const CLIENT: u8 = 1;
+const SERVER: u8 = 2;
+
+impl Frames {
+    pub(super) fn new(role: Role) -> Self {
+        Self {
+            client: Scanner::new(true),
+            server: Scanner::new(false),
+            is_client: role == Role::Client,
+            found: Found {
+                open: Some(Vec::new()),
+                ..Found::default()
+            },
+        }
+    }
+
+    /// Whether there is nothing to find any more.
+    pub(super) fn has_given_up(&self) -> bool {
+        !self.client.is_reading() || !self.server.is_reading()
+    }
+
+    pub(super) fn received(&mut self, bytes: &[u8], now: Option<Duration>) {
+        let from_client = !self.is_client;
+        self.read(bytes, from_client, true, now);
+    }
+
+    pub(super) fn sent(&mut self, bytes: &[u8], now: Option<Duration>) {
+        let from_client = self.is_client;
+        self.read(bytes, from_client, false, now);
+    }
+
+    fn read(&mut self, bytes: &[u8], from_client: bool, received: bool, now: Option<Duration>) {
+        if self.has_given_up() {
+            return;
+        }
+        let (found, now) = (&mut self.found, now.unwrap_or_default());
+        let scanner = match from_client {
+            true => &mut self.client,
+            false => &mut self.server,
+        };
+        scanner.read(bytes, &mut |frame| {
+            found.note(frame, from_client, received, now)
+        });
+    }
+
+    /// `None` if what passed is not HTTP/2, or could not be read to the end.
+    pub(super) fn figures(&self) -> Option<H2Figures> {
+        if self.has_given_up() || !self.found.is_h2 {
+            return None;
+        }
+        let mut figures = self.found.figures.clone();
+        figures.streams_open = self.found.open.as_ref().map(Vec::len);
+        Some(figures)
+    }
+}
+
+impl<T> BothWays<T> {
+    fn of(&mut self, received: bool) -> &mut T {
+        match received {
+            true => &mut self.received,
+            false => &mut self.sent,
+        }
+    }
+}
+
+impl Found {
+    fn note(&mut self, frame: Frame, from_client: bool, received: bool, now: Duration) {
+        self.is_h2 = true;
+        let figures = &mut self.figures;
+        match frame {
+            Frame::Headers { stream, end } => {
+                if from_client && stream > self.last_stream {
+                    self.last_stream = stream;
+                    figures.streams_opened += 1;
+                    self.opened(stream);
+                }
+                self.said_last(stream, from_client, end);
+            }
+            Frame::Data { stream, end } => self.said_last(stream, from_client, end),
+            Frame::Reset { stream, code } => {
+                if let Some(count) = figures.resets.of(received).get_mut(place(code)) {
+                    *count += 1;
+                }
+                self.closed(stream);
+            }
+            Frame::Setting { id, value } if received => match id {
+                3 => figures.max_concurrent_streams = Some(value),
+                4 => figures.initial_window_size = Some(value),
+                5 => figures.max_frame_size = Some(value),
+                _ => {}
+            },
+            Frame::Setting { .. } => {}
+            Frame::Ping { ack: false, data } if !received => self.ping = Some((data, now)),
+            Frame::Ping { ack: true, data } if received => {
+                if let Some((_, sent)) = self.ping.take_if(|(asked, _)| *asked == data) {
+                    figures.ping = Some(now.saturating_sub(sent));
+                }
+            }
+            Frame::Ping { .. } => {}
+            Frame::GoAway { last_stream, code } => {
+                *figures.goaway.of(received) = Some(GoAway { code, last_stream });
+            }
+        }
+    }
+
+    fn opened(&mut self, stream: u32) {
+        if let Some(open) = &mut self.open {
+            open.push((stream, 0));
+        }
+        self.open.take_if(|open| open.len() > STREAMS);
+    }
+
+    fn said_last(&mut self, stream: u32, from_client: bool, end: bool) {
+        if !end {
+            return;
+        }
+        let Some(open) = &mut self.open else { return };
+        if let Some((_, last)) = open.iter_mut().find(|(open, _)| *open == stream) {
+            *last |= if from_client { CLIENT } else { SERVER };
+            if *last == CLIENT | SERVER {
+                self.closed(stream);
+            }
+        }
+    }
+
+    fn closed(&mut self, stream: u32) {
+        if let Some(open) = &mut self.open
+            && let Some(at) = open.iter().position(|(open, _)| *open == stream)
+        {
+            open.swap_remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -166,16 +166,6 @@ pub enum ConnectionEnd {
 }
 
 impl ConnectionEnd {
-    /// All, in the order of their declaration, with an error of any kind.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::PeerClosed,
-        Self::Closed,
-        Self::Error(io::ErrorKind::Other),
-        Self::HandshakeFailed,
-        Self::ConnectFailed(io::ErrorKind::Other),
-        Self::Abandoned,
-    ];
-
     /// Its name, for a label: `peer_closed`, `closed`, `error`, `handshake_failed`, `connect_failed`,
     /// `abandoned`.
     #[must_use]
@@ -370,6 +360,14 @@ impl ConnectionInfo {
     #[must_use]
     pub fn end(&self) -> Option<ConnectionEnd> {
         self.0.closed.get()?;
+        match self.0.role == Role::Server && !self.is_ready() {
+            true => Some(ConnectionEnd::HandshakeFailed),
+            false => self.first_end(),
+        }
+    }
+
+    /// The first reason to end that was seen, also where the handshake failed.
+    pub(crate) fn first_end(&self) -> Option<ConnectionEnd> {
         self.0.end.get().copied()
     }
 
@@ -439,7 +437,7 @@ impl ConnectionInfo {
             rest -= taken.len();
             taken
         });
-        let mut taken = taken.take_while(|taken| !taken.is_empty());
+        let taken = taken.take_while(|taken| !taken.is_empty());
         self.0.sent.add(written);
         self.0.active.move_to(self.0.start.elapsed());
         #[cfg(feature = "h2-frames")]
@@ -449,6 +447,8 @@ impl ConnectionInfo {
             }
             self.lock_frames().sent(bytes, self.0.active.get());
         }
+        #[cfg(not(feature = "h2-frames"))]
+        let mut taken = taken;
         #[cfg(not(feature = "h2-frames"))]
         if self.0.role == Role::Client && self.0.tls.load(Relaxed) == 0 {
             self.inspect(taken.next().unwrap_or_default());
@@ -476,15 +476,10 @@ impl ConnectionInfo {
         self.0.ready.set(self.0.start.elapsed())
     }
 
-    /// Ends the record. A server's connection that was never ready failed in its handshake, whatever was seen.
+    /// Ends the record.
     pub(super) fn close(&self) {
         self.lock_rpcs().close();
-        let _ = match (self.0.role, self.is_ready()) {
-            (Role::Server, false) if self.0.end.get().is_none() => {
-                self.0.end.set(ConnectionEnd::HandshakeFailed)
-            }
-            _ => self.0.end.set(ConnectionEnd::Closed),
-        };
+        self.ends(ConnectionEnd::Closed);
         self.0.closed.set(self.0.start.elapsed());
     }
 

@@ -10,7 +10,8 @@ mod rpcs;
 mod tracer;
 
 #[cfg(feature = "h2-frames")]
-pub use self::frames::H2Figures;
+#[cfg_attr(docsrs, doc(cfg(feature = "h2-frames")))]
+pub use self::frames::{GoAway, H2Figures};
 pub(crate) use self::rpcs::{OnConnection, find};
 pub use self::{
     connector::{ConnectFuture, Connector},

@@ -147,7 +147,7 @@ impl MetricsTracer {
     /// ```
     #[must_use]
     pub fn without<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
-        let all = self.family_names(&Family::ALL);
+        let all = self.family_names(Family::ALL);
         for name in names {
             assert!(
                 all.iter().any(|known| known == name),

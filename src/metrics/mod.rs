@@ -1,6 +1,8 @@
 #![doc = include_str!("metrics.md")]
 
 mod config;
+#[cfg(feature = "connection")]
+mod connections;
 mod handles;
 mod labels;
 mod names;
@@ -12,6 +14,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+#[cfg(feature = "connection")]
+pub use self::connections::OpenConnection;
 use self::handles::{Counted, Method};
 pub use self::{config::MetricsTracer, names::Names};
 use crate::{

@@ -39,10 +39,61 @@ pub(super) enum Family {
     SentBytes,
     ReceivedMessages,
     ReceivedBytes,
+    #[cfg(feature = "connection")]
+    Connection(ConnectionFamily),
+}
+
+/// What a metric is to the facade.
+pub(super) enum Shape {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric of connections.
+#[cfg(feature = "connection")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionFamily {
+    Opened,
+    Closed,
+    Open,
+    Setup,
+    Lifetime,
+    Sent,
+    Received,
+}
+
+#[cfg(feature = "connection")]
+impl ConnectionFamily {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Opened => "rpc_connections_opened_total",
+            Self::Closed => "rpc_connections_closed_total",
+            Self::Open => "rpc_connections_open",
+            Self::Setup => "rpc_connection_setup_seconds",
+            Self::Lifetime => "rpc_connection_lifetime_seconds",
+            Self::Sent => "rpc_connection_sent_bytes_total",
+            Self::Received => "rpc_connection_received_bytes_total",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::Opened => "Connections that were accepted, and attempts to connect.",
+            Self::Closed => "Connections and attempts that ended, by the reason.",
+            Self::Open => "Connections that are ready and not closed.",
+            Self::Setup => "Time until a connection was ready: to connect, or its TLS handshake.",
+            Self::Lifetime => {
+                "Time from the opening of connections that were ready to their close."
+            }
+            Self::Sent => "Bytes that this side sent on connections that are closed.",
+            Self::Received => "Bytes that this side received on connections that are closed.",
+        }
+    }
 }
 
 impl Family {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: &[Self] = &[
         Self::Started,
         Self::Handled,
         Self::Failed,
@@ -52,12 +103,44 @@ impl Family {
         Self::SentBytes,
         Self::ReceivedMessages,
         Self::ReceivedBytes,
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Opened),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Closed),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Open),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Setup),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Lifetime),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Sent),
+        #[cfg(feature = "connection")]
+        Self::Connection(ConnectionFamily::Received),
     ];
+
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::InFlight => Shape::Gauge,
+            Self::Duration => Shape::Histogram,
+            #[cfg(feature = "connection")]
+            Self::Connection(ConnectionFamily::Open) => Shape::Gauge,
+            #[cfg(feature = "connection")]
+            Self::Connection(ConnectionFamily::Setup | ConnectionFamily::Lifetime) => {
+                Shape::Histogram
+            }
+            _ => Shape::Counter,
+        }
+    }
 
     pub(super) fn unit(self) -> Unit {
         match self {
             Self::Duration => Unit::Seconds,
             Self::SentBytes | Self::ReceivedBytes => Unit::Bytes,
+            #[cfg(feature = "connection")]
+            Self::Connection(ConnectionFamily::Setup | ConnectionFamily::Lifetime) => Unit::Seconds,
+            #[cfg(feature = "connection")]
+            Self::Connection(ConnectionFamily::Sent | ConnectionFamily::Received) => Unit::Bytes,
             _ => Unit::Count,
         }
     }
@@ -74,6 +157,8 @@ impl Family {
             Self::SentBytes => "Bytes of the messages that this side sent.",
             Self::ReceivedMessages => "Messages that this side received.",
             Self::ReceivedBytes => "Bytes of the messages that this side received.",
+            #[cfg(feature = "connection")]
+            Self::Connection(family) => family.help(),
         }
     }
 }
@@ -113,6 +198,8 @@ impl Names {
             (Self::GrpcPrometheus, Family::ReceivedMessages, Role::Client) => {
                 "grpc_client_msg_received_total"
             }
+            #[cfg(feature = "connection")]
+            (_, Family::Connection(family), _) => family.name(),
             (
                 Self::GrpcPrometheus,
                 Family::Failed | Family::InFlight | Family::SentBytes | Family::ReceivedBytes,

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, with_recorder};
 
-use super::names::{Family, Names};
+use super::names::{Family, Names, Shape};
 use crate::Role;
 
 const METADATA: Metadata<'static> =
@@ -75,7 +75,7 @@ impl Registry {
 
     fn describe(&self, recorder: &dyn Recorder) {
         let mut described = Vec::new();
-        for family in Family::ALL {
+        for family in Family::ALL.iter().copied() {
             for role in [Role::Client, Role::Server] {
                 let Some(name) = self.name(family, role) else {
                     continue;
@@ -85,10 +85,10 @@ impl Registry {
                 }
                 described.push(name.clone());
                 let (name, unit, help) = (name.into(), Some(family.unit()), family.help().into());
-                match family {
-                    Family::InFlight => recorder.describe_gauge(name, unit, help),
-                    Family::Duration => recorder.describe_histogram(name, unit, help),
-                    _ => recorder.describe_counter(name, unit, help),
+                match family.shape() {
+                    Shape::Gauge => recorder.describe_gauge(name, unit, help),
+                    Shape::Histogram => recorder.describe_histogram(name, unit, help),
+                    Shape::Counter => recorder.describe_counter(name, unit, help),
                 }
             }
         }

@@ -46,10 +46,12 @@ pub(super) struct Instruments {
     /// Whether durations of RPCs go into bound histograms.
     bound: bool,
     grpc: Option<Grpc>,
+    #[cfg(feature = "connection")]
+    pub(super) connections: super::connections::Instruments,
 }
 
 /// All metrics.
-pub(super) const NAMES: [&str; 26] = [
+pub(super) const NAMES: &[&str] = &[
     "rpc.client.call.duration",
     "rpc.server.call.duration",
     "rpc.client.duration",
@@ -76,6 +78,24 @@ pub(super) const NAMES: [&str; 26] = [
     "grpc.server.call.duration",
     "grpc.server.call.sent_total_compressed_message_size",
     "grpc.server.call.rcvd_total_compressed_message_size",
+    #[cfg(feature = "connection")]
+    "grpc.subchannel.connection_attempts_succeeded",
+    #[cfg(feature = "connection")]
+    "grpc.subchannel.connection_attempts_failed",
+    #[cfg(feature = "connection")]
+    "grpc.subchannel.disconnections",
+    #[cfg(feature = "connection")]
+    "grpc.subchannel.open_connections",
+    #[cfg(feature = "connection")]
+    "http.client.connection.duration",
+    #[cfg(feature = "connection")]
+    "grpc.server.tls.handshakes",
+    #[cfg(feature = "connection")]
+    "tower_tracer.server.active_connections",
+    #[cfg(feature = "connection")]
+    "tower_tracer.server.connection.duration",
+    #[cfg(feature = "connection")]
+    "tower_tracer.server.tls_handshake.duration",
 ];
 
 #[derive(Debug)]
@@ -220,6 +240,8 @@ impl Instruments {
             }),
             bound: tracer.bound && may_be_bound,
             grpc: tracer.grpc_metrics.map(|what| Grpc::new(meter, what)),
+            #[cfg(feature = "connection")]
+            connections: super::connections::Instruments::new(meter),
         }
     }
 

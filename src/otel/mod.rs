@@ -4,6 +4,8 @@ mod address;
 mod after_the_end;
 mod attempts;
 mod config;
+#[cfg(feature = "connection")]
+mod connections;
 mod conventions;
 mod custom;
 mod end;
@@ -31,6 +33,8 @@ use opentelemetry::{
     trace::{SpanBuilder, TraceContextExt as _},
 };
 
+#[cfg(feature = "connection")]
+pub use self::connections::OpenConnection;
 use self::{
     attempts::Attempts,
     forwarded::Forwarded,

@@ -33,6 +33,17 @@ pub(super) struct Wording {
     pub(super) grpc_targets: Option<TargetFilter>,
 }
 
+impl Wording {
+    /// The value of `grpc.target`.
+    pub(super) fn target<'a>(&self, target: &'a str) -> Cow<'a, str> {
+        let target = canonical(target);
+        match &self.grpc_targets {
+            Some(named) if !named.has(&target) => "other".into(),
+            _ => target,
+        }
+    }
+}
+
 /// Which targets gRPC's own metrics name.
 #[derive(Clone)]
 pub(super) struct TargetFilter(pub(super) Arc<dyn Fn(&str) -> bool + Send + Sync>);
@@ -302,12 +313,7 @@ impl Series {
             attributes.push(KeyValue::new("grpc.status", code.as_str()));
         }
         if let (Role::Client, Some((target, _))) = (self.role, &self.address) {
-            let target = canonical(target);
-            let target = match &self.wording.grpc_targets {
-                Some(named) if !named.has(&target) => Cow::Borrowed("other"),
-                _ => target,
-            };
-            let target = KeyValue::new("grpc.target", shared(&target));
+            let target = KeyValue::new("grpc.target", shared(&self.wording.target(target)));
             attributes.push(target);
         }
         attributes

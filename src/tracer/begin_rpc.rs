@@ -132,6 +132,7 @@ fn connection_of(
     request: &impl TracedRequest,
     rpc: &RpcInfo,
 ) -> Option<crate::connection::ConnectionInfo> {
+    #[cfg(feature = "axum")]
     use crate::connection::ConnectionInfo;
     #[cfg(feature = "axum")]
     if let Some(axum::extract::ConnectInfo(connection)) = request

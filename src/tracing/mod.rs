@@ -1,6 +1,8 @@
 #![doc = include_str!("tracing.md")]
 
 mod access_log;
+#[cfg(feature = "connection")]
+mod connections;
 mod span;
 
 use std::{fmt, sync::Arc};
