@@ -29,7 +29,7 @@ use echo::{
 use figures::{Figures, report};
 use futures_util::{Stream, StreamExt as _, future::join_all, stream};
 use hand_written::HandWrittenLayer;
-use hyper_util::rt::TokioIo;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use opentelemetry::{metrics::MeterProvider as _, trace::TracerProvider as _};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
@@ -44,7 +44,11 @@ use tonic::{
 };
 use tower::{ServiceBuilder, layer::util::Identity, layer::util::Stack, service_fn};
 use tower_http::trace::TraceLayer;
-use tower_tracer::{Role, TracerLayer, otel::OtelTracer};
+use tower_tracer::{
+    Role, TracerLayer,
+    connection::{Connector, Incoming},
+    otel::OtelTracer,
+};
 
 /// Answers at once. A stream has `count` small messages: as many in a frame as fit, or one if `delay_ms` is
 /// not 0.
@@ -160,6 +164,8 @@ enum Transport {
     /// A pipe in memory.
     Pipe,
     Tcp,
+    /// TCP whose connections are traced on both sides.
+    Traced,
 }
 
 /// Makes a cell's calls, and says how long they took.
@@ -188,17 +194,26 @@ macro_rules! pair {
                         .connect_with_connector(connector)
                         .await
                 }
-                Transport::Tcp => {
+                on => {
                     let any = "127.0.0.1:0".parse().expect("an address");
                     let incoming = tonic::transport::server::TcpIncoming::bind(any)
                         .expect("a port")
                         .with_nodelay(Some(true));
                     let address = incoming.local_addr().expect("an address");
-                    tokio::spawn(server.serve_with_incoming(incoming));
-                    Endpoint::from_shared(format!("http://{address}"))
-                        .expect("a URI")
-                        .connect()
-                        .await
+                    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+                    let endpoint = endpoint.expect("a URI");
+                    if on == Transport::Traced {
+                        let incoming = Incoming::new(incoming, ());
+                        tokio::spawn(server.serve_with_incoming(incoming));
+                        let mut http = HttpConnector::new();
+                        http.set_nodelay(true);
+                        endpoint
+                            .connect_with_connector(Connector::new(http, ()))
+                            .await
+                    } else {
+                        tokio::spawn(server.serve_with_incoming(incoming));
+                        endpoint.connect().await
+                    }
                 }
             }
         });
@@ -283,7 +298,7 @@ fn variants(runtime: &Runtime, on: Transport) -> Vec<(&'static str, Runner)> {
         tower_otel::metrics::HttpLayer::server(&meter),
     );
     let _entered = runtime.enter();
-    vec![
+    let mut variants = vec![
         ("none", pair!(runtime, on, none(), none())),
         ("none again", pair!(runtime, on, none(), none())),
         ("by hand", pair!(runtime, on, hand(), hand())),
@@ -326,7 +341,15 @@ fn variants(runtime: &Runtime, on: Transport) -> Vec<(&'static str, Runner)> {
             "tower-otel",
             pair!(runtime, on, tower_otel_client, tower_otel_server),
         ),
-    ]
+    ];
+    if on == Transport::Tcp {
+        let on = Transport::Traced;
+        variants.push(("connections", pair!(runtime, on, none(), none())));
+        let (client, server) = (TracerLayer::new(()).client(), TracerLayer::new(()).server());
+        let both = pair!(runtime, on, client, server);
+        variants.push(("connections, empty tracer", both));
+    }
+    variants
 }
 
 /// The middle one of these, and the quartiles.
@@ -366,7 +389,7 @@ fn main() {
             println!("\n{title}: {}", cell.name);
             for ((name, _), rates) in variants.iter().zip(rates).skip(1) {
                 let [first, middle, third] = quartiles(rates);
-                println!("  {name:<24} {middle:.3}   ({first:.3} to {third:.3})");
+                println!("  {name:<26} {middle:.3}   ({first:.3} to {third:.3})");
             }
         }
     }
