@@ -12,6 +12,7 @@ mod echo;
 use std::{error::Error, time::Duration};
 
 use echo::{EchoClient, EchoRequest, EchoResponse, EchoServer, EchoService, Unary, listen, say};
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::{interval, sleep, timeout};
 use tonic::{
     Code, Request, Response, Status,
@@ -20,6 +21,7 @@ use tonic::{
 use tower::{Layer as _, ServiceBuilder};
 use tower_tracer::{
     Level, RpcInfo, Tracer, TracerLayer,
+    connection::{Connector, Incoming},
     live::{Live, LiveTracer},
     rpc::Endpoint as Peer,
     service::{RpcGuard, StageLayer, TracedRequest, TracedResponse, TracerService},
@@ -42,8 +44,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let service = Server::builder()
         .layer(layer())
         .add_service(EchoServer::new(EchoService));
-    tokio::spawn(service.serve_with_incoming(incoming));
-    let store = connect(&store, layer(), "store").await?;
+    tokio::spawn(service.serve_with_incoming(Incoming::new(incoming, live.tracer())));
+    let store = connect(&store, layer(), live.tracer(), "store").await?;
     let (incoming, front) = listen().await?;
     let handler = EchoServer::new(Unary({
         let store = store.clone();
@@ -54,9 +56,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Server::builder()
             .layer(layer())
             .add_service(handler)
-            .serve_with_incoming(incoming),
+            .serve_with_incoming(Incoming::new(incoming, live.tracer())),
     );
-    let front = connect(&front, layer(), "front").await?;
+    let front = connect(&front, layer(), live.tracer(), "front").await?;
 
     tokio::spawn(calls(front));
     tokio::spawn(streams(store.clone()));
@@ -72,9 +74,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn connect(
     uri: &str,
     layer: TracerLayer<LiveTracer>,
+    connections: LiveTracer,
     name: &'static str,
 ) -> Result<Client, Box<dyn Error>> {
-    let channel = Endpoint::from_shared(uri.to_owned())?.connect().await?;
+    let mut http = HttpConnector::new();
+    http.set_nodelay(true);
+    let channel = Endpoint::from_shared(uri.to_owned())?
+        .connect_with_connector(Connector::new(http, connections))
+        .await?;
     let layer = layer.client().callee(Peer::new(name));
     Ok(EchoClient::new(
         ServiceBuilder::new().layer(layer).service(channel),

@@ -31,7 +31,10 @@ use tonic::transport::{
 };
 use tower_tracer::{
     RpcInfo, TracerLayer,
-    connection::{Acceptor, ConnectionEnd, ConnectionInfo, ConnectionTracer, Connector, Incoming},
+    connection::{
+        Acceptor, BoxConnectionTracer, ConnectionEnd, ConnectionInfo, ConnectionTracer, Connector,
+        Incoming,
+    },
     metrics::MetricsTracer,
     on_finish,
     testing::RecordingTracer,
@@ -550,7 +553,7 @@ async fn each_hook_of_each_tracer_is_contained() {
     let tracers = Arc::new((
         a.clone(),
         Some(b.clone()),
-        (c.clone().boxed(), None::<()>),
+        (BoxConnectionTracer::new(c.clone()), None::<()>),
         last.clone(),
     ));
     let acceptor = Acceptor::new(tracers);

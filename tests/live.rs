@@ -999,3 +999,78 @@ async fn the_guard_sees_the_request_for_the_page() {
     assert!(text(&live, "/?role=server").await.contains("IN FLIGHT"));
     assert_eq!(*seen.lock().unwrap(), ["/?role=server"]);
 }
+
+#[cfg(feature = "connection")]
+#[tokio::test]
+async fn connections_are_listed_with_their_rpcs_and_addresses_only_at_full_access() {
+    use tower_tracer::connection::{Acceptor, Incoming};
+
+    let live = open();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = Incoming::new(listener, live.tracer());
+    let router = axum::Router::new()
+        .route("/hangs", axum::routing::get(pending::<&'static str>))
+        .layer(TracerLayer::new(live.tracer()).server());
+    let service =
+        router.into_make_service_with_connect_info::<tower_tracer::connection::ConnectionInfo>();
+    tokio::spawn(async move { axum::serve(incoming, service).await });
+    let connection = requested(address, "/hangs").await;
+    let page = loop {
+        let answer = send(&live, get("/connections.json")).await;
+        let page: Value = serde_json::from_str(&answer.body).unwrap();
+        if page["open"][0]["rpcs_running"] == 1 {
+            break page;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let peer = connection.local_addr().unwrap().to_string();
+    assert_eq!(page["open"][0]["peer"], *peer);
+    assert_eq!(page["open"][0]["tls"], false);
+    assert_eq!(page["totals"]["server"]["open"], 1);
+    let id = page["open"][0]["rpcs"][0]["id"].as_str().unwrap();
+    let html = html(&live, "/?view=connections").await;
+    assert!(
+        html.contains(&peer) && html.contains(&format!("?rpc={id}")),
+        "{html}"
+    );
+    assert!(text(&live, "/connections").await.contains(&peer));
+    assert!(text(&live, &format!("/rpc/{id}")).await.contains("/hangs"));
+    let figures = live.clone().guard(|_| Access::Figures);
+    for form in ["html", "text", "json"] {
+        let page = text(&figures, &format!("/?view=connections&format={form}")).await;
+        assert!(!page.contains(&peer) && !page.contains("hangs"), "{page}");
+        assert!(page.contains("server"), "{page}");
+    }
+    drop(connection);
+    loop {
+        let answer = send(&live, get("/connections.json")).await;
+        let page: Value = serde_json::from_str(&answer.body).unwrap();
+        if page["totals"]["server"]["open"] == 0 {
+            assert_eq!(page["ended"][0]["end"], "peer_closed", "{page}");
+            assert_eq!(page["totals"]["server"]["ends"]["peer_closed"], 1);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    // More than are tracked are counted, and 64 that ended are kept.
+    let acceptor = Acceptor::new(live.tracer());
+    let many: Vec<_> = (0..10_100)
+        .map(|_| acceptor.accept_between(tokio::io::empty(), None, None))
+        .collect();
+    let answer = send(&live, get("/connections.json")).await;
+    let page: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(page["totals"]["server"]["open"], 10_100);
+    assert_eq!(page["open"].as_array().unwrap().len(), 200);
+    assert_eq!(page["left_out"], 9_900);
+    let page = self::html(&live, "/?view=connections").await;
+    assert!(page.len() < 50_000, "{} bytes", page.len());
+    drop(many);
+    let answer = send(&live, get("/connections.json")).await;
+    let page: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(page["totals"]["server"]["ends"]["handshake_failed"], 10_100);
+    assert_eq!(page["ended"].as_array().unwrap().len(), 64);
+    assert_eq!(page["open"].as_array().unwrap().len(), 0);
+    assert_eq!(send(&live, get("/?view=else")).await.status, 400);
+}

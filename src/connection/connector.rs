@@ -57,7 +57,7 @@ impl<C> Connector<C> {
     pub fn new(inner: C, tracer: impl ConnectionTracer) -> Self {
         Self {
             inner,
-            tracer: tracer.boxed(),
+            tracer: BoxConnectionTracer::new(tracer),
             attempts: Arc::default(),
         }
     }

@@ -66,7 +66,7 @@ pub struct Acceptor(BoxConnectionTracer);
 impl Acceptor {
     /// Connections that this tracer sees.
     pub fn new(tracer: impl ConnectionTracer) -> Self {
-        Self(tracer.boxed())
+        Self(BoxConnectionTracer::new(tracer))
     }
 
     /// A connection that was accepted now. The addresses of a TCP or Unix socket are known; of other IO, use

@@ -50,22 +50,21 @@ pub trait ConnectionTracer: Send + Sync + 'static {
     ///
     /// It is called in a `drop`, on any thread: it must not block.
     fn closed(&self, state: Self::State, connection: &ConnectionInfo);
-
-    /// The same tracer without its type.
-    fn boxed(self) -> BoxConnectionTracer
-    where
-        Self: Sized,
-    {
-        BoxConnectionTracer(Arc::new(self))
-    }
 }
 
-/// A [`ConnectionTracer`] of any type; see [`ConnectionTracer::boxed`]. A clone is the same tracer.
+/// A [`ConnectionTracer`] of any type. A clone is the same tracer.
 #[derive(Clone)]
 pub struct BoxConnectionTracer(Arc<dyn Opens>);
 
 /// What a [`BoxConnectionTracer`] has to know of an open connection.
 pub struct BoxState(Option<Box<dyn Watches>>);
+
+impl BoxConnectionTracer {
+    /// This tracer without its type.
+    pub fn new(tracer: impl ConnectionTracer) -> Self {
+        Self(Arc::new(tracer))
+    }
+}
 
 trait Opens: Send + Sync {
     fn open(self: Arc<Self>, connection: &ConnectionInfo) -> Option<Box<dyn Watches>>;
@@ -125,10 +124,6 @@ impl ConnectionTracer for BoxConnectionTracer {
         if let Some(watching) = state.0 {
             watching.closed(connection);
         }
-    }
-
-    fn boxed(self) -> Self {
-        self
     }
 }
 

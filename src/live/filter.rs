@@ -24,6 +24,8 @@ pub(super) struct Query {
     pub(super) limit: usize,
     /// The page of one RPC.
     pub(super) rpc: Option<u64>,
+    /// Whether the page of connections is asked for.
+    pub(super) connections: bool,
     /// `json`, `text` or `html`, if the URL says it.
     pub(super) format: Option<Box<str>>,
     /// What the search field had.
@@ -68,6 +70,7 @@ impl Query {
             window: Window::Minute,
             limit: 0,
             rpc: None,
+            connections: false,
             format: None,
             search: String::new(),
             pairs: Vec::new(),
@@ -97,6 +100,8 @@ impl Query {
                 let limit = limit.map_err(|_| invalid(key, value, "a number up to 200"))?;
                 self.limit = limit.clamp(1, MOST);
             }
+            "view" if value == "connections" => self.connections = true,
+            "view" => return Err(invalid(key, value, "connections")),
             "format" => self.format = Some(value.into()),
             "q" => {
                 value.clone_into(&mut self.search);

@@ -4,6 +4,8 @@ mod answer;
 mod cell;
 mod children;
 mod config;
+#[cfg(feature = "connection")]
+mod connections;
 mod entry;
 mod events;
 mod filter;

@@ -16,6 +16,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
 use tower_service::Service;
 
+#[cfg(feature = "connection")]
+use super::connections::ConnectionsPage;
 use super::{
     Access,
     answer::{Kind, LiveBody, events, json, plain, whole},
@@ -63,6 +65,8 @@ enum Answer {
 enum Wanted {
     Overview(Query),
     One(u64),
+    #[cfg(feature = "connection")]
+    Connections(usize),
     Watch(Query),
 }
 
@@ -150,6 +154,10 @@ impl LiveService {
                 Ok(id) => Wanted::One(id),
                 Err(_) => return Err(refuse(StatusCode::NOT_FOUND, "there is no such RPC")),
             },
+            #[cfg(feature = "connection")]
+            ("connections", ..) => Wanted::Connections(query.limit),
+            #[cfg(feature = "connection")]
+            ("" | "index", ..) if query.connections => Wanted::Connections(query.limit),
             ("" | "index", _, Some(id)) => Wanted::One(id),
             ("" | "index", ..) => Wanted::Overview(query),
             _ => {
@@ -207,6 +215,15 @@ impl LiveService {
                     Kind::Json => json(&rpc),
                     Kind::Html => whole(kind, html::rpc(&rpc, &self.config)),
                     _ => whole(kind, text::rpc(&rpc)),
+                }
+            }
+            #[cfg(feature = "connection")]
+            Wanted::Connections(limit) => {
+                let page = ConnectionsPage::of(&self.shared, &self.config, limit, access);
+                match kind {
+                    Kind::Json => json(&page),
+                    Kind::Html => whole(kind, html::connections(&page)),
+                    _ => whole(kind, text::connections(&page)),
                 }
             }
             Wanted::Overview(query) | Wanted::Watch(query) => {

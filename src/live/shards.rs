@@ -88,6 +88,13 @@ impl Shards {
         shard.open.values().find(|entry| entry.id == id).cloned()
     }
 
+    /// The RPC in flight whose record is here.
+    #[cfg(feature = "connection")]
+    pub(super) fn tracked(&self, address: usize) -> Option<Entry> {
+        let shard = self.of(address);
+        shard.open.get(&address).map(Entry::without_extra)
+    }
+
     /// Notes that a page lists an RPC in flight.
     pub(super) fn set_seen(&self, entry: &Entry) {
         let address = address_of(&entry.rpc);

@@ -32,6 +32,56 @@ fn texts<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
+#[cfg(feature = "connection")]
+pub(super) fn connections(page: &super::connections::ConnectionsPage) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{}  connections", page.name);
+    for (role, totals) in &page.totals {
+        let _ = write!(
+            out,
+            "{role}  open {}  opened {}",
+            totals.open, totals.opened
+        );
+        for (end, ended) in &totals.ends {
+            let _ = write!(out, "  {end} {ended}");
+        }
+        out.push('\n');
+    }
+    let _ = writeln!(out, "\nOPEN  oldest first, {} left out", page.left_out);
+    for (title, connections) in [
+        (None, &page.open),
+        (Some("ENDED  newest first"), &page.ended),
+    ] {
+        if let Some(title) = title {
+            let _ = writeln!(out, "\n{title}");
+        }
+        let mut rows = vec![texts([
+            "no.", "side", "peer", "age", "idle", "setup", "TLS", "RPCs", "sent", "received",
+            "ended",
+        ])];
+        rows.extend(connections.iter().map(|of| {
+            let peer = of.target.clone().or_else(|| of.peer.clone());
+            vec![
+                of.number.to_string(),
+                of.role.to_owned(),
+                or(peer.unwrap_or_default(), "–"),
+                seconds(of.age),
+                seconds(of.idle),
+                of.setup.map_or_else(|| "–".to_owned(), seconds),
+                of.tls
+                    .map_or("–", |tls| if tls { "yes" } else { "no" })
+                    .to_owned(),
+                format!("{} of {}", of.rpcs_running, of.rpcs_started),
+                bytes(of.sent_bytes),
+                bytes(of.received_bytes),
+                or(of.end.clone().unwrap_or_default(), "–"),
+            ]
+        }));
+        table(&rows, &mut out);
+    }
+    out
+}
+
 pub(super) fn page(page: &Page, query: &Query) -> String {
     let mut out = String::new();
     let minute = page.figures.get("1m");

@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) shards: Shards,
     pub(super) history: Mutex<History>,
     pub(super) watchers: Watchers,
+    #[cfg(feature = "connection")]
+    pub(super) connections: super::connections::Connections,
 }
 
 impl Shared {
@@ -36,6 +38,8 @@ impl Shared {
             shards: Shards::new(),
             history: Mutex::new(History::new()),
             watchers: Watchers::default(),
+            #[cfg(feature = "connection")]
+            connections: Default::default(),
         });
         let weak = Arc::downgrade(&shared);
         // Without the thread the figures are read when a page is asked for, and have no history.
@@ -81,6 +85,11 @@ pub struct InFlight {
 impl LiveTracer {
     pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>) -> Self {
         Self { shared, config }
+    }
+
+    #[cfg(feature = "connection")]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Keeps a copy of an RPC that is over.

@@ -1,11 +1,15 @@
 //! The pages for a browser. Nothing is inline: no script, no style, so that the policy can forbid both.
 
+#[cfg(feature = "connection")]
+mod connections;
 mod overview;
 mod picture;
 mod single;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+#[cfg(feature = "connection")]
+pub(super) use self::connections::connections;
 pub(super) use self::{overview::page, single::rpc};
 
 /// The frame of each page. What is in `main` is replaced by the script every two seconds.

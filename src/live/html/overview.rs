@@ -38,6 +38,7 @@ fn head(page: &Page, query: &Query) -> Markup {
                 a href="#in-flight" { "in flight" }
                 a href="#methods" { "methods" }
                 a href="#samples" { "samples" }
+                @if cfg!(feature = "connection") { a href=(link(&[("view", "connections")])) { "connections" } }
                 @for peer in &page.peers {
                     a.peer href=(peer.url) rel="noreferrer" { (peer.name) }
                 }
