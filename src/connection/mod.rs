@@ -1,6 +1,7 @@
 #![doc = include_str!("connection.md")]
 
 mod connector;
+mod counters;
 #[cfg(feature = "h2-frames")]
 mod frames;
 mod incoming;
@@ -15,8 +16,9 @@ pub use self::frames::{GoAway, H2Figures};
 pub(crate) use self::rpcs::{OnConnection, find};
 pub use self::{
     connector::{ConnectFuture, Connector},
+    counters::Transfer,
     incoming::{Acceptor, Incoming},
-    info::{ConnectionEnd, ConnectionInfo, Transfer},
+    info::{ConnectionEnd, ConnectionInfo},
     io::ConnectionIo,
     tracer::{BoxConnectionTracer, BoxState, ConnectionTracer},
 };

@@ -180,6 +180,21 @@ def markup(page):
     check("and no script ran", page.title().startswith("RPCs"))
 
 
+def connections(page):
+    page.goto(url)
+    page.click("nav a:has-text('connections')")
+    page.wait_for_load_state()
+    rows = page.locator("table.conns").first.locator("tbody tr:not(.on)")
+    check("both sides of both connections are listed", rows.count(), 4)
+    bytes_of = lambda: [row.locator("td").last.inner_text() for row in rows.all()]
+    before = bytes_of()
+    wait_for("bytes to move", lambda: bytes_of() != before)
+    page.locator("table.conns .on a", has_text="ServerStreaming").first.click()
+    page.wait_for_load_state()
+    check("an RPC on a connection opens its page", page.locator(".fall").count(), 1)
+    check("and it is in flight", page.locator("p.facts .tag").first.inner_text(), "in flight")
+
+
 def keyboard(page):
     page.goto(url)
     for _ in range(60):
@@ -211,7 +226,7 @@ def looks(browser):
         page.screenshot(path=SCREENSHOTS / f"{name}-full.png", full_page=True)
         page.goto(url + "?limit=9")
         page.screenshot(path=SCREENSHOTS / f"{name}-short.png", full_page=True)
-        for query in [f"?method={UNARY}&role=server", f"?rpc={wait_for('an RPC with calls', rpc_with_children)['id']}"]:
+        for query in [f"?method={UNARY}&role=server", "?view=connections", f"?rpc={wait_for('an RPC with calls', rpc_with_children)['id']}"]:
             page.goto(url + query)
             check(f"{name}: no overflow at {query[:7]}", overflow(page), False)
         page.screenshot(path=SCREENSHOTS / f"{name}-rpc.png", full_page=True)
@@ -253,6 +268,7 @@ def browse():
             row_opens_its_rpc(page)
             waterfall(page)
             markup(page)
+            connections(page)
             keyboard(page)
             looks(browser)
             without_script(browser)
