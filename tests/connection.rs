@@ -501,6 +501,40 @@ async fn axum_handlers_and_their_records_have_the_connection() {
     closed(&recorder, 1).await;
 }
 
+#[tokio::test]
+async fn hyper_util_s_client_says_which_connection_a_response_came_on() {
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let router = axum::Router::new().route("/", axum::routing::get(async || "hello"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let recorder = RecordingTracer::new();
+    let connector = Connector::new(HttpConnector::new(), recorder.clone());
+    let client = Client::builder(TokioExecutor::new()).build::<_, Empty<bytes::Bytes>>(connector);
+    let client = tower::ServiceBuilder::new()
+        .layer(TracerLayer::new(recorder.clone()).client())
+        .service(client);
+    for _ in 0..2 {
+        let request = http::Request::get(&uri).body(Empty::new()).unwrap();
+        let response = client.clone().oneshot(request).await.unwrap();
+        let rpc = recorder.started().pop().unwrap();
+        assert_eq!(rpc.connection().unwrap().rpcs_running(), 1);
+        response.into_body().collect().await.unwrap();
+        assert_eq!(rpc.connection().unwrap().rpcs_running(), 0);
+    }
+    let connections = recorder.connections();
+    assert_eq!(
+        connections.len(),
+        1,
+        "the second call uses the first one's connection"
+    );
+    assert_eq!(connections[0].rpcs_started(), 2);
+    drop(client);
+    closed(&recorder, 1).await;
+}
+
 /// Counts, and panics in the hook of this name.
 #[derive(Clone)]
 struct Panics {

@@ -311,7 +311,7 @@ impl ConnectionInfo {
         self.0.end.get().copied()
     }
 
-    /// The RPCs in flight on it. On a client it is unknown which these are, so there are none.
+    /// The RPCs in flight on it, as far as that is [known](super#what-is-known): with tonic's `Channel` none are.
     #[must_use]
     pub fn rpcs(&self) -> Vec<RpcInfo> {
         self.lock_rpcs().running().cloned().collect()
@@ -377,7 +377,7 @@ impl ConnectionInfo {
             rest -= taken.len();
             taken
         });
-        let taken = taken.take_while(|taken| !taken.is_empty());
+        let taken = taken.filter(|taken| !taken.is_empty());
         self.0.sent.add(written);
         self.0.active.move_to(self.0.start.elapsed());
         #[cfg(feature = "h2-frames")]

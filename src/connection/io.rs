@@ -247,3 +247,67 @@ fn as_tokio<T: 'static>(io: &dyn Any) -> Option<&T> {
     let of_hyper = || io.downcast_ref::<TokioIo<T>>().map(TokioIo::inner);
     io.downcast_ref().or_else(of_hyper)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, IoSlice},
+        pin::{Pin, pin},
+        task::{Context, Poll, Waker},
+    };
+
+    use tokio::io::AsyncWrite;
+
+    use crate::connection::Acceptor;
+
+    /// Takes all.
+    struct Sink;
+
+    impl AsyncWrite for Sink {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffers: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn vectored_writes_pass_and_are_read_whatever_is_empty() {
+        let io = Acceptor::new(()).accept(Sink);
+        let connection = io.connection().clone();
+        assert!(io.is_write_vectored());
+        // A server's SETTINGS and a PING, cut, with empty buffers in between.
+        let bytes = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\0abcdefgh";
+        let (one, rest) = bytes.split_at(4);
+        let buffers = [b"", one, b"", rest].map(IoSlice::new);
+        let mut context = Context::from_waker(Waker::noop());
+        let written = pin!(io).poll_write_vectored(&mut context, &buffers);
+        assert!(matches!(written, Poll::Ready(Ok(26))));
+        assert_eq!(connection.sent().bytes(), 26);
+        assert_eq!(connection.sent().calls(), 1);
+        #[cfg(feature = "h2-frames")]
+        assert!(connection.h2().is_some());
+    }
+}

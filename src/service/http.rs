@@ -127,6 +127,8 @@ where
         if guard.is_bare() {
             return self.map(ResponseBody::bare);
         }
+        #[cfg(feature = "connection")]
+        note_connection(&self, &guard);
         let reader =
             fast_path::response_reader(&self, &guard).unwrap_or_else(|| begin(&self, &mut guard));
         self.map(|body| ResponseBody::new(body, reader, guard))
@@ -134,6 +136,17 @@ where
 
     fn set_rpc(&mut self, rpc: &RpcInfo) {
         self.extensions_mut().insert(rpc.clone());
+    }
+}
+
+/// hyper-util's client says in a response which connection it came on.
+#[cfg(feature = "connection")]
+fn note_connection<B, T: Tracer>(response: &Response<B>, guard: &RpcGuard<T>) {
+    use crate::connection::ConnectionInfo;
+    if let Some(connection) = response.extensions().get::<ConnectionInfo>()
+        && let Some(rpc) = guard.rpc()
+    {
+        rpc.set_connection(connection.clone());
     }
 }
 
