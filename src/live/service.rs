@@ -155,6 +155,11 @@ impl LiveService {
                 Err(_) => return Err(refuse(StatusCode::NOT_FOUND, "there is no such RPC")),
             },
             #[cfg(feature = "connection")]
+            // Links of a page begin where its path ends.
+            ("connections", ..) if kind == Kind::Html => {
+                return Err(see("./?view=connections"));
+            }
+            #[cfg(feature = "connection")]
             ("connections", ..) => Wanted::Connections(query.limit),
             #[cfg(feature = "connection")]
             ("" | "index", ..) if query.connections => Wanted::Connections(query.limit),
@@ -253,8 +258,12 @@ fn refuse(status: StatusCode, why: &str) -> Box<Response<LiveBody>> {
 
 /// The page of an RPC has its id in the query, so that its links work under any prefix.
 fn to_overview(id: &str) -> Box<Response<LiveBody>> {
+    see(&format!("../?rpc={id}"))
+}
+
+fn see(address: &str) -> Box<Response<LiveBody>> {
     let mut response = plain(StatusCode::SEE_OTHER, "see the overview");
-    if let Ok(location) = HeaderValue::try_from(format!("../?rpc={id}")) {
+    if let Ok(location) = HeaderValue::try_from(address) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Box::new(response)
