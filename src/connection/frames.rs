@@ -273,7 +273,7 @@ impl Found {
             return;
         }
         let Some(open) = &mut self.open else { return };
-        if let Some((_, last)) = open.iter_mut().find(|(open, _)| *open == stream) {
+        if let Some((_, last)) = open.iter_mut().rfind(|(open, _)| *open == stream) {
             *last |= if from_client { CLIENT } else { SERVER };
             if *last == CLIENT | SERVER {
                 self.closed(stream);
@@ -283,7 +283,7 @@ impl Found {
 
     fn closed(&mut self, stream: u32) {
         if let Some(open) = &mut self.open
-            && let Some(at) = open.iter().position(|(open, _)| *open == stream)
+            && let Some(at) = open.iter().rposition(|(open, _)| *open == stream)
         {
             open.swap_remove(at);
         }
