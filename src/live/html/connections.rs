@@ -79,7 +79,7 @@ fn ends(role: &str, totals: &Totals) -> Markup {
 fn table(connections: &[Connection], rpcs: Option<usize>) -> Markup {
     html! {
         @if connections.is_empty() { p.empty { "None." } } @else {
-            div.wrap { table.conns {
+            div.wrap { table.conns.over[rpcs.is_none()] {
                 thead { tr {
                     th { "no." } th { "side" } th { "peer" } th { "age" }
                     @if rpcs.is_some() { th { "idle" } } @else { th { "ended" } }
