@@ -7,6 +7,10 @@ mod echo;
 #[path = "../examples/load/mod.rs"]
 mod load;
 
+#[cfg(feature = "connection")]
+#[path = "live/connections.rs"]
+mod connections;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::UNIX_EPOCH,
+    time::{Instant, UNIX_EPOCH},
 };
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Role, RpcInfo,
     connection::{ConnectionInfo, ConnectionTracer},
+    rpc::Address,
 };
 
 /// How many open connections are tracked. More are only counted.
@@ -22,7 +23,7 @@ const TRACKED: usize = 10_000;
 /// How many that ended are kept.
 const ENDED: usize = 64;
 /// How many RPCs of each connection are listed.
-const RPCS: usize = 10;
+pub(super) const RPCS: usize = 10;
 /// Where an address is cut.
 const NAME: usize = 256;
 
@@ -33,7 +34,8 @@ pub(super) struct Connections(Mutex<State>);
 #[derive(Default)]
 struct State {
     open: BTreeMap<u64, ConnectionInfo>,
-    ended: VecDeque<ConnectionInfo>,
+    /// Copies: a record would hold the RPCs that were cut off.
+    ended: VecDeque<Connection>,
     client: Totals,
     server: Totals,
 }
@@ -77,6 +79,7 @@ impl ConnectionTracer for LiveTracer {
     }
 
     fn closed(&self, (): (), connection: &ConnectionInfo) {
+        let copy = Connection::of(connection);
         let mut state = self.shared().connections.lock();
         state.open.remove(&connection.number());
         let totals = state.totals(connection.role());
@@ -84,7 +87,7 @@ impl ConnectionTracer for LiveTracer {
         if let Some(end) = connection.end() {
             *totals.ends.entry(end.as_str()).or_default() += 1;
         }
-        state.ended.push_front(connection.clone());
+        state.ended.push_front(copy);
         let oldest = match state.ended.len() > ENDED {
             true => state.ended.pop_back(),
             false => None,
@@ -106,11 +109,14 @@ pub(super) struct ConnectionsPage {
     pub(super) open: Vec<Connection>,
     /// Open ones that are not listed.
     pub(super) left_out: u64,
+    /// Those of them that were too many to be tracked.
+    pub(super) untracked: u64,
     /// The newest first.
     pub(super) ended: Vec<Connection>,
 }
 
-#[derive(Debug, Serialize)]
+/// A copy of what is known of a connection, with its texts cut.
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Connection {
     pub(super) number: u64,
     pub(super) role: &'static str,
@@ -128,17 +134,18 @@ pub(super) struct Connection {
     pub(super) tls: Option<bool>,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
-    pub(super) rpcs_started: u64,
-    pub(super) rpcs_running: usize,
-    pub(super) rpcs_cut_off: u64,
+    /// `None` if it is unknown which RPCs are on it.
+    pub(super) rpcs_started: Option<u64>,
+    pub(super) rpcs_running: Option<usize>,
+    pub(super) rpcs_cut_off: Option<u64>,
     pub(super) end: Option<String>,
-    /// The first of those in flight that the page tracks.
+    /// The oldest of those in flight that the page tracks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) rpcs: Vec<OnIt>,
 }
 
 /// An RPC in flight on a connection.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct OnIt {
     pub(super) id: String,
     pub(super) method: String,
@@ -148,16 +155,29 @@ pub(super) struct OnIt {
 impl ConnectionsPage {
     pub(super) fn of(shared: &Shared, config: &Config, limit: usize, access: Access) -> Self {
         let state = shared.connections.lock();
-        let open: Vec<_> = state.open.values().take(limit.min(MOST)).cloned().collect();
-        let ended: Vec<_> = state.ended.iter().cloned().collect();
+        let listed: Vec<_> = state.open.values().take(limit.min(MOST)).cloned().collect();
+        let mut ended: Vec<_> = state.ended.iter().cloned().collect();
         let totals = [
             ("client", state.client.clone()),
             ("server", state.server.clone()),
         ];
         let all = state.client.open + state.server.open;
+        let tracked = state.open.len() as u64;
         drop(state);
         let public = access != Access::Everything;
-        let copy = |connection: &ConnectionInfo| Connection::of(connection, shared, public);
+        let mut open: Vec<_> = listed
+            .iter()
+            .map(|connection| {
+                let mut copy = Connection::of(connection);
+                copy.rpcs = OnIt::all_of(connection, shared, public);
+                copy
+            })
+            .collect();
+        if public {
+            open.iter_mut()
+                .chain(&mut ended)
+                .for_each(Connection::hide_private);
+        }
         Self {
             schema: 1,
             name: config.name.to_string(),
@@ -165,25 +185,32 @@ impl ConnectionsPage {
             now: now(),
             totals: totals.into(),
             left_out: all.saturating_sub(open.len() as u64),
-            open: open.iter().map(copy).collect(),
-            ended: ended.iter().map(copy).collect(),
+            untracked: all.saturating_sub(tracked),
+            open,
+            ended,
         }
     }
 }
 
 impl Connection {
-    fn of(connection: &ConnectionInfo, shared: &Shared, public: bool) -> Self {
-        let text = |text: String| visible(&text, NAME).into_owned();
-        let private = |value: Option<String>| value.filter(|_| !public).map(text);
+    /// Without its RPCs.
+    fn of(connection: &ConnectionInfo) -> Self {
+        let text = |text: &str| visible(text, NAME).into_owned();
+        let address = |address: Option<Address<'_>>| Some(text(&address?.to_string()));
         let opened = connection.opened_at().duration_since(UNIX_EPOCH);
         let setup = connection.connect_time().or(connection.handshake_time());
-        let running = connection.rpcs();
+        let end = connection.end();
+        let started = connection.rpcs_started();
+        // A server finds the RPCs of a connection by its peer's address; a client may not find any.
+        let by_address = connection.role() == Role::Server
+            && matches!(connection.peer(), Some(Address::Socket(_)));
+        let known = started > 0 || by_address;
         Self {
             number: connection.number(),
             role: connection.role().as_str(),
-            local: private(connection.local().map(|address| address.to_string())),
-            peer: private(connection.peer().map(|address| address.to_string())),
-            target: private(connection.target().map(str::to_owned)),
+            local: address(connection.local()),
+            peer: address(connection.peer()),
+            target: connection.target().map(text),
             opened: opened.unwrap_or_default().as_secs_f64(),
             age: connection.age().as_secs_f64(),
             idle: connection.idle().as_secs_f64(),
@@ -192,20 +219,45 @@ impl Connection {
             tls: connection.is_tls(),
             sent_bytes: connection.sent().bytes(),
             received_bytes: connection.received().bytes(),
-            rpcs_started: connection.rpcs_started(),
-            rpcs_running: running.len(),
-            rpcs_cut_off: connection.rpcs_cut_off(),
-            end: connection.end().map(|end| end.to_string()),
-            rpcs: running
-                .iter()
-                .filter_map(|rpc| OnIt::of(rpc, shared, public))
-                .take(RPCS)
-                .collect(),
+            rpcs_started: known.then_some(started),
+            rpcs_running: known.then(|| match end {
+                Some(_) => 0,
+                None => connection.rpcs_running(),
+            }),
+            rpcs_cut_off: known.then(|| connection.rpcs_cut_off()),
+            end: end.map(|end| end.to_string()),
+            rpcs: Vec::new(),
         }
+    }
+
+    /// Takes out what a reader who may see figures and no more must not see.
+    fn hide_private(&mut self) {
+        self.local = None;
+        self.peer = None;
+        self.target = None;
+    }
+
+    /// RPCs in flight on it that are not among its first `listed`.
+    pub(super) fn more_rpcs(&self, listed: usize) -> usize {
+        let listed = self.rpcs.len().min(listed);
+        self.rpcs_running.unwrap_or_default().saturating_sub(listed)
     }
 }
 
 impl OnIt {
+    /// The oldest that the page tracks.
+    fn all_of(connection: &ConnectionInfo, shared: &Shared, public: bool) -> Vec<Self> {
+        let mut running = connection.rpcs();
+        running.sort_by_cached_key(|rpc| {
+            let (now, age) = (Instant::now(), rpc.stats().elapsed());
+            now.checked_sub(age).unwrap_or(now)
+        });
+        let tracked = running
+            .iter()
+            .filter_map(|rpc| Self::of(rpc, shared, public));
+        tracked.take(RPCS).collect()
+    }
+
     /// `None` if the page does not track it.
     fn of(rpc: &RpcInfo, shared: &Shared, public: bool) -> Option<Self> {
         let entry = shared.shards.tracked(address_of(rpc))?;

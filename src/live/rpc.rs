@@ -40,6 +40,8 @@ pub(super) struct Rpc {
     pub(super) attempt: u32,
     pub(super) attempts_made: u32,
     pub(super) parent: Option<String>,
+    /// The number of its connection.
+    pub(super) connection: Option<u64>,
     pub(super) waiting_for: Option<&'static str>,
     pub(super) last_event: Option<&'static str>,
     pub(super) sent: Moved,
@@ -195,6 +197,7 @@ impl Rpc {
             attempt: rpc.attempt(),
             attempts_made: stats.attempts(),
             parent: entry.parent.map(|parent| format::id(parent.id.get())),
+            connection: connection_of(rpc),
             waiting_for: in_flight.then(|| waiting_for(rpc.role(), stats)),
             last_event,
             sent: stats.sent().into(),
@@ -327,6 +330,16 @@ pub(super) fn method_of(rpc: &RpcInfo) -> String {
         }
         _ => visible(rpc.path(), NAME).into_owned(),
     }
+}
+
+#[cfg(feature = "connection")]
+fn connection_of(rpc: &RpcInfo) -> Option<u64> {
+    rpc.connection().map(|connection| connection.number())
+}
+
+#[cfg(not(feature = "connection"))]
+fn connection_of(_: &RpcInfo) -> Option<u64> {
+    None
 }
 
 /// A status by its name; an HTTP status by its number.

@@ -112,13 +112,13 @@ impl LiveService {
             return Err(response.into());
         }
         let path = parts.uri.path().trim_start_matches('/');
-        let query = parts.uri.query().unwrap_or_default();
-        match (path, query) {
+        let raw = parts.uri.query().unwrap_or_default();
+        match (path, raw) {
             ("app.js", _) | ("", "app.js") => return Err(whole(Kind::Script, SCRIPT).into()),
             ("style.css", _) | ("", "style.css") => return Err(whole(Kind::Style, STYLE).into()),
             _ => {}
         }
-        let query = Query::parse(query).and_then(|query| match access {
+        let query = Query::parse(raw).and_then(|query| match access {
             Access::Everything => Ok(query),
             _ => query.filter.check_public().map(|()| query),
         });
@@ -150,14 +150,13 @@ impl LiveService {
             ("watch", ..) => Wanted::Watch(query),
             (_, Some(id), _) => match u64::from_str_radix(id, 16) {
                 // Links of a page begin where its path ends.
-                Ok(_) if kind == Kind::Html => return Err(to_overview(id)),
+                Ok(_) if kind == Kind::Html => return Err(see(&format!("../?rpc={id}"))),
                 Ok(id) => Wanted::One(id),
                 Err(_) => return Err(refuse(StatusCode::NOT_FOUND, "there is no such RPC")),
             },
             #[cfg(feature = "connection")]
-            // Links of a page begin where its path ends.
             ("connections", ..) if kind == Kind::Html => {
-                return Err(see("./?view=connections"));
+                return Err(see(&format!("./?view=connections&{raw}")));
             }
             #[cfg(feature = "connection")]
             ("connections", ..) => Wanted::Connections(query.limit),
@@ -256,14 +255,10 @@ fn refuse(status: StatusCode, why: &str) -> Box<Response<LiveBody>> {
     Box::new(plain(status, why))
 }
 
-/// The page of an RPC has its id in the query, so that its links work under any prefix.
-fn to_overview(id: &str) -> Box<Response<LiveBody>> {
-    see(&format!("../?rpc={id}"))
-}
-
-fn see(address: &str) -> Box<Response<LiveBody>> {
+/// A page of HTML is named in the query, so that its links work under any prefix.
+fn see(location: &str) -> Box<Response<LiveBody>> {
     let mut response = plain(StatusCode::SEE_OTHER, "see the overview");
-    if let Ok(location) = HeaderValue::try_from(address) {
+    if let Ok(location) = HeaderValue::try_from(location.trim_end_matches('&')) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Box::new(response)

@@ -1,6 +1,12 @@
 //! The pages for a terminal.
 
+#[cfg(feature = "connection")]
+mod connections;
+
 use std::fmt::Write as _;
+
+#[cfg(feature = "connection")]
+pub(super) use self::connections::connections;
 
 use super::{
     filter::Query,
@@ -30,56 +36,6 @@ fn table(rows: &[Vec<String>], out: &mut String) {
 
 fn texts<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
-}
-
-#[cfg(feature = "connection")]
-pub(super) fn connections(page: &super::connections::ConnectionsPage) -> String {
-    let mut out = String::new();
-    let _ = writeln!(out, "{}  connections", page.name);
-    for (role, totals) in &page.totals {
-        let _ = write!(
-            out,
-            "{role}  open {}  opened {}",
-            totals.open, totals.opened
-        );
-        for (end, ended) in &totals.ends {
-            let _ = write!(out, "  {end} {ended}");
-        }
-        out.push('\n');
-    }
-    let _ = writeln!(out, "\nOPEN  oldest first, {} left out", page.left_out);
-    for (title, connections) in [
-        (None, &page.open),
-        (Some("ENDED  newest first"), &page.ended),
-    ] {
-        if let Some(title) = title {
-            let _ = writeln!(out, "\n{title}");
-        }
-        let mut rows = vec![texts([
-            "no.", "side", "peer", "age", "idle", "setup", "TLS", "RPCs", "sent", "received",
-            "ended",
-        ])];
-        rows.extend(connections.iter().map(|of| {
-            let peer = of.target.clone().or_else(|| of.peer.clone());
-            vec![
-                of.number.to_string(),
-                of.role.to_owned(),
-                or(peer.unwrap_or_default(), "–"),
-                seconds(of.age),
-                seconds(of.idle),
-                of.setup.map_or_else(|| "–".to_owned(), seconds),
-                of.tls
-                    .map_or("–", |tls| if tls { "yes" } else { "no" })
-                    .to_owned(),
-                format!("{} of {}", of.rpcs_running, of.rpcs_started),
-                bytes(of.sent_bytes),
-                bytes(of.received_bytes),
-                or(of.end.clone().unwrap_or_default(), "–"),
-            ]
-        }));
-        table(&rows, &mut out);
-    }
-    out
 }
 
 pub(super) fn page(page: &Page, query: &Query) -> String {
@@ -304,6 +260,8 @@ pub(super) fn rpc(rpc: &Rpc) -> String {
     );
     line("trace", rpc.private.trace_id.clone().unwrap_or_default());
     line("parent", rpc.parent.clone().unwrap_or_default());
+    let connection = rpc.connection.map(|number| number.to_string());
+    line("connection", connection.unwrap_or_default());
     for (key, value) in &rpc.private.tags {
         line("tag", format!("{key}={value}"));
     }

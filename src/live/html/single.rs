@@ -169,6 +169,7 @@ fn facts(rpc: &Rpc) -> Markup {
         dl {
             (fact("protocol", Some(rpc.protocol)))
             (fact("peer", private.peer.as_deref()))
+            @if let Some(number) = rpc.connection { dt { "connection" } dd { a href=(to_connection(number)) { (number) } } }
             (fact("error", private.error.as_deref()))
             (fact("panic", private.panic.as_deref()))
             (fact("status on the wire", rpc.wire_status.as_deref()))
@@ -180,6 +181,11 @@ fn facts(rpc: &Rpc) -> Markup {
             @for (name, value) in &private.headers { (fact(&format!("header {name}"), Some(value))) }
         }
     }
+}
+
+/// Its row on the page of connections, if it is listed there.
+fn to_connection(number: u64) -> String {
+    format!("{}#c{number}", link(&[("view", "connections")]))
 }
 
 fn fact(name: &str, value: Option<&str>) -> Markup {
