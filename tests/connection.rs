@@ -772,6 +772,7 @@ async fn connection_is_found_while_it_is_open_only() {
             .insert(axum::extract::ConnectInfo(peer));
         service.oneshot(request)
     };
+    let twice_peer: SocketAddr = "10.9.8.7:67".parse().unwrap();
     let cut_peer: SocketAddr = "10.9.8.7:66".parse().unwrap();
     let hanging = |peer: SocketAddr| async move {
         let service = tower::ServiceBuilder::new()
@@ -806,6 +807,31 @@ async fn connection_is_found_while_it_is_open_only() {
         (connection.rpcs_running(), connection.rpcs_cut_off()),
         (0, 1)
     );
+
+    // Two layers see one RPC: each record has the connection, which lists the RPC once.
+    let io_twice = Acceptor::new(()).accept_between(tokio::io::empty(), None, Some(twice_peer));
+    let layer = || TracerLayer::new(tracer.clone()).server();
+    let service = tower::ServiceBuilder::new()
+        .layer(layer())
+        .layer(layer())
+        .service_fn(async |request: http::Request<String>| {
+            let rpc = request.extensions().get::<RpcInfo>().unwrap();
+            assert_eq!(rpc.connection().unwrap().rpcs_running(), 1);
+            Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+        });
+    let mut request = http::Request::new(String::new());
+    let info = axum::extract::ConnectInfo(twice_peer);
+    request.extensions_mut().insert(info);
+    service.oneshot(request).await.unwrap();
+    for _ in 0..2 {
+        let (rpc, _) = finished.recv().unwrap();
+        assert_eq!(
+            rpc.connection().unwrap().number(),
+            io_twice.connection().number()
+        );
+    }
+    assert_eq!(io_twice.connection().rpcs_started(), 1);
+    assert_eq!(io_twice.connection().rpcs_running(), 0);
 
     // Two connections of one address: which of them it is cannot be known.
     let second = Acceptor::new(()).accept_between(tokio::io::empty(), None, Some(peer));

@@ -22,7 +22,7 @@ use super::{
     BoxConnectionTracer, ConnectionEnd, ConnectionInfo, ConnectionIo, ConnectionTracer,
     io::{Open, addresses_of},
 };
-use crate::Role;
+use crate::{Role, service::errors::chain};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -159,15 +159,9 @@ where
 
 /// The kind of the I/O error that caused this one.
 fn kind_of(error: &(dyn Error + 'static)) -> io::ErrorKind {
-    let mut cause = Some(error);
-    for _ in 0..32 {
-        let Some(error) = cause else { break };
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.kind();
-        }
-        cause = error.source();
-    }
-    io::ErrorKind::Other
+    let mut causes = chain(Some(error));
+    let kind = causes.find_map(|cause| cause.downcast_ref().map(io::Error::kind));
+    kind.unwrap_or(io::ErrorKind::Other)
 }
 
 impl<C: fmt::Debug> fmt::Debug for Connector<C> {

@@ -13,6 +13,9 @@ const CODES: usize = 15;
 /// How many streams are tracked at a time. With more open, their number is unknown.
 const STREAMS: usize = 128;
 
+/// When the answer to a PING is not expected any more.
+const PING_LOST: Duration = Duration::from_secs(60);
+
 /// What the HTTP/2 frames of a connection say; see [`ConnectionInfo::h2`](super::ConnectionInfo::h2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct H2Figures {
@@ -227,7 +230,8 @@ impl Found {
         let figures = &mut self.figures;
         match frame {
             Frame::Headers { stream, end } => {
-                if from_client && stream > self.last_stream {
+                // A client's streams are odd (RFC 9113 5.1.1).
+                if from_client && stream > self.last_stream && !stream.is_multiple_of(2) {
                     self.last_stream = stream;
                     figures.streams_opened += 1;
                     self.opened(stream);
@@ -248,7 +252,13 @@ impl Found {
                 _ => {}
             },
             Frame::Setting { .. } => {}
-            Frame::Ping { ack: false, data } if !received => self.ping = Some((data, now)),
+            Frame::Ping { ack: false, data } if !received => {
+                // The first that is not answered is measured, unless its answer never came.
+                let is_old = |(_, sent)| now.saturating_sub(sent) > PING_LOST;
+                if self.ping.is_none_or(is_old) {
+                    self.ping = Some((data, now));
+                }
+            }
             Frame::Ping { ack: true, data } if received => {
                 if let Some((_, sent)) = self.ping.take_if(|(asked, _)| *asked == data) {
                     figures.ping = Some(now.saturating_sub(sent));

@@ -53,19 +53,23 @@ impl Rpcs {
 #[derive(Debug)]
 pub(crate) struct OnConnection {
     pub(crate) connection: ConnectionInfo,
-    index: usize,
+    /// `None` of the record of a further layer: an RPC is listed once.
+    index: Option<usize>,
 }
 
 impl OnConnection {
     pub(crate) fn enter(connection: ConnectionInfo, rpc: &RpcInfo) -> Self {
-        let index = connection.lock_rpcs().enter(rpc.clone());
+        let is_listed = rpc.same_request_parent().is_some();
+        let index = (!is_listed).then(|| connection.lock_rpcs().enter(rpc.clone()));
         Self { connection, index }
     }
 
     /// The RPC is over.
     pub(crate) fn leave(&self) {
-        let rpc = self.connection.lock_rpcs().leave(self.index);
-        drop(rpc);
+        if let Some(index) = self.index {
+            let rpc = self.connection.lock_rpcs().leave(index);
+            drop(rpc);
+        }
     }
 }
 

@@ -65,7 +65,7 @@ fn as_error<'a, E: 'static>(error: &'a E, named: &[AsError]) -> Option<&'a (dyn 
 }
 
 /// An error and its causes, outermost first.
-fn chain<'a>(
+pub(crate) fn chain<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     // A chain of causes that is circular must not hang.

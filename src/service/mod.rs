@@ -1,7 +1,7 @@
 //! The traced service: its future and bodies, what it needs of requests and responses, and the guard that
 //! calls `finish`.
 
-mod errors;
+pub(crate) mod errors;
 pub(crate) mod fast_path;
 mod future;
 mod guard;

@@ -249,3 +249,44 @@ fn more_open_streams_than_are_tracked_are_unknown() {
         (None, 129)
     );
 }
+
+#[test]
+fn round_trip_is_that_of_the_first_ping_unless_its_answer_is_lost() {
+    let at = |seconds| Some(Duration::from_secs(seconds));
+    let mut frames = Frames::new(Role::Client);
+    frames.sent(&[PREFACE, &settings()].concat(), at(0));
+    frames.received(&settings(), at(0));
+    let ping = |ack, data| frame(6, ack, 0, &[data; 8]);
+    frames.sent(&ping(0, 7), at(10));
+    frames.sent(&ping(0, 7), at(14));
+    frames.received(&ping(1, 7), at(15));
+    assert_eq!(frames.figures().unwrap().ping(), at(5));
+    frames.received(&ping(1, 7), at(16));
+    assert_eq!(
+        frames.figures().unwrap().ping(),
+        at(5),
+        "one is measured at a time"
+    );
+    frames.sent(&ping(0, 1), at(20));
+    frames.sent(&ping(0, 2), at(81));
+    frames.received(&ping(1, 2), at(84));
+    assert_eq!(
+        frames.figures().unwrap().ping(),
+        at(3),
+        "the first was lost"
+    );
+}
+
+#[test]
+fn only_a_client_s_own_streams_are_opened() {
+    let mut frames = Frames::new(Role::Server);
+    frames.received(&[PREFACE, &settings()].concat(), None);
+    for stream in [2, 1, 4, 3] {
+        frames.received(&frame(1, 4, stream, &[0; 3]), None);
+    }
+    let figures = frames.figures().unwrap();
+    assert_eq!(
+        (figures.streams_opened(), figures.streams_open()),
+        (2, Some(2))
+    );
+}
