@@ -87,9 +87,8 @@ impl MetricsTracer {
         };
         let both = known.map_or(&self.unknown, |(_, both)| both);
         let may_learn = self.listed.is_none() && generated.is_none();
-        let method = rpc
-            .full_method()
-            .filter(|_| may_learn && rpc.protocol() != Protocol::Http);
+        let may_learn = may_learn && rpc.protocol() != Protocol::Http;
+        let method = may_learn.then(|| rpc.full_method()).flatten();
         if let Some(method) = method
             && let Some(both) = self.learned.get(method)
         {
@@ -236,12 +235,13 @@ impl Tracer for MetricsTracer {
             method.started.increment(1);
         }
         let (registry, stats) = (&self.registry, rpc.stats());
+        let counted = state.counted.as_deref().copied().unwrap_or_default();
         match &self.labels {
-            None => method.ended(registry).count(stats, state.counted, registry),
+            None => method.ended(registry).count(stats, counted, registry),
             Some(labels) => {
                 let (combination, labels) = labels.of(rpc);
                 let ended = method.labelled(registry, &combination, || labels);
-                ended.count(stats, state.counted, registry);
+                ended.count(stats, counted, registry);
             }
         }
     }
@@ -253,7 +253,7 @@ impl Tracer for MetricsTracer {
             && self.labels.is_none()
         {
             let ended = method.ended(&self.registry);
-            ended.count_messages(rpc.stats(), &mut state.counted);
+            ended.count_messages(rpc.stats(), state.counted.get_or_insert_default());
         }
     }
 }
@@ -266,7 +266,8 @@ pub struct InFlight {
     method: Option<Arc<Method>>,
     /// Whether its end shows which method it is.
     undecided: bool,
-    counted: Counted,
+    /// Only there once the RPC has reported progress: a state moves with its RPC, so it is kept small.
+    counted: Option<Box<Counted>>,
 }
 
 impl InFlight {
@@ -278,7 +279,7 @@ impl InFlight {
         Self {
             method: Some(method),
             undecided,
-            counted: Counted::default(),
+            counted: None,
         }
     }
 }
