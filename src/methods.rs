@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_of_two_names_counts_as_in_every_protobuf_library() {
+        // A service `S` with a method that is named `A` and then `B`, in the package `p`.
+        let method = [0x0a, 1, b'A', 0x0a, 1, b'B'];
+        let service = [&[0x0a, 1, b'S', 0x12, 6][..], &method].concat();
+        let file = [&[0x12, 1, b'p', 0x32, 11][..], &service].concat();
+        let set = [&[0x0a, 16][..], &file].concat();
+        let known = KnownMethods::from_descriptor_set(&set).unwrap();
+        assert_eq!(known.iter().collect::<Vec<_>>(), ["p.S/B"]);
+    }
+
+    #[test]
     fn an_invalid_method_name_is_an_error_that_names_it() {
         let long = format!("a.B/{}", "c".repeat(300));
         for name in [

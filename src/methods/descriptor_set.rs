@@ -89,16 +89,17 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The text of a field; `Some(None)` if it is missing.
+/// The text of a field, the last if it is there twice; `Some(None)` if it is missing.
 fn text(message: &[u8], number: u64) -> Option<Option<&str>> {
+    let mut last = None;
     for field in fields(message) {
         if let (found, Value::Bytes(bytes)) = field?
             && found == number
         {
-            return Some(Some(std::str::from_utf8(bytes).ok()?));
+            last = Some(std::str::from_utf8(bytes).ok()?);
         }
     }
-    Some(None)
+    Some(last)
 }
 
 /// Whether a flag is set; `None` if the message is malformed.
