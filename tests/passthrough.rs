@@ -12,7 +12,7 @@ use scripted::Step;
 use tower_tracer::Role;
 
 fn frame_of_a_message() -> impl Strategy<Value = Vec<u8>> {
-    let flag = select(vec![0_u8, 0, 0, 1, 60]);
+    let flag = select(vec![0_u8, 0, 0, 1, 3, 60]);
     (flag, vec(any::<u8>(), 0..40), 0..30_u8).prop_map(|(flag, message, lie)| {
         // Now and then the prefix says more than follows.
         let more = if lie == 0 { 1_000_000_000 } else { 0 };

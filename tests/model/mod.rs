@@ -102,7 +102,8 @@ impl Figures {
             if after.len() < length {
                 break;
             }
-            messages.push((length as u64, *flag == 1));
+            // The lowest bit says it; the others mean nothing in gRPC.
+            messages.push((length as u64, flag & 1 == 1));
             rest = &after[length..];
         }
         (messages, !rest.is_empty())
