@@ -21,6 +21,10 @@ bench:
 e2e:
     for script in tests/foreign/*.sh; do bash "$script" || exit 1; done
 
+# Runs each fuzz target for a while: `just fuzz 60` for a minute each
+fuzz seconds="10":
+    bash .ci/fuzz.sh {{ seconds }}
+
 # All that has to pass
 ci:
     bash .ci/run
