@@ -93,8 +93,9 @@
 //!
 //! # Features
 //!
-//! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies. The size
-//! of an HTTP request with any other body is unknown. `quanta` (default) reads times from the
+//! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies,
+//! `http-body-util` (which these bring) its own. [`TracerLayer::body_type`] says which bodies of requests
+//! are counted, and names others. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
 //! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `prometheus`, `live`
 //! and `testing` bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by

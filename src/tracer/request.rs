@@ -1,4 +1,4 @@
-use std::{cell::Cell, fmt, sync::Arc};
+use std::{any::Any, cell::Cell, fmt, sync::Arc};
 
 use http::{Extensions, HeaderMap, Method, Uri, Version};
 
@@ -102,6 +102,12 @@ pub trait TracedRequest {
 
     /// The extensions, for a tracer to change.
     fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        None
+    }
+
+    /// The body, if it may be of a type that was named to the layer with
+    /// [`body_type`](crate::TracerLayer::body_type). If it is, [`observe`](Self::observe) is not called.
+    fn body_mut(&mut self) -> Option<&mut dyn Any> {
         None
     }
 
