@@ -45,8 +45,8 @@ use crate::{
 ///
 /// [`client`](Self::client) and [`server`](Self::server) say it. Without them it is found from each
 /// request: a call made by code that `tonic-build` generated is a client's (it carries a
-/// `tonic::GrpcMethod`), a request that carries the record of an outer layer is of the same side,
-/// and any other is a server's. So say `.client()` for an HTTP client, for a client without
+/// `tonic::GrpcMethod`), and so is one of reqwest's; a request that carries the record of an outer layer is
+/// of the same side, and any other is a server's. So say `.client()` for an HTTP client, for a client without
 /// generated code, and in a proxy.
 ///
 /// # Several tracers
@@ -295,7 +295,7 @@ impl<T> TracerLayer<T> {
     /// Names an error type of the service's or of its bodies, so that the status of an RPC that fails
     /// with it comes from the error's causes.
     ///
-    /// The layer reads the causes of the errors that come with tonic, hyper, hyper-util, h2, axum and
+    /// The layer reads the causes of the errors that come with tonic, hyper, hyper-util, h2, axum, reqwest and
     /// the standard library, and of every boxed error (`tower::BoxError`). Of any other type it sees
     /// only the text, until it is named here. Call it once for each type.
     ///
@@ -338,9 +338,10 @@ impl<T> TracerLayer<T> {
     /// | body of a request | is counted |
     /// | --- | --- |
     /// | `tonic::body::Body` (feature `tonic`), `axum::body::Body` (feature `axum`) | as it passes |
-    /// | `BoxBody<Bytes, E>` and `UnsyncBoxBody<Bytes, E>` of `http-body-util` (feature `http-body-util`, which `tonic`, `axum` and `reqwest` bring), with the error `Infallible`, `tower::BoxError`, `std::io::Error`, `hyper::Error` (feature `transport`), `tonic::Status` (feature `tonic`) or `axum::Error` (feature `axum`) | as it passes |
+    /// | `BoxBody<Bytes, E>` and `UnsyncBoxBody<Bytes, E>` of `http-body-util` (feature `http-body-util`, which `tonic`, `axum` and `reqwest` bring), with the error `Infallible`, `tower::BoxError`, `std::io::Error`, `hyper::Error` (feature `transport`), `tonic::Status` (feature `tonic`), `axum::Error` (feature `axum`) or `reqwest::Error` (feature `reqwest`) | as it passes |
     /// | any other body that can hold any body: the same two with another error, one of yours | as it passes, once it is named here |
     /// | `Full<Bytes>` and `Empty<Bytes>` (feature `http-body-util`) | when the request goes to the service: all of it, even if the service then reads nothing |
+    /// | a `reqwest::Request` (feature `reqwest`) | a stream as it passes, bytes in memory when the request goes to the service |
     /// | any other, such as `hyper::body::Incoming`, `String` or `StreamBody` | no: its sizes and messages are unknown |
     ///
     /// A response's body is counted whatever its type is.

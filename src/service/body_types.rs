@@ -171,6 +171,8 @@ pub(super) mod known {
         count_box::<tonic::Status>,
         #[cfg(feature = "axum")]
         count_box::<axum::Error>,
+        #[cfg(feature = "reqwest")]
+        count_box::<reqwest::Error>,
     ];
 
     type CountBox = fn(&mut dyn Any, Counter) -> Result<(), Counter>;

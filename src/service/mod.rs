@@ -9,6 +9,8 @@ mod guard;
 mod http;
 mod outcome;
 mod request_body;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod response;
 mod response_body;
 mod stage;
