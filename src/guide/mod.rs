@@ -1,6 +1,6 @@
 //! Pages to read before, or beside, the reference.
 //!
-//! * To begin: [`write_a_tracer`], [`tracing_opentelemetry_or_both`].
+//! * To begin: [`write_a_tracer`], [`tracing_opentelemetry_or_both`], [`hosts`].
 //! * If you know another library: [`coming_from_tower_http`],
 //!   [`coming_from_tonic_tracing_opentelemetry`], [`coming_from_kitex`], [`comparison`].
 //! * What to expect: [`endings`], [`performance`].
@@ -19,6 +19,9 @@ pub mod comparison {}
 
 #[doc = include_str!("endings.md")]
 pub mod endings {}
+
+#[doc = include_str!("hosts.md")]
+pub mod hosts {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
