@@ -97,9 +97,9 @@
 //! `http-body-util` (which these bring) its own. [`TracerLayer::body_type`] says which bodies of requests
 //! are counted, and names others. `reqwest` traces reqwest's client. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
-//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `prometheus`, `live`
-//! and `testing` bring the modules of these names. `otel-bound` makes OpenTelemetry's metrics cheaper, by
-//! an experiment of theirs.
+//! without it, and the compressed trailers of gRPC-Web; `connect-zstd` reads both in zstd, too. `tracing`,
+//! `otel`, `metrics`, `prometheus`, `live` and `testing` bring the modules of these names. `otel-bound` makes
+//! OpenTelemetry's metrics cheaper, by an experiment of theirs.
 //!
 //! # What is not provided
 //!
