@@ -6,7 +6,7 @@ use crate::{
     config::{Config, LevelHandle},
     methods::KnownMethods,
     rpc::{Endpoint, Endpoints, Failures, Level, Role, Target, clock},
-    service::{LevelOf, Shared, TracerService, view_as},
+    service::{BodyTypes, LevelOf, RequestBody, Shared, TracerService, view_as},
     tracer::RequestParts,
 };
 
@@ -45,8 +45,8 @@ use crate::{
 ///
 /// [`client`](Self::client) and [`server`](Self::server) say it. Without them it is found from each
 /// request: a call made by code that `tonic-build` generated is a client's (it carries a
-/// `tonic::GrpcMethod`), a request that carries the record of an outer layer is of the same side,
-/// and any other is a server's. So say `.client()` for an HTTP client, for a client without
+/// `tonic::GrpcMethod`), and so is one of reqwest's; a request that carries the record of an outer layer is
+/// of the same side, and any other is a server's. So say `.client()` for an HTTP client, for a client without
 /// generated code, and in a proxy.
 ///
 /// # Several tracers
@@ -78,6 +78,7 @@ use crate::{
 pub struct TracerLayer<T> {
     tracer: Arc<T>,
     level_of: Option<Arc<LevelOf>>,
+    body_types: BodyTypes,
     config: Config,
 }
 
@@ -93,6 +94,7 @@ impl<T> TracerLayer<T> {
         Self {
             tracer: Arc::new(tracer),
             level_of: None,
+            body_types: BodyTypes::default(),
             config: Config::default(),
         }
     }
@@ -293,7 +295,7 @@ impl<T> TracerLayer<T> {
     /// Names an error type of the service's or of its bodies, so that the status of an RPC that fails
     /// with it comes from the error's causes.
     ///
-    /// The layer reads the causes of the errors that come with tonic, hyper, hyper-util, h2, axum and
+    /// The layer reads the causes of the errors that come with tonic, hyper, hyper-util, h2, axum, reqwest and
     /// the standard library, and of every boxed error (`tower::BoxError`). Of any other type it sees
     /// only the text, until it is named here. Call it once for each type.
     ///
@@ -327,6 +329,45 @@ impl<T> TracerLayer<T> {
         self
     }
 
+    /// Names a type of request bodies, so that they are counted, and says how a counted body is boxed
+    /// back into that type.
+    ///
+    /// The type of a request stays as it is, so its body is counted only if it can be wrapped and boxed
+    /// back, or is in memory:
+    ///
+    /// | body of a request | is counted |
+    /// | --- | --- |
+    /// | `tonic::body::Body` (feature `tonic`), `axum::body::Body` (feature `axum`) | as it passes |
+    /// | `BoxBody<Bytes, E>` and `UnsyncBoxBody<Bytes, E>` of `http-body-util` (feature `http-body-util`, which `tonic`, `axum` and `reqwest` bring), with the error `Infallible`, `tower::BoxError`, `std::io::Error`, `hyper::Error` (feature `transport`), `tonic::Status` (feature `tonic`), `axum::Error` (feature `axum`) or `reqwest::Error` (feature `reqwest`) | as it passes |
+    /// | any other body that can hold any body: the same two with another error, one of yours | as it passes, once it is named here |
+    /// | `Full<Bytes>` and `Empty<Bytes>` (feature `http-body-util`) | when the request goes to the service: all of it, even if the service then reads nothing |
+    /// | a `reqwest::Request` (feature `reqwest`) | a stream as it passes, bytes in memory when the request goes to the service |
+    /// | any other, such as `hyper::body::Incoming`, `String` or `StreamBody` | no: its sizes and messages are unknown |
+    ///
+    /// A response's body is counted whatever its type is.
+    ///
+    /// `B::default()` takes the place of a body while it is wrapped; an empty one will do. Call this once
+    /// for each type. A type that is named here is counted as it passes, also if the layer knows it.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::combinators::BoxBody;
+    /// use tower_tracer::TracerLayer;
+    ///
+    /// # type UploadError = std::fmt::Error;
+    /// let layer = TracerLayer::new(()).body_type::<BoxBody<Bytes, UploadError>>(BoxBody::new);
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn body_type<B>(mut self, box_again: fn(RequestBody<B>) -> B) -> Self
+    where
+        B: http_body::Body + Default + 'static,
+        B::Error: fmt::Display + 'static,
+    {
+        self.body_types.push(box_again);
+        self
+    }
+
     fn endpoints(&mut self) -> &mut Endpoints {
         Arc::make_mut(self.config.endpoints.get_or_insert_default())
     }
@@ -341,6 +382,7 @@ impl<S, T> Layer<S> for TracerLayer<T> {
             shared: Arc::new(Shared {
                 tracer: Some(Arc::clone(&self.tracer)),
                 level_of: self.level_of.clone(),
+                body_types: self.body_types.clone(),
                 config: self.config.clone(),
             }),
         }
@@ -352,6 +394,7 @@ impl<T> Clone for TracerLayer<T> {
         Self {
             tracer: Arc::clone(&self.tracer),
             level_of: self.level_of.clone(),
+            body_types: self.body_types.clone(),
             config: self.config.clone(),
         }
     }
@@ -362,6 +405,7 @@ impl<T> fmt::Debug for TracerLayer<T> {
         f.debug_struct("TracerLayer")
             .field("tracer", &std::any::type_name::<T>())
             .field("level_of", &self.level_of.is_some())
+            .field("body_types", &self.body_types.len())
             .field("config", &self.config)
             .finish()
     }

@@ -95,12 +95,13 @@
 //!
 //! # Features
 //!
-//! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies. The size
-//! of an HTTP request with any other body is unknown. `quanta` (default) reads times from the
+//! `tonic` and `transport` (default) read tonic's bodies and errors, `axum` reads axum's bodies,
+//! `http-body-util` (which these bring) its own. [`TracerLayer::body_type`] says which bodies of requests
+//! are counted, and names others. `reqwest` traces reqwest's client. `quanta` (default) reads times from the
 //! processor's time-stamp counter if that is safe. `connect` understands Connect, which is plain HTTP
-//! without it, and the compressed trailers of gRPC-Web. `tracing`, `otel`, `metrics`, `prometheus`, `live`
-//! `connection` and `testing` bring the modules of these names. `h2-frames` reads the HTTP/2 frames of
-//! connections. `otel-bound` makes OpenTelemetry's metrics cheaper, by
+//! without it, and the compressed trailers of gRPC-Web; `connect-zstd` reads both in zstd, too. `tracing`,
+//! `otel`, `metrics`, `prometheus`, `live`, `connection` and `testing` bring the modules of these names.
+//! `h2-frames` reads the HTTP/2 frames of connections. `otel-bound` makes OpenTelemetry's metrics cheaper, by
 //! an experiment of theirs.
 //!
 //! # What is not provided

@@ -8,11 +8,15 @@ mod call;
 #[allow(dead_code, unreachable_pub, missing_debug_implementations)]
 mod hand_written;
 
-use std::sync::Mutex;
+use std::{convert::Infallible, sync::Mutex};
 
 use allocation_counter::measure;
 use call::Side;
-use tower::{Layer, Service, layer::util::Identity};
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use http_body_util::StreamBody;
+use tonic::body::Body;
+use tower::{Layer, Service, layer::util::Identity, service_fn};
 use tower_tracer::{
     Level, RequestParts, RpcInfo, Tracer, TracerLayer, on_finish, testing::RecordingTracer,
 };
@@ -121,4 +125,45 @@ fn an_untraced_request_allocates_nothing() {
         above_none(&TracerLayer::new(Vec::<RecordingTracer>::new()), 1),
         0
     );
+}
+
+type Echoed = Result<Response<Body>, Infallible>;
+
+fn echo(request: Request<Body>) -> std::future::Ready<Echoed> {
+    let response = Response::builder().header("content-type", "application/grpc");
+    std::future::ready(Ok(response.body(request.into_body()).unwrap()))
+}
+
+type Echo = tower::util::ServiceFn<fn(Request<Body>) -> std::future::Ready<Echoed>>;
+
+/// How many bytes a stream holds whose both bodies are open, on the heap and in its response.
+fn bytes_in_flight<L, B>(layer: &L) -> usize
+where
+    L: Layer<Echo>,
+    L::Service: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+{
+    const STREAMS: usize = 1000;
+    let mut service = layer.layer(service_fn(echo as fn(_) -> _));
+    let mut held = Vec::with_capacity(STREAMS);
+    let heap = measure(|| {
+        held.extend((0..STREAMS).map(|_| {
+            let body = StreamBody::new(tokio_stream::pending::<Result<_, tonic::Status>>());
+            let request = Request::post("/echo.Echo/UnaryEcho")
+                .header("content-type", "application/grpc")
+                .body(Body::new(body))
+                .unwrap();
+            service.call(request).now_or_never().unwrap().unwrap()
+        }));
+    });
+    heap.bytes_current as usize / STREAMS + size_of::<Response<B>>()
+}
+
+#[test]
+fn an_rpc_in_flight_holds_less_than_a_kibibyte() {
+    let none = bytes_in_flight(&Identity::new());
+    for level in [Level::Base, Level::Detailed] {
+        let held = bytes_in_flight(&TracerLayer::new(()).level(level)) - none;
+        println!("an RPC in flight holds {held} bytes at level {level:?}");
+        assert!(held < 1024, "{held} bytes at level {level:?}");
+    }
 }

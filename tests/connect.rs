@@ -320,8 +320,102 @@ fn a_compressed_unary_error_is_read_too() {
     }
 }
 
+/// What zstd makes of it, with its size in its head and as a stream that has none.
+fn zstd(plain: &[u8]) -> [Vec<u8>; 2] {
+    let known = zstd::bulk::compress(plain, 3).unwrap();
+    let streamed = zstd::stream::encode_all(plain, 3).unwrap();
+    [known, streamed]
+}
+
 #[test]
-fn a_unary_error_in_another_compression_than_gzip_leaves_the_http_status() {
+fn errors_that_zstd_compressed_are_read_too() {
+    let message = "gone ".repeat(2000);
+    let unary_error = format!(r#"{{"code":"not_found","message":"{message}"}}"#);
+    let stream_error = format!(r#"{{"error":{unary_error}}}"#);
+    for step in [1, 7, 10_000] {
+        for body in zstd(unary_error.as_bytes()) {
+            let exchange = failing(503, "")
+                .response_header("content-encoding", "zstd")
+                .response(pieces(&body, step));
+            for rpc in exchange.both() {
+                assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::NotFound)));
+                assert!(rpc.stats().error().unwrap().starts_with("gone gone"));
+            }
+        }
+        for (end, code) in [(&stream_error[..], Code::NotFound), ("{}", Code::Ok)] {
+            for end in zstd(end.as_bytes()) {
+                let body = [frame(0, b"ten bytes."), frame(3, &end)].concat();
+                let exchange = Exchange::new(STREAM).response(pieces(&body, step));
+                for rpc in exchange.both() {
+                    assert_eq!(rpc.stats().status(), Some(Status::Grpc(code)));
+                    assert_eq!(rpc.stats().response().messages(), Some(1));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_zstd_did_not_compress_or_is_cut_off_or_too_long_is_not_a_status() {
+    let json = br#"{"code":"not_found"}"#;
+    let [whole, _] = zstd(json);
+    let cut = &whole[..whole.len() - 1];
+    let mut broken = whole.clone();
+    broken[6] ^= 0xff;
+    // A window of 128 MiB, of which nothing is used.
+    let mut wide = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    wide.long_distance_matching(true).unwrap();
+    wide.window_log(27).unwrap();
+    wide.write_all(json).unwrap();
+    let wide = wide.finish().unwrap();
+    // More than is kept of what is compressed.
+    let mut state = 1_u64;
+    let mut letter = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        char::from(b'a' + (state >> 33) as u8 % 26)
+    };
+    let noise: String = (0..20_000).map(|_| letter()).collect();
+    let [long, _] = zstd(format!(r#"{{"code":"not_found","message":"{noise}"}}"#).as_bytes());
+    assert!(long.len() > 8 * 1024);
+    for body in [
+        cut,
+        &broken,
+        &wide,
+        &long,
+        b"\x28",
+        b"\x28\xb5\x2f\xfd",
+        b"(json)",
+    ] {
+        let exchange = failing(503, "")
+            .response_header("content-encoding", "zstd")
+            .response(pieces(body, 100));
+        for rpc in exchange.both() {
+            assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::Unavailable)));
+            assert_eq!(rpc.stats().wire_status(), None);
+        }
+    }
+}
+
+// The status at the beginning is found, and the rest is not decompressed.
+#[test]
+fn what_zstd_expands_without_end_is_read_up_to_a_bound() {
+    let mut json = br#"{"code":"not_found","message":""#.to_vec();
+    json.resize(16 * 1024 * 1024, b'a');
+    for body in zstd(&json) {
+        assert!(body.len() < 8 * 1024);
+        let exchange = failing(503, "")
+            .response_header("content-encoding", "zstd")
+            .response(pieces(&body, 1000));
+        for rpc in exchange.both() {
+            assert_eq!(rpc.stats().status(), Some(Status::Grpc(Code::NotFound)));
+        }
+    }
+}
+
+#[test]
+fn a_unary_error_in_an_unknown_compression_leaves_the_http_status() {
     let json = br#"{"code":"resource_exhausted"}"#;
     for (encoding, body) in [
         ("br", &b"\x0b\x02\x80{}\x03"[..]),

@@ -1,9 +1,12 @@
 //! Pages to read before, or beside, the reference.
 //!
-//! * To begin: [`write_a_tracer`], [`tracing_opentelemetry_or_both`].
+//! * To begin: [`write_a_tracer`], [`tracing_opentelemetry_or_both`], [`hosts`].
 //! * If you know another library: [`coming_from_tower_http`],
 //!   [`coming_from_tonic_tracing_opentelemetry`], [`coming_from_kitex`], [`comparison`].
-//! * What to expect: [`endings`], [`performance`].
+//! * What to expect: [`endings`], [`performance`], [`at_scale`].
+
+#[doc = include_str!("at_scale.md")]
+pub mod at_scale {}
 
 #[doc = include_str!("coming_from_kitex.md")]
 pub mod coming_from_kitex {}
@@ -19,6 +22,9 @@ pub mod comparison {}
 
 #[doc = include_str!("endings.md")]
 pub mod endings {}
+
+#[doc = include_str!("hosts.md")]
+pub mod hosts {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}

@@ -1,10 +1,8 @@
 //! Reads one body as it passes, by the framing of its protocol.
 
 use bytes::Buf;
-#[cfg(feature = "connect")]
-use http::Method;
 use http::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, Method, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::Body;
@@ -92,10 +90,17 @@ impl BodyReader {
 
     /// For the body of a request.
     #[inline]
-    pub(crate) fn of_request<B>(request: &Request<B>, protocol: Protocol) -> Self {
+    pub(crate) fn of_request<'a>(
+        protocol: Protocol,
+        headers: &HeaderMap,
+        method: Option<&Method>,
+        query: impl FnOnce() -> Option<&'a str>,
+    ) -> Self {
         match protocol {
             Protocol::Grpc => Self::framed(),
-            _ => Self::Other(Box::new(Other::of_request(request, protocol))),
+            _ => Self::Other(Box::new(Other::of_request(
+                protocol, headers, method, query,
+            ))),
         }
     }
 
@@ -252,19 +257,25 @@ impl BodyReader {
 }
 
 impl Other {
-    fn of_request<B>(request: &Request<B>, protocol: Protocol) -> Self {
+    #[cfg_attr(not(feature = "connect"), expect(unused_variables))]
+    fn of_request<'a>(
+        protocol: Protocol,
+        headers: &HeaderMap,
+        method: Option<&Method>,
+        query: impl FnOnce() -> Option<&'a str>,
+    ) -> Self {
         #[cfg(feature = "connect")]
-        if protocol == Protocol::ConnectUnary && request.method() == Method::GET {
-            let query = request.uri().query().unwrap_or_default();
+        if protocol == Protocol::ConnectUnary && method == Some(&Method::GET) {
+            let query = query().unwrap_or_default();
             let mut reader = Self::nothing(protocol);
             if let Some((size, compressed)) = connect::message_in(query) {
                 reader.messages = Messages::Outside { size, compressed };
             }
             return reader;
         }
-        let mut reader = Self::new(protocol, request.headers());
+        let mut reader = Self::new(protocol, headers);
         if is_unframed(protocol) {
-            reader.rest = content_length(request.headers()).unwrap_or(UNKNOWN);
+            reader.rest = content_length(headers).unwrap_or(UNKNOWN);
         }
         reader
     }

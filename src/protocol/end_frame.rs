@@ -36,9 +36,15 @@ pub(crate) enum Text {
 enum Content {
     None,
     Plain(Reader),
-    /// gzip is the one compression that Connect's peers share.
+    /// Compressed, and none of it seen yet.
+    #[cfg(feature = "connect")]
+    Compressed,
+    /// gzip is the one compression that all of Connect's peers share.
     #[cfg(feature = "connect")]
     Gzip(Box<flate2::write::GzDecoder<Reader>>),
+    /// All of it, as it is: zstd is decompressed at its end.
+    #[cfg(feature = "connect-zstd")]
+    Zstd(Vec<u8>),
     Unreadable,
 }
 
@@ -100,8 +106,15 @@ impl EndFrame {
 
     /// The next bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
+        #[cfg(feature = "connect")]
+        self.recognize(bytes);
         match &mut self.content {
             Content::Plain(reader) => reader.push(bytes),
+            #[cfg(feature = "connect-zstd")]
+            Content::Zstd(compressed) => match compressed.len() + bytes.len() <= HEAD {
+                true => compressed.extend_from_slice(bytes),
+                false => self.content = Content::Unreadable,
+            },
             #[cfg(feature = "connect")]
             Content::Gzip(gunzip) => {
                 let written = gunzip.write_all(bytes);
@@ -110,8 +123,26 @@ impl EndFrame {
                     self.content = Content::Unreadable;
                 }
             }
+            #[cfg(feature = "connect")]
+            Content::Compressed => {}
             Content::None | Content::Unreadable => {}
         }
+    }
+
+    /// Finds out which compression it is. A frame does not say so, but its first byte does.
+    #[cfg(feature = "connect")]
+    fn recognize(&mut self, bytes: &[u8]) {
+        let (Content::Compressed, Some(first)) = (&self.content, bytes.first()) else {
+            return;
+        };
+        self.content = match first {
+            #[cfg(feature = "connect-zstd")]
+            &ZSTD => Content::Zstd(Vec::new()),
+            _ => {
+                let reader = Reader::new(self.text);
+                Content::Gzip(Box::new(flate2::write::GzDecoder::new(reader)))
+            }
+        };
     }
 
     /// The rest cannot be looked at: what was read may still say the status.
@@ -126,11 +157,10 @@ impl EndFrame {
     }
 
     fn begin(&mut self, compressed: bool) {
-        let reader = Reader::new(self.text);
         self.content = match compressed {
-            false => Content::Plain(reader),
+            false => Content::Plain(Reader::new(self.text)),
             #[cfg(feature = "connect")]
-            true => Content::Gzip(Box::new(flate2::write::GzDecoder::new(reader))),
+            true => Content::Compressed,
             #[cfg(not(feature = "connect"))]
             true => Content::Unreadable,
         };
@@ -173,6 +203,13 @@ impl EndFrame {
     }
 
     fn read(&mut self) -> Option<&Reader> {
+        #[cfg(feature = "connect-zstd")]
+        if let Content::Zstd(compressed) = &self.content {
+            self.content = match Reader::of_zstd(self.text, compressed) {
+                Some(reader) => Content::Plain(reader),
+                None => Content::Unreadable,
+            };
+        }
         match &mut self.content {
             Content::Plain(reader) => Some(reader),
             #[cfg(feature = "connect")]
@@ -181,6 +218,10 @@ impl EndFrame {
                 let reader = gunzip.get_ref();
                 (is_whole || reader.is_full()).then_some(reader)
             }
+            #[cfg(feature = "connect")]
+            Content::Compressed => None,
+            #[cfg(feature = "connect-zstd")]
+            Content::Zstd(_) => None,
             Content::None | Content::Unreadable => None,
         }
     }
@@ -212,6 +253,13 @@ const HEAD: usize = 8 * 1024;
 /// How much plain text is read of what is compressed.
 #[cfg(feature = "connect")]
 const INFLATED: usize = 1024 * 1024;
+/// The first byte of what zstd compressed.
+#[cfg(feature = "connect-zstd")]
+const ZSTD: u8 = 0x28;
+/// How far back a frame of zstd may refer: as far as the default level does. The decoder keeps that much of what
+/// it has decompressed.
+#[cfg(feature = "connect-zstd")]
+const WINDOW: u64 = 2 * 1024 * 1024;
 
 impl Reader {
     fn new(text: Text) -> Self {
@@ -223,6 +271,21 @@ impl Reader {
             left: INFLATED,
             lost: false,
         }
+    }
+
+    /// Reads all of it; `None` if it is not whole, or if it is not zstd.
+    #[cfg(feature = "connect-zstd")]
+    fn of_zstd(text: Text, compressed: &[u8]) -> Option<Self> {
+        // A panic of the decoder must not become one of the layer.
+        let read = std::panic::AssertUnwindSafe(|| {
+            let mut reader = Self::new(text);
+            let mut decoder =
+                ruzstd::decoding::StreamingDecoder::new_with_max_window_size(compressed, WINDOW)
+                    .ok()?;
+            let copied = io::copy(&mut decoder, &mut reader);
+            (copied.is_ok() || reader.is_full()).then_some(reader)
+        });
+        std::panic::catch_unwind(read).ok().flatten()
     }
 
     /// Whether it has read as much as it does of what is compressed.

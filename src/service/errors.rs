@@ -129,6 +129,15 @@ fn classify(error: &(dyn Error + 'static), info: &mut ErrorInfo) {
             info.code.get_or_insert(Code::Unavailable);
         }
     }
+    #[cfg(feature = "reqwest")]
+    if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+        if error.is_connect() {
+            info.code.get_or_insert(Code::Unavailable);
+        } else if is_timeout_of_reqwest(error) {
+            info.code.get_or_insert(Code::DeadlineExceeded);
+            info.ending.get_or_insert(Ending::Deadline);
+        }
+    }
     #[cfg(feature = "transport")]
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         if error.is_timeout() {
@@ -152,6 +161,15 @@ fn classify(error: &(dyn Error + 'static), info: &mut ErrorInfo) {
         }
     }
     let _ = (error, info);
+}
+
+/// Whether the client's own timeout passed. reqwest calls it a timeout too if a peer does not answer pings,
+/// or if the system gives up on a socket.
+#[cfg(feature = "reqwest")]
+fn is_timeout_of_reqwest(error: &reqwest::Error) -> bool {
+    let is_below =
+        |error: &(dyn Error + 'static)| error.is::<hyper::Error>() || error.is::<std::io::Error>();
+    error.is_timeout() && !chain(error.source()).any(is_below)
 }
 
 /// HTTP/2 has an error of its own for it. Over HTTP/1 hyper reads less than was announced, or the
@@ -197,6 +215,8 @@ const KNOWN: &[AsError] = &[
     view_as::<h2::Error>,
     #[cfg(feature = "axum")]
     view_as::<axum::Error>,
+    #[cfg(feature = "reqwest")]
+    view_as::<reqwest::Error>,
     view_as::<std::io::Error>,
 ];
 

@@ -7,12 +7,16 @@ use http_body::Body;
 #[cfg(feature = "tonic")]
 use http_body_util::combinators::UnsyncBoxBody;
 
+#[cfg(any(feature = "tonic", feature = "axum"))]
+use super::body_types::count;
+#[cfg(feature = "http-body-util")]
+use super::body_types::known;
 use super::{
-    ResponseBody, RpcGuard, TracedResponse, fast_path, outcome::Cause, request_body::RequestBody,
+    ResponseBody, RpcGuard, TracedResponse, body_types::Counter, fast_path, outcome::Cause,
 };
 use crate::{
     protocol::{BodyReader, WireStatus},
-    rpc::{Code, Direction, Event, MethodPath, Protocol, RpcInfo},
+    rpc::{Code, Event, MethodPath, Protocol, RpcInfo},
     tracer::{RequestObserver, StreamEventKind, TracedRequest, Tracer},
 };
 
@@ -62,57 +66,36 @@ impl<B: 'static> TracedRequest for Request<B> {
         Some(Self::extensions_mut(self))
     }
 
-    /// Counts the body if it is of a type that can hold any body: tonic's or axum's.
+    fn body_mut(&mut self) -> Option<&mut dyn Any> {
+        Some(Self::body_mut(self))
+    }
+
+    /// Counts the body if it is of a type that can hold any body, or that is all in memory.
     #[inline(always)]
     fn observe(&mut self, observer: RequestObserver) {
         let Some(rpc) = observer.rpc() else { return };
-        let reader = BodyReader::of_request(self, rpc.protocol());
+        let reader =
+            BodyReader::of_request(rpc.protocol(), self.headers(), Some(self.method()), || {
+                self.uri().query()
+            });
+        let counter = Counter { reader, observer };
         let body: &mut dyn Any = self.body_mut();
         #[cfg(feature = "tonic")]
         if let Some(body) = body.downcast_mut::<tonic::body::Body>() {
             // tonic takes a body in this box as it is. It wraps any other, to map its errors.
-            return observe(body, reader, observer, |body| {
+            return count(body, counter, |body| {
                 tonic::body::Body::new(UnsyncBoxBody::new(body))
             });
         }
         #[cfg(feature = "axum")]
         if let Some(body) = body.downcast_mut::<axum::body::Body>() {
-            return observe(body, reader, observer, axum::body::Body::new);
+            return count(body, counter, axum::body::Body::new);
         }
-        let _ = (body, reader, observer);
+        #[cfg(feature = "http-body-util")]
+        known::count(body, counter);
+        #[cfg(not(feature = "http-body-util"))]
+        let _ = (body, counter);
     }
-}
-
-/// Wraps a body, and boxes it back into its own type.
-#[cfg_attr(
-    not(any(feature = "tonic", feature = "axum")),
-    expect(
-        dead_code,
-        reason = "no feature brings a body type that can hold any body"
-    )
-)]
-#[inline(always)]
-fn observe<B>(
-    body: &mut B,
-    mut reader: BodyReader,
-    observer: RequestObserver,
-    into_box: fn(RequestBody<B>) -> B,
-) where
-    B: Body + Default,
-    B::Error: fmt::Display + 'static,
-{
-    let Some(rpc) = observer.rpc() else { return };
-    let cell = rpc.stats().cell(Direction::Request);
-    cell.observe(reader.counts_messages());
-    if body.is_end_stream() {
-        if let Some(meter) = observer.meter() {
-            meter.end(&reader, true);
-        }
-        return;
-    }
-    reader.hint(|| body.size_hint().exact());
-    let inner = std::mem::take(body);
-    *body = into_box(RequestBody::new(inner, reader, observer));
 }
 
 impl<B> TracedResponse for Response<B>

@@ -1,6 +1,7 @@
 //! The traced service: its future and bodies, what it needs of requests and responses, and the guard that
 //! calls `finish`.
 
+mod body_types;
 pub(crate) mod errors;
 pub(crate) mod fast_path;
 mod future;
@@ -8,6 +9,8 @@ mod guard;
 mod http;
 mod outcome;
 mod request_body;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod response;
 mod response_body;
 mod stage;
@@ -20,9 +23,11 @@ use std::{
     task::{Context, Poll},
 };
 
+pub(crate) use body_types::BodyTypes;
 pub(crate) use errors::view_as;
 pub use future::ResponseFuture;
 pub use guard::RpcGuard;
+pub use request_body::RequestBody;
 pub use response::TracedResponse;
 pub use response_body::ResponseBody;
 pub use stage::{Stage, StageFuture, StageLayer};

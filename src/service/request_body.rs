@@ -13,8 +13,9 @@ use super::{errors::is_stream_failure, fast_path};
 use crate::{protocol::BodyReader, tracer::RequestObserver};
 
 pin_project! {
-    /// The body of a traced request. It is boxed back into the body type that it wraps.
-    pub(super) struct RequestBody<B> {
+    /// The body of a traced request. It is boxed back into the body type that it wraps; see
+    /// [`TracerLayer::body_type`](crate::TracerLayer::body_type).
+    pub struct RequestBody<B> {
         #[pin]
         inner: Option<B>,
         reader: BodyReader,
@@ -151,4 +152,13 @@ where
     };
     meter.end(reader, complete);
     true
+}
+
+impl<B: fmt::Debug> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("inner", &self.inner)
+            .field("rpc", &self.observer.rpc())
+            .finish_non_exhaustive()
+    }
 }

@@ -5,8 +5,8 @@ use crate::{rpc::RpcInfo, tracer::Tracer};
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
 /// [`TracedRequest`](crate::service::TracedRequest).
 ///
-/// It is implemented for [`http::Response`], whose body ends the RPC. For a custom response that is
-/// complete when it is returned:
+/// It is implemented for [`http::Response`], whose body ends the RPC, and with feature `reqwest` for
+/// reqwest's. For a custom response that is complete when it is returned:
 ///
 /// ```
 /// use tower_tracer::{Status, Tracer, service::{RpcGuard, TracedResponse}};

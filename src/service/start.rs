@@ -2,7 +2,7 @@
 
 use std::{any::type_name, sync::Arc};
 
-use super::RpcGuard;
+use super::{RpcGuard, body_types::BodyTypes};
 use crate::{
     config::Config,
     panics::{contain, contain_as},
@@ -15,6 +15,7 @@ pub(crate) struct Shared<T> {
     // Empty only in the drop.
     pub(crate) tracer: Option<Arc<T>>,
     pub(crate) level_of: Option<Arc<LevelOf>>,
+    pub(crate) body_types: BodyTypes,
     pub(crate) config: Config,
 }
 
@@ -66,7 +67,9 @@ impl<T: Tracer> Shared<T> {
             observer.sink = guard.watch(wants_events);
             observer.headers(request.headers());
         }
-        request.observe(observer);
+        if let Some(observer) = self.body_types.observe(request, observer) {
+            request.observe(observer);
+        }
         guard
     }
 }

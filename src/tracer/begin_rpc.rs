@@ -114,7 +114,8 @@ fn inferred_role(request: &impl TracedRequest) -> Role {
     {
         return Role::Client;
     }
-    request.rpc().map_or(Role::Server, RpcInfo::role)
+    let outer = || request.rpc().map(RpcInfo::role);
+    request.fixed_role().or_else(outer).unwrap_or(Role::Server)
 }
 
 /// A record without a parent can still be under a declined RPC.

@@ -1,4 +1,9 @@
-use std::{cell::Cell, fmt, sync::Arc};
+use std::{
+    any::Any,
+    cell::{Cell, OnceCell},
+    fmt,
+    sync::Arc,
+};
 
 use http::{Extensions, HeaderMap, Method, Uri, Version};
 
@@ -13,7 +18,7 @@ use crate::{
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
 /// [`TracedResponse`](crate::service::TracedResponse).
 ///
-/// It is implemented for [`http::Request`]. For a custom request, [`path`](Self::path) is enough:
+/// It is implemented for [`http::Request`], and with feature `reqwest` for reqwest's. For a custom request, [`path`](Self::path) is enough:
 ///
 /// ```
 /// use tower_tracer::{RpcInfo, service::{RequestObserver, TracedRequest}};
@@ -75,6 +80,17 @@ pub trait TracedRequest {
         None
     }
 
+    /// The same for a request over HTTP that holds no [`Uri`] to borrow. Called if a tracer asks for it.
+    fn to_uri(&self) -> Option<Uri> {
+        None
+    }
+
+    /// The side that all requests of this type are on, if it is only one. What the layer is configured with
+    /// counts before it.
+    fn fixed_role(&self) -> Option<Role> {
+        None
+    }
+
     /// The HTTP method, for a request over HTTP.
     fn http_method(&self) -> Option<&Method> {
         None
@@ -105,6 +121,12 @@ pub trait TracedRequest {
         None
     }
 
+    /// The body, if it may be of a type that was named to the layer with
+    /// [`body_type`](crate::TracerLayer::body_type). If it is, [`observe`](Self::observe) is not called.
+    fn body_mut(&mut self) -> Option<&mut dyn Any> {
+        None
+    }
+
     /// Counts the request's content. Called once, after all tracers have started, right before the
     /// request goes to the service. Unless implemented, the request's figures are unknown.
     fn observe(&mut self, observer: RequestObserver) {
@@ -124,6 +146,8 @@ pub struct RequestParts<'a> {
     /// The record, once it is made; taken out while a tracer starts.
     pub(super) rpc: Option<RpcInfo>,
     role: Option<Role>,
+    /// The URI of a request that has none to borrow.
+    made_uri: OnceCell<Option<Box<Uri>>>,
 }
 
 impl<'a> RequestParts<'a> {
@@ -135,6 +159,7 @@ impl<'a> RequestParts<'a> {
             sample_key: Cell::new(None),
             rpc: None,
             role: None,
+            made_uri: OnceCell::new(),
         }
     }
 
@@ -171,7 +196,10 @@ impl<'a> RequestParts<'a> {
     /// `Router::nest`, which takes its prefix off the [`path`](Self::path).
     #[must_use]
     pub fn uri(&self) -> Option<&Uri> {
-        self.request.uri()
+        self.request.uri().or_else(|| {
+            let made = || self.request.to_uri().map(Box::new);
+            self.made_uri.get_or_init(made).as_deref()
+        })
     }
 
     /// The HTTP method, for a request over HTTP.
