@@ -2,7 +2,8 @@
 //! `cargo bench --all-features --bench end_to_end`.
 //!
 //! Each figure is the rate with the layers over the rate without, of rounds that take turns: the middle one,
-//! and the quartiles. `none again` shows the noise. `--quick` runs a few short rounds.
+//! and the quartiles. `none again` shows the noise. `--quick` runs a few short rounds, and `--only TEXT` only
+//! the variants whose name has this text.
 
 #![allow(missing_docs, unreachable_pub, unnameable_types)]
 
@@ -50,22 +51,20 @@ use tower_tracer::{
     otel::OtelTracer,
 };
 
-/// Answers at once. A stream has `count` small messages: as many in a frame as fit, or one if `delay_ms` is
-/// not 0.
+/// Answers at once, with the request's message. A stream has `count` of them: as many in a frame as fit, or one
+/// if `delay_ms` is not 0.
 struct Service;
 
 type Responses = Pin<Box<dyn Stream<Item = Result<EchoResponse, Status>> + Send>>;
 
-fn answer() -> EchoResponse {
-    EchoResponse {
-        message: "a message".to_owned(),
-    }
-}
-
 #[tonic::async_trait]
 impl Echo for Service {
-    async fn unary_echo(&self, _: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
-        Ok(Response::new(answer()))
+    async fn unary_echo(
+        &self,
+        request: Request<EchoRequest>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        let message = request.into_inner().message;
+        Ok(Response::new(EchoResponse { message }))
     }
 
     type ServerStreamingEchoStream = Responses;
@@ -75,9 +74,16 @@ impl Echo for Service {
         request: Request<EchoRequest>,
     ) -> Result<Response<Responses>, Status> {
         let EchoRequest {
-            count, delay_ms, ..
+            message,
+            count,
+            delay_ms,
+            ..
         } = request.into_inner();
-        let messages = stream::iter((0..count).map(|_| Ok(answer())));
+        let messages = (0..count).map(move |_| {
+            let message = message.clone();
+            Ok(EchoResponse { message })
+        });
+        let messages = stream::iter(messages);
         Ok(Response::new(match delay_ms {
             0 => Box::pin(messages),
             _ => Box::pin(Apart {
@@ -129,18 +135,24 @@ struct Cell {
     name: &'static str,
     /// 0 for a unary call.
     messages: u32,
+    /// Of a message's text.
+    bytes: usize,
     apart: bool,
     at_once: usize,
     /// How many calls a round has.
     calls: usize,
 }
 
-const CELLS: [Cell; 5] = [
+const CELLS: [Cell; 6] = [
     cell("unary, 1 in flight", 0, false, 1, 400),
     cell("unary, 64 in flight", 0, false, 64, 640),
     cell("1000 messages, packed, 1 in flight", 1000, false, 1, 12),
     cell("1000 messages, packed, 64 in flight", 1000, false, 64, 64),
     cell("1000 messages, a frame each", 1000, true, 1, 6),
+    Cell {
+        bytes: 64 * 1024,
+        ..cell("1 GiB in messages of 64 KiB", 16 * 1024, false, 1, 1)
+    },
 ];
 
 const fn cell(
@@ -153,9 +165,20 @@ const fn cell(
     Cell {
         name,
         messages,
+        bytes: 9,
         apart,
         at_once,
         calls,
+    }
+}
+
+impl Cell {
+    fn rounds(&self, is_quick: bool) -> usize {
+        match (is_quick, self.bytes > 1000) {
+            (true, _) => 3,
+            (false, true) => 10,
+            (false, false) => 60,
+        }
     }
 }
 
@@ -225,7 +248,7 @@ macro_rules! pair {
                 async move {
                     for _ in 0..calls {
                         let request = EchoRequest {
-                            message: "a message".to_owned(),
+                            message: "m".repeat(cell.bytes),
                             count: cell.messages,
                             delay_ms: u32::from(cell.apart),
                             ..EchoRequest::default()
@@ -362,16 +385,22 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let is_bench = arguments.iter().any(|argument| argument == "--bench");
     let is_quick = !is_bench || arguments.iter().any(|argument| argument == "--quick");
-    let rounds = if is_quick { 3 } else { 60 };
+    let only = arguments.iter().position(|argument| argument == "--only");
+    let only = only.and_then(|at| arguments.get(at + 1));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     for (transport, title) in [(Transport::Pipe, "pipe in memory"), (Transport::Tcp, "TCP")] {
         let mut variants = variants(&runtime, transport);
+        variants.retain(|(name, _)| {
+            only.is_none_or(|only| name.starts_with("none") || name.contains(only))
+        });
         for mut cell in CELLS {
+            let rounds = cell.rounds(is_quick);
             if is_quick {
                 cell.calls = cell.at_once;
+                cell.messages = cell.messages.min(1000);
             }
             let mut rates = vec![Vec::new(); variants.len()];
             for round in 0..=rounds {
