@@ -225,17 +225,18 @@ macro_rules! pair {
                     let address = incoming.local_addr().expect("an address");
                     let endpoint = Endpoint::from_shared(format!("http://{address}"));
                     let endpoint = endpoint.expect("a URI");
+                    // tonic's own connector is this one.
+                    let mut http = HttpConnector::new();
+                    http.set_nodelay(true);
                     if on == Transport::Traced {
                         let incoming = Incoming::new(incoming, ());
                         tokio::spawn(server.serve_with_incoming(incoming));
-                        let mut http = HttpConnector::new();
-                        http.set_nodelay(true);
                         endpoint
                             .connect_with_connector(Connector::new(http, ()))
                             .await
                     } else {
                         tokio::spawn(server.serve_with_incoming(incoming));
-                        endpoint.connect().await
+                        endpoint.connect_with_connector(http).await
                     }
                 }
             }

@@ -135,7 +135,15 @@ impl Scanner {
     }
 
     /// Keeps bytes until there are as many as wanted.
+    #[inline]
     fn keep(&mut self, wanted: usize, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
+        // Nearly always they are there at once. What follows them is not looked at.
+        if self.count == 0
+            && let Some(now) = bytes.first_chunk()
+        {
+            *bytes = bytes.get(wanted..)?;
+            return Some(*now);
+        }
         let room = self.kept.get_mut(self.count..wanted)?;
         let length = room.len().min(bytes.len());
         let (now, rest) = bytes.split_at(length);
