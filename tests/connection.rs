@@ -161,6 +161,13 @@ async fn connection_opens_serves_rpcs_and_closes_on_both_sides() {
         closed(&served.recorder, 1).await,
         ["opened server", "ready server", "closed server peer_closed"],
     );
+    // Its RPCs are between the ends of their connection.
+    let log = served.recorder.full_log();
+    assert_eq!(log[..3], ["opened server", "ready server", "start"]);
+    let last = log.len() - 1;
+    assert!(log[last - 1].starts_with("finish"), "{log:?}");
+    assert_eq!(log[last], "closed server peer_closed");
+    assert_eq!(log.iter().filter(|line| *line == "start").count(), 3);
     assert_eq!(
         closed(&client_side, 1).await,
         ["opened client", "ready client", "closed client closed"],

@@ -1039,3 +1039,79 @@ async fn a_call_in_a_handler_logs_within_the_programs_span_too() {
         ]
     );
 }
+
+/// What `tracing_subscriber::fmt` writes.
+#[cfg(feature = "connection")]
+#[derive(Clone, Default)]
+struct Text(Arc<Mutex<Vec<u8>>>);
+
+#[cfg(feature = "connection")]
+impl io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(feature = "connection")]
+#[tokio::test]
+async fn a_connection_logs_at_debug_and_its_failure_as_a_warning() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tower_tracer::connection::Acceptor;
+
+    let text = Text::default();
+    let writer = text.clone();
+    let installed = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .without_time()
+        .with_max_level(Level::DEBUG)
+        .set_default();
+    let acceptor = Acceptor::new(TracingTracer::new());
+    let between = |peer: &str, near| {
+        let local = Some("10.0.0.1:50051".parse().unwrap());
+        acceptor.accept_between(near, local, Some(peer.parse().unwrap()))
+    };
+
+    // One that is ready, says something and goes.
+    let (near, mut far) = tokio::io::duplex(64);
+    let mut io = between("10.0.0.2:1000", near);
+    io.set_ready();
+    far.write_all(b"hello").await.unwrap();
+    drop(far);
+    io.read_to_end(&mut Vec::new()).await.unwrap();
+    let good = io.connection().number();
+    drop(io);
+    // One that never gets so far.
+    let io = between("[::1]:2000", tokio::io::duplex(64).0);
+    let bad = io.connection().number();
+    drop(io);
+    drop(installed);
+
+    let text = String::from_utf8(text.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let starts = [
+        "DEBUG tower_tracer::connection: connection ready number=",
+        "DEBUG tower_tracer::connection: connection closed number=",
+        "WARN tower_tracer::connection: connection failed number=",
+    ];
+    assert_eq!(lines.len(), starts.len(), "{text}");
+    for (line, start) in lines.iter().zip(starts) {
+        assert!(line.starts_with(start), "{line}");
+    }
+    let common = [good, good, bad].map(|number| format!("number={number} role=\"server\" "));
+    for (line, common) in lines.iter().zip(common) {
+        assert!(line.contains(&common), "{line}");
+    }
+    assert!(lines[0].contains("peer=\"10.0.0.2:1000\""), "{text}");
+    for part in ["end=\"peer_closed\"", "received_bytes=5", "rpcs_started=0"] {
+        assert!(lines[1].contains(part), "{part} in {text}");
+    }
+    for part in ["peer=\"[::1]:2000\"", "end=\"handshake_failed\""] {
+        assert!(lines[2].contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("attempt="), "a server has none: {text}");
+}
