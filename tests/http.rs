@@ -565,6 +565,12 @@ async fn each_exchange_over_http_succeeds_on_both_sides() {
             }
             assert_eq!(client.stats().response().body_bytes(), Some(bytes));
             assert_eq!(server.stats().response().body_bytes(), Some(server_bytes));
+            let version = match http2 {
+                true => http::Version::HTTP_2,
+                false => http::Version::HTTP_11,
+            };
+            assert_eq!(client.stats().http_version(), Some(version));
+            assert_eq!(server.stats().http_version(), None);
             let sent = if method == Method::POST { 5 } else { 0 };
             assert_eq!(client.stats().request().body_bytes(), Some(sent));
             assert_eq!(server.stats().request().body_bytes(), Some(sent));

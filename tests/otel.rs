@@ -1844,6 +1844,7 @@ async fn a_servers_odd_statuses_make_no_series_of_a_client() {
         let mut attributes = vec![
             "http.request.method=GET".to_owned(),
             format!("http.response.status_code={status}"),
+            "network.protocol.version=1.1".to_owned(),
             "server.address=echo.example".to_owned(),
             "server.port=80".to_owned(),
         ];
@@ -2045,6 +2046,7 @@ async fn plain_http_is_described_by_the_conventions_for_http() {
             "error.type=404",
             "http.request.method=POST",
             "http.response.status_code=404",
+            "network.protocol.version=1.1",
             "server.address=echo.example",
             "server.port=443",
             "url.full=https://echo.example/users/7",

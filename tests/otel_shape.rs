@@ -473,6 +473,7 @@ async fn plain_http_has_query_agent_template_and_sizes_where_they_are_asked_for(
         [
             "http.request.method=GET",
             "http.response.status_code=200",
+            "network.protocol.version=1.1",
             "server.address=shop.example",
             "server.port=80",
             "url.full=http://shop.example/items/7?sig=REDACTED&page=2",

@@ -106,7 +106,7 @@ impl HttpExchange {
                     let agent = bounded(agent, AGENT).to_owned();
                     at_start.push(KeyValue::new("user_agent.original", agent));
                 }
-                // What a client's request says is not what its connection has.
+                // A client's is known from the response.
                 let version = request.version().and_then(protocol_version);
                 measured.extend(version.map(|v| KeyValue::new("network.protocol.version", v)));
             }
@@ -167,11 +167,13 @@ impl HttpExchange {
             }
             _ => error.clone(),
         };
+        let version = rpc.stats().http_version().and_then(protocol_version);
+        let version = version.map(|version| KeyValue::new("network.protocol.version", version));
         let mut measured = self.measured.clone();
-        measured.extend(outcome(label, error_label));
+        measured.extend(outcome(label, error_label).chain(version.clone()));
         HttpOutcome {
             failed,
-            at_end: outcome(status, error).collect(),
+            at_end: outcome(status, error).chain(version).collect(),
             measured: sorted(measured),
         }
     }

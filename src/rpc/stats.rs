@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::Version;
+
 use super::{
     AtomicLevel, Code, Direction, Ending, Event, RecordedEvent, Role, Severity, Status, Tick,
     Traffic, TrafficCell,
@@ -22,6 +24,17 @@ const FAILED: u8 = 1 << 1;
 const DROPPING: u8 = 1 << 2;
 /// It was cancelled because its parent was over.
 const WITH_PARENT: u8 = 1 << 3;
+
+const STATUS_MASK: u16 = (1 << VERSION_SHIFT) - 1;
+const VERSION_SHIFT: u32 = 10;
+
+const VERSIONS: [Version; 5] = [
+    Version::HTTP_09,
+    Version::HTTP_10,
+    Version::HTTP_11,
+    Version::HTTP_2,
+    Version::HTTP_3,
+];
 
 /// What happened to an RPC: its events with their times, what moved, and how it ended.
 ///
@@ -69,7 +82,8 @@ pub struct Stats {
     response: TrafficCell,
     /// Attempts made under this record.
     attempts: AtomicU32,
-    http_status: AtomicU16,
+    /// The response's HTTP status, and above it the place of its version in `VERSIONS`, plus one.
+    http_head: AtomicU16,
     status: AtomicU32,
     wire_status: AtomicU32,
     ending: AtomicU8,
@@ -293,10 +307,20 @@ impl Stats {
     /// once its headers passed.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
-        match self.http_status.load(Ordering::Relaxed) {
+        match self.http_head.load(Ordering::Relaxed) & STATUS_MASK {
             0 => None,
             status => Some(status),
         }
+    }
+
+    /// The version of HTTP that a client's response came in, as the inner service says it
+    /// ([RFC 9110 2.5](https://www.rfc-editor.org/rfc/rfc9110#section-2.5)). `None` on a server, and before
+    /// the headers passed.
+    #[must_use]
+    pub fn http_version(&self) -> Option<Version> {
+        let packed = self.http_head.load(Ordering::Relaxed) >> VERSION_SHIFT;
+        let place = usize::from(packed).checked_sub(1)?;
+        VERSIONS.get(place).copied()
     }
 
     /// How the RPC ended, `None` while it runs.

@@ -39,7 +39,7 @@ pub(super) fn response_reader<B: Body, T: Tracer>(
         return None;
     }
     let stats = rpc.stats();
-    stats.set_http_status(response.status().as_u16());
+    stats.set_http_head(response);
     stats.cell(Direction::Response).observe(true);
     if guard.quiet_cell().is_none()
         && let Some(meter) = guard.meter()

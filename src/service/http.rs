@@ -141,7 +141,7 @@ fn begin<B: Body, T: Tracer>(response: &Response<B>, guard: &mut RpcGuard<T>) ->
     };
     let headers = response.headers();
     let protocol = rpc.protocol();
-    meter.stats.set_http_status(response.status().as_u16());
+    meter.stats.set_http_head(response);
     let reader = BodyReader::of_response(response, protocol);
     let status = WireStatus::in_headers(protocol, headers);
     // An error decides at once, and the peer does not look at the body. OK does not: messages may

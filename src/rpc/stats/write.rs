@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use super::{DROPPING, FAILED, SUCCEEDED, Stats, WITH_PARENT};
+use http::{Response, Version};
+
+use super::{DROPPING, FAILED, SUCCEEDED, Stats, VERSION_SHIFT, VERSIONS, WITH_PARENT};
 use crate::{
     rpc::{
         AtomicLevel, Direction, Ending, Event, Level, Outcome, RecordedEvent, Role, Severity,
@@ -31,7 +33,7 @@ impl Stats {
             request: TrafficCell::default(),
             response: TrafficCell::default(),
             attempts: AtomicU32::new(0),
-            http_status: AtomicU16::new(0),
+            http_head: AtomicU16::new(0),
             status: AtomicU32::new(0),
             wire_status: AtomicU32::new(0),
             ending: AtomicU8::new(0),
@@ -51,7 +53,7 @@ impl Stats {
             request,
             response,
             attempts,
-            http_status,
+            http_head,
             status,
             wire_status,
             ending,
@@ -67,7 +69,7 @@ impl Stats {
         *request = TrafficCell::default();
         *response = TrafficCell::default();
         *attempts = AtomicU32::new(0);
-        *http_status = AtomicU16::new(0);
+        *http_head = AtomicU16::new(0);
         *status = AtomicU32::new(0);
         *wire_status = AtomicU32::new(0);
         *ending = AtomicU8::new(0);
@@ -203,8 +205,14 @@ impl Stats {
     }
 
     #[inline]
-    pub(crate) fn set_http_status(&self, status: u16) {
-        self.http_status.store(status, Ordering::Relaxed);
+    pub(crate) fn set_http_head<B>(&self, response: &Response<B>) {
+        // What a server's response says is not what its connection has.
+        let version = match self.role {
+            Role::Client => place_of(response.version()),
+            Role::Server => 0,
+        };
+        let packed = response.status().as_u16() | version << VERSION_SHIFT;
+        self.http_head.store(packed, Ordering::Relaxed);
     }
 
     /// Records how the RPC ended. Called once, by its guard.
@@ -243,4 +251,12 @@ impl Stats {
         self.finish.move_to(self.now());
         self.ending.store(ending.pack(), Ordering::Release);
     }
+}
+
+/// The place of a version, plus one; 0 for one that has no name.
+fn place_of(version: Version) -> u16 {
+    let mut places = (1..).zip(VERSIONS);
+    places
+        .find(|(_, known)| *known == version)
+        .map_or(0, |(place, _)| place)
 }
