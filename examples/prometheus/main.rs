@@ -1,12 +1,13 @@
 //! Serves `/metrics` for Prometheus: a server and a client in one program, both traced.
 //!
 //! ```text
-//! cargo run -p examples --example prometheus --features metrics -- [ROUNDS] [ADDRESS] [NAMES]
+//! cargo run -p examples --example prometheus --features metrics -- [ROUNDS] [ADDRESS] [NAMES] [MESSAGES]
 //! curl http://127.0.0.1:9464/metrics
 //! ```
 //!
 //! It makes ROUNDS rounds of calls of every kind, 10 by default, and serves until it is interrupted.
-//! NAMES is `rpc`, or `grpc-prometheus` for the names of go-grpc-prometheus. Beside this file are a
+//! NAMES is `rpc`, or `grpc-prometheus` for the names of go-grpc-prometheus. Then comes one stream of this
+//! many MESSAGES, 0 by default, one every 100 ms: its counters move while it runs. Beside this file are a
 //! dashboard for Grafana, `dashboard.json`, and rules for alerts, `alerts.yml`.
 
 #[path = "../echo/mod.rs"]
@@ -14,8 +15,9 @@ mod echo;
 #[path = "../load/mod.rs"]
 mod load;
 
-use std::{error::Error, net::SocketAddr};
+use std::{error::Error, net::SocketAddr, time::Duration};
 
+use echo::{EchoClient, EchoRequest, say};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tower_tracer::{
     TracerLayer,
@@ -34,6 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Some("grpc-prometheus") => Names::GrpcPrometheus,
         Some(other) => return Err(format!("NAMES is rpc or grpc-prometheus, not {other}").into()),
     };
+    let messages: u32 = arguments.next().map_or(Ok(0), |n| n.parse())?;
     // What a server says of its methods: all others are counted together.
     let methods = KnownMethods::from_descriptor_set(include_bytes!("../echo/descriptors.bin"))?;
     let tracer = || MetricsTracer::new().names(names);
@@ -45,12 +48,25 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     exporter.install()?;
 
-    let layer = TracerLayer::new(tracer().methods(methods.clone())).server();
-    let server = load::serve(layer).await?;
-    let layer = TracerLayer::new(tracer()).client().methods(methods);
-    let channel = load::connect(&server.uri, layer).await?;
+    let often = Duration::from_millis(200);
+    let layer = TracerLayer::new(tracer().methods(methods.clone())).progress_every(often);
+    let server = load::serve(layer.server()).await?;
+    let layer = TracerLayer::new(tracer()).progress_every(often);
+    let channel = load::connect(&server.uri, layer.client().methods(methods)).await?;
     load::rounds(&channel, rounds).await?;
     println!("{rounds} rounds done; metrics on http://{address}/metrics");
+
+    if messages > 0 {
+        let request = EchoRequest {
+            count: messages,
+            delay_ms: 100,
+            ..say("message")
+        };
+        let mut echo = EchoClient::new(channel);
+        let mut stream = echo.server_streaming_echo(request).await?.into_inner();
+        while stream.message().await?.is_some() {}
+        println!("{messages} messages received");
+    }
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

@@ -299,6 +299,48 @@ def with_prometheus(folder):
         check("Prometheus: every panel of the dashboard shows something", empty, [])
 
 
+def with_a_stream_that_runs(folder):
+    """Counters move while a stream runs, and are exact after it."""
+    messages = 100
+    with scraped(folder, "prometheus", "rpc", str(messages)) as (ask, _, _):
+
+        def figures(metric):
+            expression = f'{metric}{{rpc_method="ServerStreamingEcho"}}'
+            rows = ask("query", query=expression)["result"]
+            return {row["metric"]["role"]: float(row["value"][1]) for row in rows}
+
+        # By side: what the rounds before had, and what each message adds.
+        of_rounds, size = ROUND["echo.Echo", "ServerStreamingEcho"][2], len("message") + 2
+        families = {
+            "rpc_sent_messages_total": ("server", of_rounds[0] * ROUNDS, 1),
+            "rpc_received_messages_total": ("client", of_rounds[0] * ROUNDS, 1),
+            "rpc_sent_message_bytes_total": ("server", of_rounds[1] * ROUNDS, size),
+            "rpc_received_message_bytes_total": ("client", of_rounds[1] * ROUNDS, size),
+        }
+        seen = {family: set() for family in families}
+
+        def is_over():
+            for family, (side, before, _) in families.items():
+                if figures("rpc_in_flight") == {"client": 1.0, "server": 1.0}:
+                    seen[family].add(figures(family).get(side, 0) - before)
+            return figures("rpc_in_flight") == {"client": 0.0, "server": 0.0} and any(seen.values())
+
+        wait("the stream", is_over)
+        for family, (side, before, each) in families.items():
+            between = {figure for figure in seen[family] if 0 < figure < messages * each}
+            check(
+                f"Prometheus: {family} of a {side} moves while a stream runs, by whole messages",
+                (len(between) >= 3, {figure % each for figure in between}),
+                (True, {0.0}),
+            )
+            total = before + messages * each
+            check(
+                f"Prometheus: {family} of a {side} is exact after it",
+                settled(lambda: figures(family).get(side), total),
+                total,
+            )
+
+
 # Queries of boards that were made for go-grpc-prometheus.
 BOARD = [
     'sum(rate(grpc_server_started_total{job="rpc"}[1m])) by (grpc_service)',
@@ -558,7 +600,14 @@ def alone():
 def main():
     code, printed = run("promtool", "check", "rules", f"{PROMETHEUS}/alerts.yml")
     check("promtool check rules", (code, "SUCCESS" in printed), (0, True))
-    for part in (with_prometheus, with_names_of_grpc_prometheus, with_exemplars, with_influxdb):
+    parts = (
+        with_prometheus,
+        with_a_stream_that_runs,
+        with_names_of_grpc_prometheus,
+        with_exemplars,
+        with_influxdb,
+    )
+    for part in parts:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 part(folder)
