@@ -365,6 +365,16 @@ fn variants(runtime: &Runtime, on: Transport) -> Vec<(&'static str, Runner)> {
             "tower-otel",
             pair!(runtime, on, tower_otel_client, tower_otel_server),
         ),
+        // It is for servers.
+        (
+            "tonic_prometheus_layer",
+            pair!(
+                runtime,
+                on,
+                none(),
+                tonic_prometheus_layer::MetricsLayer::new()
+            ),
+        ),
     ];
     if on == Transport::Tcp {
         let on = Transport::Traced;
