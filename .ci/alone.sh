@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Copies the crate alone to target/NAME: `bash .ci/alone.sh NAME`. The copy has no packages beside it and no
-# dependencies of tests, which would take most of the time or need newer versions.
+# Copies the crate alone to target/NAME and prints the path: `bash .ci/alone.sh NAME`. The copy has no packages
+# beside it and no dependencies of tests, which would take most of the time or need newer versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 copy=${CARGO_TARGET_DIR:-$PWD/target}/$1
