@@ -25,6 +25,10 @@ e2e:
 fuzz seconds="10":
     bash .ci/fuzz.sh {{ seconds }}
 
+# Tries what threads share in each order of steps
+models:
+    cargo run --release --manifest-path models/Cargo.toml --target-dir target/models
+
 # All that has to pass
 ci:
     bash .ci/run

@@ -156,6 +156,7 @@ pub mod rpc;
 #[cfg(any(feature = "otel", feature = "tracing"))]
 mod semconv;
 pub mod service;
+mod sync;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;

@@ -1,30 +1,6 @@
 //! What is counted while a connection is open.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
-
-/// Nanoseconds from the opening, plus one; 0 is "not yet".
-#[derive(Default)]
-pub(super) struct AtomicOffset(AtomicU64);
-
-impl AtomicOffset {
-    pub(super) fn get(&self) -> Option<Duration> {
-        let nanos = self.0.load(Relaxed).checked_sub(1)?;
-        Some(Duration::from_nanos(nanos))
-    }
-
-    pub(super) fn move_to(&self, nanos: u64) {
-        self.0.store(nanos.saturating_add(1), Relaxed);
-    }
-
-    /// Whether this was the first.
-    pub(super) fn set(&self, nanos: u64) -> bool {
-        let nanos = nanos.saturating_add(1);
-        self.0.compare_exchange(0, nanos, Relaxed, Relaxed).is_ok()
-    }
-}
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One direction. Only its reader or writer counts, one at a time.
 #[derive(Default)]

@@ -10,14 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    Transfer,
-    counters::{AtomicOffset, Counters},
-    rpcs::Rpcs,
-};
+use super::{Transfer, counters::Counters, rpcs::Rpcs};
 use crate::{
     Role, RpcInfo,
-    rpc::{Address, Tick},
+    rpc::{Address, AtomicOffset, Tick},
 };
 
 /// The record of a connection: its ends, times and bytes, its RPCs, and how it ended.

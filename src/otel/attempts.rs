@@ -1,11 +1,14 @@
 //! The attempts of a call, for gRPC's metrics of retries (A96).
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
-use crate::RpcInfo;
+use crate::{
+    RpcInfo,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
 
 /// What the layer outside of the retries keeps of the attempts that start inside. Each attempt has a
 /// layer of its own, which finds this through the record of the call.
@@ -21,7 +24,7 @@ pub(super) struct Attempts {
 impl Attempts {
     /// An attempt starts: while another one runs it is a hedge, else a retry after a delay.
     pub(super) fn started(&self, at: u64, is_first: bool) {
-        let others = self.running.fetch_add(1, Relaxed);
+        let others = self.running.fetch_add(1, Acquire);
         if others > 0 {
             self.hedges.fetch_add(1, Relaxed);
         } else if !is_first {
@@ -31,8 +34,9 @@ impl Attempts {
     }
 
     pub(super) fn ended(&self, at: u64) {
-        self.running.fetch_sub(1, Relaxed);
+        // In this order: an attempt that finds no other running needs the time at which the last one ended.
         self.last_end.fetch_max(at, Relaxed);
+        self.running.fetch_sub(1, Release);
     }
 
     /// How long the call waited between its attempts.

@@ -28,6 +28,8 @@ pub use failures::Failures;
 #[cfg(any(feature = "otel", feature = "tracing"))]
 pub(crate) use failures::{is_broken, is_http_error};
 pub(crate) use info::RpcInfo;
+#[cfg(feature = "connection")]
+pub(crate) use internal::AtomicOffset;
 pub(crate) use internal::{HttpMethod, SampleKey, Slot, Tick, clock};
 pub(crate) use level::{AtomicLevel, Level};
 pub use method_kind::MethodKind;

@@ -1,9 +1,7 @@
-use std::{
-    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::internal::MessagesAt;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// What moved in one direction of an RPC: a snapshot, live while the RPC runs.
 ///

@@ -12,7 +12,7 @@ pub(crate) use clock::Tick;
 pub(crate) use context::Slot;
 pub(super) use context::current;
 pub(crate) use http_method::HttpMethod;
-pub(super) use offset::AtomicOffset;
+pub(crate) use offset::AtomicOffset;
 pub(super) use rare::{MessagesAt, RareFields};
 pub(super) use sample::LazySampleKey;
 pub(crate) use sample::SampleKey;

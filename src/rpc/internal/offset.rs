@@ -1,21 +1,20 @@
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-/// A time in nanoseconds from the start of the RPC, plus one; 0 is "not yet".
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// A time in nanoseconds from the start of the RPC or the connection, plus one; 0 is "not yet".
 #[derive(Debug, Default)]
-pub(in crate::rpc) struct AtomicOffset(AtomicU64);
+pub(crate) struct AtomicOffset(AtomicU64);
 
 impl AtomicOffset {
     #[inline]
-    pub(in crate::rpc) fn get(&self) -> Option<Duration> {
+    pub(crate) fn get(&self) -> Option<Duration> {
         let nanos = self.0.load(Ordering::Acquire).checked_sub(1)?;
         Some(Duration::from_nanos(nanos))
     }
 
     /// First write wins; whether this was the first.
-    pub(in crate::rpc) fn set(&self, now: u64) -> bool {
+    pub(crate) fn set(&self, now: u64) -> bool {
         let now = now.saturating_add(1);
         self.0.load(Ordering::Relaxed) == 0
             && self
@@ -25,7 +24,7 @@ impl AtomicOffset {
     }
 
     #[inline]
-    pub(in crate::rpc) fn move_to(&self, now: u64) {
+    pub(crate) fn move_to(&self, now: u64) {
         self.0.store(now.saturating_add(1), Ordering::Release);
     }
 }

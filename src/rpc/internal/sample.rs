@@ -1,10 +1,8 @@
 use std::{
-    cell::Cell,
-    collections::hash_map::RandomState,
-    hash::BuildHasher as _,
-    num::NonZeroU64,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    cell::Cell, collections::hash_map::RandomState, hash::BuildHasher as _, num::NonZeroU64,
 };
+
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 thread_local! {
     /// The draw of the declined RPC whose code runs.
@@ -58,10 +56,10 @@ impl Drop for Entered {
 
 /// A draw that is made when first asked for.
 #[derive(Debug, Default)]
-pub(in crate::rpc) struct LazySampleKey(AtomicU64);
+pub(crate) struct LazySampleKey(AtomicU64);
 
 impl LazySampleKey {
-    pub(in crate::rpc) fn get_or_init(&self, make: impl FnOnce() -> SampleKey) -> SampleKey {
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> SampleKey) -> SampleKey {
         let made = match NonZeroU64::new(self.0.load(Relaxed)) {
             Some(drawn) => return SampleKey(drawn),
             None => make(),

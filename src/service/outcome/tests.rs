@@ -1,4 +1,5 @@
 use super::*;
+use crate::rpc::{Level, MethodPath, RpcStart, Sockets, Tick};
 
 fn facts(protocol: Protocol, role: Role, http_status: impl Into<Option<u16>>) -> Facts {
     Facts {
@@ -157,6 +158,12 @@ fn texts_come_from_the_cause() {
     let garbled = decide(client, trailers("banana"), in_time);
     assert_eq!(garbled.raw_status.as_deref(), Some(&b"banana"[..]));
     assert_eq!(decide(client, trailers("5"), in_time).raw_status, None);
+    let explained = WireStatus {
+        message: Some("gone".into()),
+        ..wire("5").unwrap()
+    };
+    let explained = decide(client, Cause::Headers(Some(explained)), in_time);
+    assert_eq!(explained.error.as_deref(), Some("gone"));
 }
 
 /// The clock is read only if the deadline matters.
@@ -165,5 +172,31 @@ fn a_success_does_not_read_the_clock() {
     let client = facts(Protocol::Grpc, Role::Client, 200);
     for cause in [trailers("0"), trailers("5"), Cause::Panic("")] {
         decide(client, cause, || panic!("the clock was read"));
+    }
+}
+
+fn rpc(role: Role) -> RpcInfo {
+    let start = RpcStart {
+        role,
+        protocol: Protocol::Grpc,
+        kind: None,
+        path: MethodPath::from("/echo.Echo/UnaryEcho"),
+        http_method: None,
+        endpoints: None,
+        sockets: Sockets::default(),
+        timeout: None,
+        deadline: None,
+        attempt: None,
+    };
+    RpcInfo::new(start, None, Level::Base, Tick::now())
+}
+
+#[test]
+fn only_a_server_whose_stream_failed_lost_its_caller() {
+    for role in [Role::Client, Role::Server] {
+        let rpc = rpc(role);
+        assert!(!Facts::of(&rpc).lost_caller);
+        rpc.stats().cell(Direction::Request).lose();
+        assert_eq!(Facts::of(&rpc).lost_caller, role == Role::Server);
     }
 }
