@@ -11,7 +11,7 @@ fi
 target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/tools
 if [ ! -x "$tools/bin/cargo-fuzz" ]; then
-    cargo install --quiet --locked --root "$tools" cargo-fuzz
+    cargo install --quiet --debug --locked --root "$tools" cargo-fuzz
 fi
 export PATH=$tools/bin:$PATH
 
