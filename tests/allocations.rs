@@ -167,3 +167,146 @@ fn an_rpc_in_flight_holds_less_than_a_kibibyte() {
         assert!(held < 1024, "{held} bytes at level {level:?}");
     }
 }
+
+/// What an open connection holds.
+#[cfg(feature = "connection")]
+mod connections {
+    use std::{future::pending, net::SocketAddr};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Join, Sink};
+    use tonic::transport::server::TcpConnectInfo;
+    use tower_tracer::connection::{Acceptor, ConnectionInfo, ConnectionIo, Connector};
+
+    use super::*;
+
+    const CONNECTIONS: u16 = 1000;
+    /// RPCs on each connection, all at once, and how often they are made.
+    const RPCS: u32 = 8;
+    const ROUNDS: u32 = 3;
+
+    type Io = Join<&'static [u8], Sink>;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+    /// Begins all streams of one side at a time, and ends them with a HEADERS frame each.
+    fn frames(from_client: bool) -> &'static [u8] {
+        let mut frames = [if from_client { PREFACE } else { b"" }, SETTINGS].concat();
+        for round in 0..ROUNDS {
+            for flags in [4, 5] {
+                for stream in 0..RPCS {
+                    let stream = (round * RPCS + stream) * 2 + 1;
+                    frames.extend([0, 0, 1, 1, flags]);
+                    frames.extend(stream.to_be_bytes());
+                    frames.push(0);
+                }
+            }
+        }
+        frames.leak()
+    }
+
+    /// Frames pass in both directions.
+    fn pass<IO>(io: &mut ConnectionIo<IO>, read: usize, written: &[u8])
+    where
+        ConnectionIo<IO>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let is_client = io.connection().role() == tower_tracer::Role::Client;
+        let mut buffer = vec![0; read];
+        // The client's frames are first.
+        for writes in [is_client, !is_client] {
+            match writes {
+                true => io.write_all(written).now_or_never().unwrap().unwrap(),
+                false => {
+                    let read = io.read_exact(&mut buffer).now_or_never();
+                    read.unwrap().unwrap();
+                }
+            }
+        }
+        #[cfg(feature = "h2-frames")]
+        assert_eq!(
+            io.connection().h2().unwrap().streams_opened(),
+            u64::from(ROUNDS * RPCS)
+        );
+    }
+
+    /// RPCs that are found by the peer's address, or by what the response has.
+    fn rpcs(connection: &ConnectionInfo, peer: Option<SocketAddr>) {
+        let of_response = connection.clone();
+        for _ in 0..ROUNDS {
+            let running = (0..RPCS).map(|_| {
+                let mut request = Request::post("/echo.Echo/UnaryEcho")
+                    .header("content-type", "application/grpc")
+                    .body(Body::empty())
+                    .unwrap();
+                let of_response = of_response.clone();
+                let answer = move |_: Request<Body>| {
+                    let of_response = of_response.clone();
+                    async move {
+                        if peer.is_some() {
+                            pending::<()>().await;
+                        }
+                        let body = tokio_stream::pending::<Result<_, tonic::Status>>();
+                        let mut response = Response::new(Body::new(StreamBody::new(body)));
+                        response.extensions_mut().insert(of_response);
+                        Ok::<_, Infallible>(response)
+                    }
+                };
+                let layer = TracerLayer::new(());
+                let layer = match peer {
+                    Some(_) => layer.server(),
+                    None => layer.client(),
+                };
+                request.extensions_mut().insert(TcpConnectInfo {
+                    local_addr: None,
+                    remote_addr: peer,
+                });
+                let mut call = Box::pin(layer.layer(service_fn(answer)).call(request));
+                let response = call.as_mut().now_or_never();
+                (call, response)
+            });
+            let running: Vec<_> = running.collect();
+            assert_eq!(connection.rpcs_running(), RPCS as usize);
+            drop(running);
+        }
+        assert_eq!(connection.rpcs_running(), 0);
+        assert_eq!(connection.rpcs_started(), u64::from(ROUNDS * RPCS));
+    }
+
+    fn check<T>(what: &str, inside: usize, open: impl Fn(u16) -> T) {
+        drop(open(CONNECTIONS));
+        let mut held = Vec::with_capacity(CONNECTIONS.into());
+        let heap = measure(|| held.extend((0..CONNECTIONS).map(open)));
+        let outside = size_of::<T>() - inside;
+        let bytes = heap.bytes_current as usize / usize::from(CONNECTIONS) + outside;
+        println!("an open connection of a {what} holds {bytes} bytes, {outside} of them in its IO");
+        assert!(bytes <= 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn an_open_connection_holds_at_most_a_kibibyte() {
+        let (client, server) = (frames(true), frames(false));
+        let acceptor = Acceptor::new(());
+        check("server", size_of::<Io>(), |n| {
+            let peer = SocketAddr::from(([10, 7, 7, 7], 10_000 + n));
+            let io = tokio::io::join(client, tokio::io::sink());
+            let mut io = acceptor.accept_between(io, None, Some(peer));
+            io.set_ready();
+            pass(&mut io, client.len(), server);
+            rpcs(&io.connection().clone(), Some(peer));
+            io
+        });
+        let connector = service_fn(|_: http::Uri| {
+            let io = tokio::io::join(server, tokio::io::sink());
+            std::future::ready(Ok::<_, Infallible>(hyper_util::rt::TokioIo::new(io)))
+        });
+        let connector = Connector::new(connector, ());
+        check("client", size_of::<Io>(), |_| {
+            let uri = http::Uri::from_static("http://greeter.default.svc.cluster.local:50051");
+            let io = connector.clone().call(uri).now_or_never().unwrap();
+            let mut io = io.unwrap();
+            pass(io.inner_mut(), server.len(), client);
+            rpcs(&io.inner().connection().clone(), None);
+            io
+        });
+    }
+}

@@ -20,11 +20,16 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use telemetry::Telemetry;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     time::{sleep, timeout},
 };
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, pki_types::PrivateKeyDer},
+};
+use tokio_stream::StreamExt as _;
 use tonic::transport::{
     Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig,
     server::TcpIncoming,
@@ -295,6 +300,8 @@ async fn refused_and_abandoned_attempts_end_as_such_and_the_next_one_counts() {
 struct Keys {
     authority: Certificate,
     server: Identity,
+    /// The same as `server`, for rustls.
+    acceptor: TlsAcceptor,
 }
 
 /// A certificate of `localhost`; one that has expired if asked.
@@ -309,19 +316,29 @@ fn keys(expired: bool) -> Keys {
     }
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &authority).unwrap();
+    let of_rustls = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], of_rustls)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
     Keys {
         authority: Certificate::from_pem(authority.pem()),
         server: Identity::from_pem(certificate.pem(), key.serialize_pem()),
+        acceptor: TlsAcceptor::from(Arc::new(config)),
     }
 }
 
 fn tls_client(
-    served: &Served,
+    address: SocketAddr,
     keys: &Keys,
     recorder: &RecordingTracer,
 ) -> (Endpoint, Connector<HttpConnector>) {
     let tls = ClientTlsConfig::new().ca_certificate(keys.authority.clone());
-    let uri = format!("https://localhost:{}", served.address.port());
+    let uri = format!("https://localhost:{}", address.port());
     let endpoint = Endpoint::from_shared(uri).unwrap();
     let endpoint = endpoint.tls_config(tls.domain_name("localhost")).unwrap();
     (endpoint, Connector::new(http(), recorder.clone()))
@@ -337,7 +354,7 @@ async fn tls_that_succeeds_is_ready_after_its_handshake_and_keeps_the_peer_addre
     let keys = keys(false);
     let served = tls_server(&keys).await;
     let client_side = RecordingTracer::new();
-    let (endpoint, connector) = tls_client(&served, &keys, &client_side);
+    let (endpoint, connector) = tls_client(served.address, &keys, &client_side);
     let channel = endpoint.connect_with_connector(connector).await.unwrap();
     EchoClient::new(channel)
         .unary_echo(ask("secret"))
@@ -367,7 +384,7 @@ async fn handshakes_that_fail_are_never_ready() {
     for (server, client) in [(&expired, &expired), (&good, &other)] {
         let served = tls_server(server).await;
         let client_side = RecordingTracer::new();
-        let (endpoint, connector) = tls_client(&served, client, &client_side);
+        let (endpoint, connector) = tls_client(served.address, client, &client_side);
         endpoint
             .connect_with_connector(connector)
             .await
@@ -426,6 +443,331 @@ async fn server_that_stops_closes_its_connections_and_another_one_gets_a_new_con
     drop(served.stop);
     closed(&served.recorder, 2).await;
     closed(&client_side, 2).await;
+}
+
+/// The streams of a TLS handshake that a user makes, below the wrapper.
+fn tls_streams(
+    listener: TcpListener,
+    keys: &Keys,
+) -> impl tokio_stream::Stream<Item = std::io::Result<tokio_rustls::server::TlsStream<TcpStream>>>
++ Send
++ 'static {
+    let acceptor = keys.acceptor.clone();
+    tokio_stream::wrappers::TcpListenerStream::new(listener).then(move |tcp| {
+        let acceptor = acceptor.clone();
+        async move { acceptor.accept(tcp?).await }
+    })
+}
+
+#[tokio::test]
+async fn tls_below_the_wrapper_is_plain_text_whose_peer_and_rpcs_are_known() {
+    let keys = keys(false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let recorder = RecordingTracer::new();
+    let incoming = Incoming::new(Box::pin(tls_streams(listener, &keys)), recorder.clone());
+    let server = Server::builder()
+        .layer(TracerLayer::new(recorder.clone()).server())
+        .add_service(EchoServer::new(EchoService))
+        .serve_with_incoming(incoming);
+    tokio::spawn(server);
+    let client_side = RecordingTracer::new();
+    let (endpoint, connector) = tls_client(address, &keys, &client_side);
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let mut client = EchoClient::new(channel);
+    client.unary_echo(ask("secret")).await.unwrap();
+    let rpc = recorder.wait_finished(1).await.remove(0);
+    let server = recorder.connections().remove(0);
+    let client_connection = client_side.connections().remove(0);
+    assert_eq!(server.is_tls(), Some(false));
+    assert_eq!(client_connection.is_tls(), Some(true));
+    assert_eq!(
+        server.peer().unwrap().to_string(),
+        client_connection.local().unwrap().to_string()
+    );
+    assert_eq!(server.local().unwrap().to_string(), address.to_string());
+    assert_eq!(rpc.connection().unwrap().number(), server.number());
+    assert_eq!((server.rpcs_started(), server.rpcs_running()), (1, 0));
+    #[cfg(feature = "h2-frames")]
+    {
+        assert_eq!(server.h2().unwrap().streams_opened(), 1);
+        assert_eq!(client_connection.h2(), None, "it is encrypted here");
+    }
+    drop(client);
+    assert_eq!(
+        closed(&recorder, 1).await,
+        ["opened server", "ready server", "closed server peer_closed"],
+    );
+    // Its address leads to no connection any more.
+    assert_eq!(server.rpcs_cut_off(), 0);
+}
+
+#[tokio::test]
+async fn axum_listener_of_tls_streams_says_the_peer() {
+    struct TlsListener(TcpListener, TlsAcceptor);
+
+    impl axum::serve::Listener for TlsListener {
+        type Io = tokio_rustls::server::TlsStream<TcpStream>;
+        type Addr = SocketAddr;
+
+        async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+            let (tcp, peer) = self.0.accept().await.unwrap();
+            (self.1.accept(tcp).await.unwrap(), peer)
+        }
+
+        fn local_addr(&self) -> std::io::Result<SocketAddr> {
+            self.0.local_addr()
+        }
+    }
+
+    let keys = keys(false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let recorder = RecordingTracer::new();
+    let listener = TlsListener(listener, keys.acceptor.clone());
+    let incoming = Incoming::new(listener, recorder.clone());
+    let router = axum::Router::new()
+        .route("/", axum::routing::any(async || ""))
+        .layer(TracerLayer::new(recorder.clone()).server());
+    let service = router.into_make_service_with_connect_info::<ConnectionInfo>();
+    tokio::spawn(async move { axum::serve(incoming, service).await });
+    let client_side = RecordingTracer::new();
+    let (endpoint, connector) = tls_client(address, &keys, &client_side);
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let request = http::Request::new(tonic::body::Body::empty());
+    tower::ServiceExt::oneshot(channel, request).await.unwrap();
+    let connection = recorder.connections().remove(0);
+    let client_address = client_side.connections()[0].local().unwrap().to_string();
+    assert_eq!(connection.peer().unwrap().to_string(), client_address);
+    let rpc = recorder.wait_finished(1).await.remove(0);
+    assert_eq!(rpc.peer().socket().unwrap().to_string(), client_address);
+    assert_eq!(rpc.connection().unwrap().number(), connection.number());
+}
+
+/// hyper-util's server on a connection that is ready, with the layer and the Echo service.
+async fn serve_connection(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: ConnectionInfo,
+    recorder: RecordingTracer,
+) {
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+        service::TowerToHyperService,
+    };
+
+    let routes = tonic::service::Routes::new(EchoServer::new(EchoService));
+    let service = tower::ServiceBuilder::new()
+        .map_request(move |request: http::Request<hyper::body::Incoming>| {
+            let mut request = request.map(tonic::body::Body::new);
+            request.extensions_mut().insert(connection.clone());
+            request
+        })
+        .layer(TracerLayer::new(recorder).server())
+        .service(routes.prepare());
+    let service = TowerToHyperService::new(service);
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+}
+
+#[tokio::test]
+async fn accept_loop_says_when_a_connection_is_ready_with_tls_above_the_wrapper_and_without() {
+    let keys = keys(false);
+    for tls in [false, true] {
+        let recorder = RecordingTracer::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (acceptor, of_server) = (Acceptor::new(recorder.clone()), recorder.clone());
+        let tls_acceptor = tls.then(|| keys.acceptor.clone());
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let io = acceptor.accept(tcp);
+                let (recorder, tls_acceptor) = (of_server.clone(), tls_acceptor.clone());
+                let connection = io.connection().clone();
+                tokio::spawn(async move {
+                    let Some(tls) = tls_acceptor else {
+                        io.set_ready();
+                        return serve_connection(io, connection, recorder).await;
+                    };
+                    if let Ok(io) = tls.accept(io).await {
+                        io.get_ref().0.set_ready();
+                        serve_connection(io, connection, recorder).await;
+                    }
+                });
+            }
+        });
+        let client_side = RecordingTracer::new();
+        let mut client = match tls {
+            false => connect(address, &client_side).await,
+            true => {
+                let (endpoint, connector) = tls_client(address, &keys, &client_side);
+                EchoClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+            }
+        };
+        for _ in 0..3 {
+            client.unary_echo(ask("hello")).await.unwrap();
+        }
+        let connection = recorder.connections().remove(0);
+        for rpc in recorder.wait_finished(3).await {
+            assert_eq!(rpc.connection().unwrap().number(), connection.number());
+            let peer = connection.peer().unwrap().to_string();
+            assert_eq!(rpc.peer().socket().unwrap().to_string(), peer);
+        }
+        assert_eq!(
+            (connection.rpcs_started(), connection.rpcs_running()),
+            (3, 0)
+        );
+        assert_eq!(connection.is_tls(), Some(tls));
+        assert!(connection.handshake_time().is_some());
+        #[cfg(feature = "h2-frames")]
+        assert_eq!(connection.h2().is_none(), tls);
+        drop(client);
+        let log = closed(&recorder, 1).await;
+        assert_eq!(log[..2], ["opened server", "ready server"]);
+        assert!(log[2].ends_with("closed"), "{log:?}");
+        if tls {
+            let mut plain = TcpStream::connect(address).await.unwrap();
+            plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let log = closed(&recorder, 2).await;
+            assert_eq!(
+                log[3..],
+                ["opened server", "closed server handshake_failed"]
+            );
+        }
+    }
+}
+
+/// What a peer says first: a server's SETTINGS, after a client's preface.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn peer_that_does_not_answer_a_keepalive_ping_is_closed() {
+    let soon = Duration::from_millis(50);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(soon))
+        .http2_keepalive_timeout(Some(soon));
+    let served = serve(server).await;
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    silent
+        .write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", SETTINGS].concat())
+        .await
+        .unwrap();
+    assert_eq!(
+        closed(&served.recorder, 1).await,
+        ["opened server", "ready server", "closed server closed"],
+    );
+
+    // The other way round, in the middle of an RPC.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client_side = RecordingTracer::new();
+    let connector = Connector::new(http(), client_side.clone());
+    let endpoint = endpoint(address)
+        .http2_keep_alive_interval(soon)
+        .keep_alive_timeout(soon);
+    let channel = endpoint.connect_with_connector_lazy(connector);
+    let channel = tower::ServiceBuilder::new()
+        .layer(TracerLayer::new(client_side.clone()).client())
+        .service(channel);
+    let call = tokio::spawn(async move { EchoClient::new(channel).unary_echo(ask("?")).await });
+    let (mut silent_server, _) = listener.accept().await.unwrap();
+    silent_server.write_all(SETTINGS).await.unwrap();
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(
+        closed(&client_side, 1).await,
+        ["opened client", "ready client", "closed client closed"],
+    );
+    let rpc = client_side.wait_finished(1).await.remove(0);
+    assert_eq!(rpc.stats().code(), Some(error.code().into()));
+    assert_eq!(
+        rpc.stats().ending(),
+        Some(tower_tracer::Ending::ServiceError)
+    );
+    drop((silent, silent_server));
+}
+
+#[test]
+fn server_that_dies_in_the_middle_of_an_rpc_and_comes_back_is_connected_to_again() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let begin = |runtime: &tokio::runtime::Runtime, address: Option<SocketAddr>| {
+        let recorder = RecordingTracer::new();
+        let served = runtime.block_on(async {
+            let address = address.unwrap_or(([127, 0, 0, 1], 0).into());
+            let incoming = TcpIncoming::bind(address).unwrap();
+            let address = incoming.local_addr().unwrap();
+            let server = Server::builder()
+                .layer(TracerLayer::new(recorder.clone()).server())
+                .add_service(EchoServer::new(EchoService))
+                .serve_with_incoming(Incoming::new(incoming, recorder.clone()));
+            tokio::spawn(server);
+            address
+        });
+        (recorder, served)
+    };
+    let first_runtime = runtime();
+    let (first, address) = begin(&first_runtime, None);
+    let client_runtime = runtime();
+    let client_side = RecordingTracer::new();
+    let connector = Connector::new(http(), client_side.clone());
+    client_runtime.block_on(async {
+        let channel = endpoint(address).connect_with_connector_lazy(connector);
+        let layer = TracerLayer::new(client_side.clone()).client();
+        let channel = tower::ServiceBuilder::new().layer(layer).service(channel);
+        let mut client = EchoClient::new(channel);
+        let slow = EchoRequest {
+            count: 1000,
+            delay_ms: 10,
+            ..ask("tick")
+        };
+        let mut stream = client
+            .server_streaming_echo(slow)
+            .await
+            .unwrap()
+            .into_inner();
+        stream.message().await.unwrap();
+
+        first_runtime.shutdown_background();
+        while let Ok(Some(_)) = stream.message().await {}
+        let log = closed(&first, 1).await;
+        assert_eq!(
+            log,
+            ["opened server", "ready server", "closed server closed"]
+        );
+        first.wait_finished(1).await;
+        let server = first.connections().remove(0);
+        assert_eq!((server.rpcs_started(), server.rpcs_running()), (1, 0));
+        let log = closed(&client_side, 1).await;
+        assert_eq!(
+            log,
+            ["opened client", "ready client", "closed client peer_closed"]
+        );
+        let cut = client_side.wait_finished(1).await.remove(0);
+        assert!(cut.stats().failed(), "{cut}");
+
+        client.unary_echo(ask("too early")).await.unwrap_err();
+        let log = closed(&client_side, 2).await;
+        assert_eq!(log[3..], ["opened client", "closed client connect_failed"]);
+
+        let again = move || {
+            let runtime = runtime();
+            let (second, _) = begin(&runtime, Some(address));
+            (runtime, second)
+        };
+        let (second_runtime, second) = tokio::task::spawn_blocking(again).await.unwrap();
+        client.unary_echo(ask("back")).await.unwrap();
+        let back = client_side.connections().remove(2);
+        assert_eq!(back.attempt(), Some(2));
+        assert_eq!(second.connections().len(), 1);
+        drop(client);
+        closed(&client_side, 3).await;
+        assert_eq!(
+            closed(&second, 1).await,
+            ["opened server", "ready server", "closed server peer_closed"],
+        );
+        second_runtime.shutdown_background();
+    });
 }
 
 #[cfg(unix)]

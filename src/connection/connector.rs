@@ -143,7 +143,9 @@ where
         Poll::Ready(match result {
             Ok(io) => {
                 this.attempts.store(0, Relaxed);
-                open.connection().set_addresses(addresses_of(&io));
+                if let Some(addresses) = addresses_of(&io) {
+                    open.connection().set_addresses(addresses);
+                }
                 open.set_ready();
                 Ok(TokioIo::new(ConnectionIo::new(TokioIo::new(io), open)))
             }

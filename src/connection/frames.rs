@@ -13,6 +13,9 @@ const CODES: usize = 15;
 /// How many streams are tracked at a time. With more open, their number is unknown.
 const STREAMS: usize = 128;
 
+/// For how many streams there is memory while none is open.
+const FEW: usize = 4;
+
 /// When the answer to a PING is not expected any more.
 const PING_LOST: Duration = Duration::from_secs(60);
 
@@ -20,7 +23,8 @@ const PING_LOST: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct H2Figures {
     goaway: BothWays<Option<GoAway>>,
-    resets: BothWays<[u64; CODES]>,
+    /// Boxed at the first one: most connections have none.
+    resets: BothWays<Option<Box<[u64; CODES]>>>,
     ping: Option<Duration>,
     streams_opened: u64,
     streams_open: Option<usize>,
@@ -29,7 +33,7 @@ pub struct H2Figures {
     max_frame_size: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct BothWays<T> {
     received: T,
     sent: T,
@@ -136,8 +140,9 @@ impl H2Figures {
     }
 }
 
-fn named(counts: &[u64; CODES]) -> impl Iterator<Item = (&'static str, u64)> {
-    let counts = NAMES.into_iter().zip(*counts);
+fn named(counts: &Option<Box<[u64; CODES]>>) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = counts.as_deref().copied().unwrap_or_default();
+    let counts = NAMES.into_iter().zip(counts);
     counts.filter(|(_, count)| *count > 0)
 }
 
@@ -240,7 +245,8 @@ impl Found {
             }
             Frame::Data { stream, end } => self.said_last(stream, from_client, end),
             Frame::Reset { stream, code } => {
-                if let Some(count) = figures.resets.of(received).get_mut(place(code)) {
+                let counts = figures.resets.of(received).get_or_insert_default();
+                if let Some(count) = counts.get_mut(place(code)) {
                     *count += 1;
                 }
                 self.closed(stream);
@@ -296,6 +302,9 @@ impl Found {
             && let Some(at) = open.iter().rposition(|(open, _)| *open == stream)
         {
             open.swap_remove(at);
+            if open.is_empty() {
+                open.shrink_to(FEW);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 
 use super::{
     BoxConnectionTracer, ConnectionInfo, ConnectionIo, ConnectionTracer,
-    info::{Addresses, Socket},
+    info::Addresses,
     io::{Open, addresses_of},
 };
 use crate::Role;
@@ -69,8 +69,8 @@ impl Acceptor {
         Self(BoxConnectionTracer::new(tracer))
     }
 
-    /// A connection that was accepted now. The addresses of a TCP or Unix socket are known; of other IO, use
-    /// [`accept_between`](Self::accept_between).
+    /// A connection that was accepted now. The addresses of a TCP or Unix socket are known, and those that tonic's
+    /// `Connected` has of other IO once tonic has taken it. Else use [`accept_between`](Self::accept_between).
     pub fn accept<IO: 'static>(&self, io: IO) -> ConnectionIo<IO> {
         let addresses = addresses_of(&io);
         self.accept_with(io, addresses)
@@ -83,12 +83,11 @@ impl Acceptor {
         local: Option<SocketAddr>,
         peer: Option<SocketAddr>,
     ) -> ConnectionIo<IO> {
-        let (local, peer) = (local.map(Socket::Ip), peer.map(Socket::Ip));
-        self.accept_with(io, Addresses { local, peer })
+        self.accept_with(io, Addresses::of_ip(local, peer))
     }
 
-    fn accept_with<IO>(&self, io: IO, addresses: Addresses) -> ConnectionIo<IO> {
-        let connection = ConnectionInfo::new(Role::Server, None, None, Some(addresses));
+    fn accept_with<IO>(&self, io: IO, addresses: Option<Addresses>) -> ConnectionIo<IO> {
+        let connection = ConnectionInfo::new(Role::Server, None, None, addresses);
         ConnectionIo::new(io, Open::new(&self.0, connection))
     }
 }
@@ -131,14 +130,20 @@ where
 #[cfg(feature = "axum")]
 impl<L> axum::serve::Listener for Incoming<L>
 where
-    L: axum::serve::Listener<Io: 'static>,
+    L: axum::serve::Listener<Io: 'static, Addr: 'static>,
 {
     type Io = ConnectionIo<L::Io>;
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (io, address) = self.inner.accept().await;
-        let io = self.acceptor.accept(io);
+        // IO of another type than a socket, such as a TLS stream, has the address that the listener says.
+        let of_listener = || {
+            let address: &dyn std::any::Any = &address;
+            Addresses::of_ip(None, address.downcast_ref().copied())
+        };
+        let addresses = addresses_of(&io).or_else(of_listener);
+        let io = self.acceptor.accept_with(io, addresses);
         // axum's `serve` has no handshake.
         io.set_ready();
         (io, address)
@@ -153,7 +158,7 @@ where
 impl<L> axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Incoming<L>>>
     for ConnectionInfo
 where
-    L: axum::serve::Listener<Io: 'static>,
+    L: axum::serve::Listener<Io: 'static, Addr: 'static>,
 {
     fn connect_info(stream: axum::serve::IncomingStream<'_, Incoming<L>>) -> Self {
         stream.io().connection().clone()

@@ -50,6 +50,15 @@ pub(super) struct Addresses {
     pub(super) peer: Option<Socket>,
 }
 
+impl Addresses {
+    /// `None` if neither is known.
+    pub(super) fn of_ip(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Option<Self> {
+        let _ = local.or(peer)?;
+        let (local, peer) = (local.map(Socket::Ip), peer.map(Socket::Ip));
+        Some(Self { local, peer })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Socket {
     Ip(SocketAddr),
@@ -206,7 +215,6 @@ impl ConnectionInfo {
         self.0.addresses.get()
     }
 
-    #[cfg(feature = "axum")]
     pub(crate) fn sockets(&self) -> crate::rpc::Sockets {
         let ip = |socket: &Option<Socket>| socket.as_ref().and_then(Socket::ip);
         let known = self.addresses();
@@ -216,8 +224,9 @@ impl ConnectionInfo {
         }
     }
 
-    pub(super) fn set_addresses(&self, addresses: Addresses) {
-        let _ = self.0.addresses.set(addresses);
+    /// Whether they were not known before.
+    pub(super) fn set_addresses(&self, addresses: Addresses) -> bool {
+        self.0.addresses.set(addresses).is_ok()
     }
 
     /// On a client, what the connector was asked for: `http://greeter:50051`.

@@ -18,9 +18,7 @@ use tokio::{
 };
 
 use super::{
-    BoxConnectionTracer, ConnectionEnd, ConnectionInfo, ConnectionTracer,
-    info::{Addresses, Socket},
-    rpcs,
+    BoxConnectionTracer, ConnectionEnd, ConnectionInfo, ConnectionTracer, info::Addresses, rpcs,
     tracer::BoxState,
 };
 use crate::Role;
@@ -39,8 +37,7 @@ pin_project! {
 /// A connection that is open. Its drop calls `closed`.
 pub(super) struct Open {
     connection: ConnectionInfo,
-    tracer: BoxConnectionTracer,
-    state: Mutex<Option<BoxState>>,
+    state: Mutex<BoxState>,
 }
 
 impl Open {
@@ -51,8 +48,7 @@ impl Open {
         let state = tracer.opened(&connection);
         Self {
             connection,
-            tracer: tracer.clone(),
-            state: Mutex::new(Some(state)),
+            state: Mutex::new(state),
         }
     }
 
@@ -60,12 +56,20 @@ impl Open {
         &self.connection
     }
 
+    /// Of a server's connection, whose addresses were unknown when it was accepted.
+    #[cfg(feature = "transport")]
+    fn set_addresses(&self, addresses: Option<Addresses>) {
+        if let Some(addresses) = addresses
+            && self.connection.set_addresses(addresses)
+        {
+            rpcs::register(&self.connection);
+        }
+    }
+
     pub(super) fn set_ready(&self) {
         if self.connection.set_ready() {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(state) = &mut *state {
-                self.tracer.ready(state, &self.connection);
-            }
+            state.ready(&self.connection);
         }
     }
 }
@@ -77,9 +81,7 @@ impl Drop for Open {
             rpcs::unregister(&self.connection);
         }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = state.take() {
-            self.tracer.closed(state, &self.connection);
-        }
+        state.closed(&self.connection);
     }
 }
 
@@ -196,8 +198,16 @@ impl<IO: tonic::transport::server::Connected> tonic::transport::server::Connecte
     type ConnectInfo = IO::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
+        let info = self.io.connect_info();
+        if self.connection().addresses().is_none() {
+            // Only tonic knows which types have an address, such as that of a TLS stream.
+            let mut request = tonic::Request::new(());
+            request.extensions_mut().insert(info.clone());
+            let addresses = Addresses::of_ip(request.local_addr(), request.remote_addr());
+            self.open.set_addresses(addresses);
+        }
         self.set_ready();
-        self.io.connect_info()
+        info
     }
 }
 
@@ -218,9 +228,11 @@ impl<IO: fmt::Debug> fmt::Debug for ConnectionIo<IO> {
 }
 
 /// The addresses of IO of a known type.
-pub(super) fn addresses_of(io: &dyn Any) -> Addresses {
+pub(super) fn addresses_of(io: &dyn Any) -> Option<Addresses> {
     #[cfg(unix)]
     if let Some(unix) = as_tokio::<tokio::net::UnixStream>(io) {
+        use super::info::Socket;
+
         let name = |address: io::Result<tokio::net::unix::SocketAddr>| {
             let address = address.ok()?;
             let path = address.as_pathname().map(|path| path.to_string_lossy());
@@ -228,18 +240,13 @@ pub(super) fn addresses_of(io: &dyn Any) -> Addresses {
                 format!("unix:{}", path.unwrap_or_default()).into(),
             ))
         };
-        return Addresses {
+        return Some(Addresses {
             local: name(unix.local_addr()),
             peer: name(unix.peer_addr()),
-        };
+        });
     }
-    match as_tokio::<TcpStream>(io) {
-        Some(tcp) => Addresses {
-            local: tcp.local_addr().ok().map(Socket::Ip),
-            peer: tcp.peer_addr().ok().map(Socket::Ip),
-        },
-        None => Addresses::default(),
-    }
+    let tcp = as_tokio::<TcpStream>(io)?;
+    Addresses::of_ip(tcp.local_addr().ok(), tcp.peer_addr().ok())
 }
 
 /// As it is, or as hyper's client has it.

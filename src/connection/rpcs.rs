@@ -12,11 +12,14 @@ use std::{
 use super::ConnectionInfo;
 use crate::RpcInfo;
 
+/// For how many RPCs there is memory while none runs.
+const FEW: usize = 4;
+
 /// The RPCs of one connection.
 #[derive(Default)]
 pub(super) struct Rpcs {
     slots: Vec<Option<RpcInfo>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     pub(super) started: u64,
     pub(super) cut_off: u64,
 }
@@ -30,21 +33,30 @@ impl Rpcs {
         self.cut_off = self.running().count() as u64;
     }
 
-    fn enter(&mut self, rpc: RpcInfo) -> usize {
+    /// The RPC's place. `None` if there are more than can be numbered.
+    fn enter(&mut self, rpc: RpcInfo) -> Option<u32> {
         self.started += 1;
         if let Some(index) = self.free.pop()
-            && let Some(slot) = self.slots.get_mut(index)
+            && let Some(slot) = self.slots.get_mut(index as usize)
         {
             *slot = Some(rpc);
-            return index;
+            return Some(index);
         }
+        let index = u32::try_from(self.slots.len()).ok()?;
         self.slots.push(Some(rpc));
-        self.slots.len() - 1
+        Some(index)
     }
 
-    fn leave(&mut self, index: usize) -> Option<RpcInfo> {
-        let rpc = self.slots.get_mut(index)?.take()?;
+    fn leave(&mut self, index: u32) -> Option<RpcInfo> {
+        let rpc = self.slots.get_mut(index as usize)?.take()?;
         self.free.push(index);
+        // An idle connection keeps no memory of the many RPCs that it had once.
+        if self.free.len() == self.slots.len() && self.slots.len() > FEW {
+            self.slots.clear();
+            self.free.clear();
+            self.slots.shrink_to(FEW);
+            self.free.shrink_to(FEW);
+        }
         Some(rpc)
     }
 }
@@ -54,13 +66,16 @@ impl Rpcs {
 pub(crate) struct OnConnection {
     pub(crate) connection: ConnectionInfo,
     /// `None` of the record of a further layer: an RPC is listed once.
-    index: Option<usize>,
+    index: Option<u32>,
 }
 
 impl OnConnection {
     pub(crate) fn enter(connection: ConnectionInfo, rpc: &RpcInfo) -> Self {
         let is_listed = rpc.same_request_parent().is_some();
-        let index = (!is_listed).then(|| connection.lock_rpcs().enter(rpc.clone()));
+        let index = match is_listed {
+            true => None,
+            false => connection.lock_rpcs().enter(rpc.clone()),
+        };
         Self { connection, index }
     }
 
@@ -99,7 +114,9 @@ pub(super) fn register(connection: &ConnectionInfo) {
     if let Some(peer) = peer_of(connection) {
         let mut shard = shard(peer);
         let open = shard.get_or_insert_default();
-        open.entry(peer).or_default().push(connection.clone());
+        // Nearly always the only one.
+        let of_peer = open.entry(peer).or_insert_with(|| Vec::with_capacity(1));
+        of_peer.push(connection.clone());
         COUNT.fetch_add(1, Relaxed);
     }
 }

@@ -66,6 +66,22 @@ impl BoxConnectionTracer {
     }
 }
 
+/// The state has its tracer.
+impl BoxState {
+    pub(super) fn ready(&mut self, connection: &ConnectionInfo) {
+        if let Some(watching) = &mut self.0 {
+            watching.ready(connection);
+        }
+    }
+
+    /// Once: a second call does nothing.
+    pub(super) fn closed(&mut self, connection: &ConnectionInfo) {
+        if let Some(watching) = self.0.take() {
+            watching.closed(connection);
+        }
+    }
+}
+
 trait Opens: Send + Sync {
     fn open(self: Arc<Self>, connection: &ConnectionInfo) -> Option<Box<dyn Watches>>;
     fn name(&self) -> &'static str;
@@ -115,15 +131,11 @@ impl ConnectionTracer for BoxConnectionTracer {
     }
 
     fn ready(&self, state: &mut BoxState, connection: &ConnectionInfo) {
-        if let Some(watching) = &mut state.0 {
-            watching.ready(connection);
-        }
+        state.ready(connection);
     }
 
-    fn closed(&self, state: BoxState, connection: &ConnectionInfo) {
-        if let Some(watching) = state.0 {
-            watching.closed(connection);
-        }
+    fn closed(&self, mut state: BoxState, connection: &ConnectionInfo) {
+        state.closed(connection);
     }
 }
 

@@ -133,17 +133,22 @@ fn connection_of(
     request: &impl TracedRequest,
     rpc: &RpcInfo,
 ) -> Option<crate::connection::ConnectionInfo> {
-    #[cfg(feature = "axum")]
-    use crate::connection::ConnectionInfo;
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::ConnectInfo(connection)) = request
-        .extensions()?
-        .get::<axum::extract::ConnectInfo<ConnectionInfo>>(
-    ) {
+    if let Some(connection) = request.extensions().and_then(of_extensions) {
         return Some(connection.clone());
     }
-    let _ = request;
     crate::connection::find(rpc.caller().socket()?, rpc.callee().socket())
+}
+
+/// The record that an accept loop, or axum, put into a request.
+#[cfg(feature = "connection")]
+fn of_extensions(extensions: &http::Extensions) -> Option<&crate::connection::ConnectionInfo> {
+    let found = extensions.get();
+    #[cfg(feature = "axum")]
+    let found = found.or_else(|| {
+        let axum::extract::ConnectInfo(connection) = extensions.get()?;
+        Some(connection)
+    });
+    found
 }
 
 /// The peer's address and the server's own, of the connection a request came on.
@@ -157,12 +162,12 @@ fn addresses(request: &mut dyn TracedRequest) -> Sockets {
             local: None,
         };
     }
-    #[cfg(all(feature = "axum", feature = "connection"))]
-    if let Some(extensions) = request.extensions()
-        && let Some(axum::extract::ConnectInfo(connection)) =
-            extensions.get::<axum::extract::ConnectInfo<crate::connection::ConnectionInfo>>()
-    {
-        return connection.sockets();
+    #[cfg(feature = "connection")]
+    if let Some(connection) = request.extensions().and_then(of_extensions) {
+        let sockets = connection.sockets();
+        if sockets.peer.is_some() {
+            return sockets;
+        }
     }
     #[cfg(feature = "transport")]
     if let Some(extensions) = request.extensions_mut() {
