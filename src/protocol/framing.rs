@@ -209,6 +209,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri would take minutes for so many pieces")]
     fn tally_is_the_same_as_a_scan() {
         let mut bytes = Vec::new();
         for (flags, length) in [(0, 3), (1, 0), (0, 0), (60, 300), (255, 7), (0, 1), (2, 0)] {
@@ -228,6 +229,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
     fn a_million_empty_messages_in_one_frame_are_counted() {
         let bytes = vec![0; 5_000_000];
         let mut framing = Framing::default();

@@ -109,7 +109,8 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue};
 
-    use super::{attempt, message, timeout};
+    use super::{attempt, begins_messages, code_of_http, message, status, timeout};
+    use crate::rpc::Code;
 
     #[test]
     fn timeouts_are_read_as_grpc_defines_them() {
@@ -160,5 +161,59 @@ mod tests {
             assert_eq!(attempt(Some(&value)), expected);
         }
         assert_eq!(attempt(None), 1);
+    }
+
+    fn headers(of: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in of {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn the_first_status_counts() {
+        let two = headers(&[("grpc-status", "5"), ("grpc-status", "0")]);
+        assert_eq!(status(&two), Some(&HeaderValue::from_static("5")));
+        assert_eq!(status(&headers(&[("grpc-message", "5")])), None);
+    }
+
+    #[test]
+    fn messages_begin_after_headers_of_grpc_without_a_status() {
+        let (grpc, ok) = (("content-type", "application/grpc"), ("grpc-status", "0"));
+        let web = ("content-type", "application/grpc-web");
+        for (of, expected) in [
+            (&[grpc][..], true),
+            (&[grpc, ok], false),
+            (&[web], false),
+            (&[web, ok], false),
+            (&[], false),
+        ] {
+            assert_eq!(begins_messages(&headers(of)), expected, "{of:?}");
+        }
+    }
+
+    #[test]
+    fn http_statuses_have_the_codes_of_the_mapping() {
+        for (statuses, code) in [
+            (&[400, 431][..], Code::Internal),
+            (&[401], Code::Unauthenticated),
+            (&[403], Code::PermissionDenied),
+            (&[404], Code::Unimplemented),
+            (&[429, 502, 503, 504], Code::Unavailable),
+            (&[200, 418, 500, 501], Code::Unknown),
+        ] {
+            for status in statuses {
+                assert_eq!(code_of_http(*status), code, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn three_kilobytes_of_a_message_are_decoded() {
+        let mut headers = HeaderMap::new();
+        let long = HeaderValue::from_str(&"x".repeat(4000)).unwrap();
+        headers.insert("grpc-message", long);
+        assert_eq!(message(&headers).unwrap().len(), 3072);
     }
 }

@@ -105,6 +105,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
     fn a_status_behind_any_number_of_trailers_is_found() {
         let mut block = "x: 1\r\n".repeat(10_000);
         block.push_str("Grpc-Status: 5\r\ngrpc-message: gone\r\ngrpc-status: 0\r\n");
@@ -127,6 +128,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
     fn a_line_of_a_megabyte_is_held_in_part() {
         let mut search = StatusSearch::default();
         search.push(b"grpc-message: ");

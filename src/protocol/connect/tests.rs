@@ -71,6 +71,7 @@ fn long(error: &str) -> [String; 2] {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
 fn the_error_of_a_stream_is_found_whatever_its_size_and_place() {
     for frame in long(r#"{"message":"é\n\"☺\ud83d\ude00","code":"aborted"}"#) {
         assert!(frame.len() > 50_000);
@@ -95,6 +96,7 @@ fn the_error_of_a_stream_is_found_whatever_its_size_and_place() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
 fn the_error_of_a_unary_call_is_found_whatever_its_size_and_place() {
     let details = format!(
         r#""details":[{{"code":"internal","value":"{}"}}]"#,
@@ -133,6 +135,7 @@ fn json_in_pieces_gives_the_same_error() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
 fn a_message_that_is_cut_ends_before_an_incomplete_character() {
     for escape in ["é", "\\n", "\\u00e9", "\\ud83d\\ude00"] {
         for before in 8 * 1024 - 13..8 * 1024 {
@@ -146,6 +149,7 @@ fn a_message_that_is_cut_ends_before_an_incomplete_character() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
 fn brackets_without_end_are_not_an_error() {
     let deep = "[".repeat(9 * 1024);
     for garbage in [deep.clone(), format!("{{\"a\":{deep}"), "],".repeat(5000)] {
@@ -157,6 +161,7 @@ fn brackets_without_end_are_not_an_error() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
 fn a_compressed_frame_is_read_and_only_the_beginning_of_a_bomb() {
     let frame = gzip(br#"{"error":{"code":"aborted"}}"#);
     let error = read_end(&frame, 3).unwrap();

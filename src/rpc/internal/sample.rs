@@ -94,6 +94,7 @@ mod tests {
     use super::{LazySampleKey, SampleKey};
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri would take minutes for so many bytes")]
     fn draws_fill_the_range_evenly() {
         let mut buckets = [0_u32; 10];
         for _ in 0..100_000 {
