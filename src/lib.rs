@@ -161,6 +161,7 @@ mod sync;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod text;
+mod time;
 #[cfg(any(feature = "prometheus", feature = "tracing"))]
 mod trace_id;
 pub mod tracer;

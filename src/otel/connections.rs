@@ -1,6 +1,6 @@
 //! Metrics of connections: gRFC A94 on clients, A118 for TLS, and own names shaped like Kestrel's on servers.
 
-use std::{io::ErrorKind, time::SystemTime};
+use std::io::ErrorKind;
 
 use opentelemetry::{
     KeyValue,
@@ -12,6 +12,7 @@ use crate::{
     Role,
     address::Target,
     connection::{ConnectionEnd, ConnectionInfo, ConnectionTracer},
+    time::system_time,
 };
 
 /// Of Kestrel's connection durations, in seconds.
@@ -124,7 +125,7 @@ impl ConnectionTracer for OtelTracer {
 
     fn opened(&self, connection: &ConnectionInfo) -> OpenConnection {
         self.live()
-            .instruments_at_start(SystemTime::now(), self.make_instruments());
+            .instruments_at_start(system_time(), self.make_instruments());
         let target = connection.target().map(|target| {
             let target = self.wording.target(target);
             KeyValue::new("grpc.target", target.into_owned())

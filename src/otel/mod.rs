@@ -24,7 +24,7 @@ mod series;
 mod span;
 mod start;
 
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use std::{net::IpAddr, sync::Arc};
 
 use ::http::HeaderMap;
 use opentelemetry::{
@@ -52,6 +52,7 @@ pub use self::{
 use crate::{
     Level, RequestParts, Role, RpcInfo, Tracer,
     semconv::System,
+    time::system_time,
     tracer::{Candidate, Scope, StreamEvent, StreamEventKind},
 };
 
@@ -64,7 +65,7 @@ impl Tracer for OtelTracer {
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
         // The record's `start_time` is a moment earlier, and reads the monotonic clock as well.
-        let started = SystemTime::now();
+        let started = system_time();
         let forwarded = (self.trust_forwarded && rpc.role() == Role::Server)
             .then(|| Forwarded::read(request.headers()));
         let mut start = match System::of(rpc.protocol()) {

@@ -6,7 +6,7 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use prometheus_client::{
@@ -24,6 +24,7 @@ use crate::{
     Code, Ending, Role, RpcInfo, Stats, Status, buckets,
     labels::{code, registered},
     rpc::Traffic,
+    time::system_time,
     trace_id::TraceId,
 };
 
@@ -212,7 +213,7 @@ impl Families {
         // A failure, or the slowest so far.
         let exemplar = trace.filter(|_| outcome.slowest.is_slower(duration) || failed);
         let exemplar = exemplar.map(|trace| vec![("trace_id", trace.as_str().to_owned())]);
-        let time = exemplar.is_some().then(SystemTime::now);
+        let time = exemplar.is_some().then(system_time);
         outcome
             .duration
             .observe(duration.as_secs_f64(), exemplar, time);
@@ -306,9 +307,7 @@ impl Slowest {
     const INTERVAL: u64 = 10;
 
     fn is_slower(&self, duration: Duration) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.is_slower_at(duration, now.as_secs() / Self::INTERVAL)
     }
 

@@ -1,7 +1,7 @@
 use std::{
     borrow::Cow,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::Method;
@@ -12,6 +12,7 @@ use super::{
     internal::{HttpMethod, RareFields, current, pool},
     record::{MOST_ANCESTORS, ParentLink, Record},
 };
+use crate::time::Instant;
 
 /// The record of one RPC: a cheap clone of a shared handle.
 ///
@@ -241,6 +242,9 @@ impl RpcInfo {
     }
 
     /// When that time is over; `None` also if the clock cannot represent it.
+    ///
+    /// In a browser (`wasm32-unknown-unknown`) it is an `Instant` of the crate `web-time`, since that of the
+    /// standard library cannot be read there. Everywhere else the two are one type.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.0.start.deadline

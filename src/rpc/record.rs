@@ -1,13 +1,14 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     Endpoints, Level, MethodKind, MethodPath, Protocol, Role, RpcInfo, Scope, Stats,
     internal::{HttpMethod, LazySampleKey, Tick},
 };
+use crate::time::Instant;
 
 /// The record that an [`RpcInfo`] is a handle of.
 pub(super) struct Record {

@@ -16,6 +16,7 @@ use super::{
     failures::is_failure,
     internal::{AtomicOffset, MessagesAt, RareFields},
 };
+use crate::time::system_time;
 
 /// A rule other than the default one decided that it succeeded, or failed.
 const SUCCEEDED: u8 = 1;
@@ -163,7 +164,7 @@ impl Stats {
     #[must_use]
     pub fn start_time(&self) -> SystemTime {
         *self.start_time.get_or_init(|| {
-            let now = SystemTime::now();
+            let now = system_time();
             now.checked_sub(Duration::from_nanos(self.now()))
                 .unwrap_or(now)
         })

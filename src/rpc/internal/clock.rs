@@ -1,19 +1,12 @@
 //! The monotonic clock that an RPC's times are read from.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::time::Instant;
 
 /// A reading of the clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tick(Raw);
-
-#[cfg(feature = "quanta")]
-type Raw = u64;
-#[cfg(not(feature = "quanta"))]
-type Raw = Instant;
-
-/// The processor's time-stamp counter if that is safe, calibrated once; else the system's clock.
-#[cfg(feature = "quanta")]
-static CLOCK: std::sync::LazyLock<quanta::Clock> = std::sync::LazyLock::new(quanta::Clock::new);
+pub(crate) struct Tick(raw::Raw);
 
 /// Makes the clock ready, so that no RPC waits for it.
 pub(crate) fn prepare() {
@@ -23,19 +16,55 @@ pub(crate) fn prepare() {
 impl Tick {
     #[inline]
     pub(crate) fn now() -> Self {
-        #[cfg(feature = "quanta")]
-        return Self(CLOCK.raw());
-        #[cfg(not(feature = "quanta"))]
-        return Self(Instant::now());
+        Self(raw::now())
     }
 
     /// Nanoseconds since this reading.
     #[inline]
     pub(crate) fn elapsed(self) -> u64 {
-        #[cfg(feature = "quanta")]
-        return CLOCK.delta_as_nanos(self.0, CLOCK.raw());
-        #[cfg(not(feature = "quanta"))]
-        return u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        raw::nanos_since(self.0)
+    }
+}
+
+/// The processor's time-stamp counter if that is safe, calibrated once; else the system's clock.
+#[cfg(all(
+    feature = "quanta",
+    not(all(target_family = "wasm", target_os = "unknown"))
+))]
+mod raw {
+    use std::sync::LazyLock;
+
+    pub(super) type Raw = u64;
+
+    static CLOCK: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
+
+    #[inline]
+    pub(super) fn now() -> Raw {
+        CLOCK.raw()
+    }
+
+    #[inline]
+    pub(super) fn nanos_since(start: Raw) -> u64 {
+        CLOCK.delta_as_nanos(start, CLOCK.raw())
+    }
+}
+
+/// The system's clock. In a browser also with feature `quanta`, which asks for a window: a worker has none.
+#[cfg(not(all(
+    feature = "quanta",
+    not(all(target_family = "wasm", target_os = "unknown"))
+)))]
+mod raw {
+    pub(super) type Raw = crate::time::Instant;
+
+    #[inline]
+    pub(super) fn now() -> Raw {
+        Raw::now()
+    }
+
+    #[inline]
+    pub(super) fn nanos_since(start: Raw) -> u64 {
+        u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
