@@ -118,10 +118,14 @@ impl RpcInfo {
         self.0.connection.get().map(|on| &on.connection)
     }
 
-    /// Once, when the connection is known.
+    /// Once, when the connection is known. Not one of the other side, which a proxy may have left in a request or
+    /// a response.
     #[cfg(feature = "connection")]
     pub(crate) fn set_connection(&self, connection: crate::connection::ConnectionInfo) {
         use crate::connection::OnConnection;
+        if connection.role() != self.role() {
+            return;
+        }
         let enter = || OnConnection::enter(connection, self);
         self.0.connection.get_or_init(enter);
     }

@@ -142,13 +142,13 @@ fn connection_of(
 /// The record that an accept loop, or axum, put into a request.
 #[cfg(feature = "connection")]
 fn of_extensions(extensions: &http::Extensions) -> Option<&crate::connection::ConnectionInfo> {
-    let found = extensions.get();
+    let found = extensions.get::<crate::connection::ConnectionInfo>();
     #[cfg(feature = "axum")]
     let found = found.or_else(|| {
         let axum::extract::ConnectInfo(connection) = extensions.get()?;
         Some(connection)
     });
-    found
+    found.filter(|connection| connection.role() == Role::Server)
 }
 
 /// The peer's address and the server's own, of the connection a request came on.

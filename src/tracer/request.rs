@@ -18,7 +18,8 @@ use crate::{
 /// [`TracerLayer`](crate::TracerLayer) fit a tower service; the other is
 /// [`TracedResponse`](crate::service::TracedResponse).
 ///
-/// It is implemented for [`http::Request`], and with feature `reqwest` for reqwest's. For a custom request, [`path`](Self::path) is enough:
+/// It is implemented for [`http::Request`], and with feature `reqwest` for reqwest's. For a custom request,
+/// [`path`](Self::path) is enough:
 ///
 /// ```
 /// use tower_tracer::{RpcInfo, service::{RequestObserver, TracedRequest}};
