@@ -8,7 +8,7 @@ use libfuzzer_sys::{
 use tower_tracer::Role;
 use tower_tracer_fuzz::{
     model::{self, Plan, Side},
-    pieces,
+    pick, pieces,
     scripted::Step,
 };
 
@@ -16,11 +16,7 @@ fn plan(data: &[u8]) -> Result<Plan> {
     // The choices come from the front, the body is the rest.
     let (choices, body) = data.split_at(data.len().min(24));
     let u = &mut Unstructured::new(choices);
-    let role = if u.arbitrary()? {
-        Role::Client
-    } else {
-        Role::Server
-    };
+    let role = pick(u, &[Role::Client, Role::Server])?;
     let tells = u.arbitrary()?;
     let bytes = pieces(u, body)?;
     let polls = bytes.len() + 1;

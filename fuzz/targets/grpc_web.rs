@@ -6,7 +6,7 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use tower_tracer::{Code, Ending, Role, Status};
-use tower_tracer_fuzz::{counted, end, exchange, pieces, request, response};
+use tower_tracer_fuzz::{counted, end, exchange, pick, pieces, request, response};
 
 const BINARY: &str = "application/grpc-web+proto";
 const TEXT: &str = "application/grpc-web-text+proto";
@@ -64,15 +64,8 @@ fn status(block: &[u8]) -> Option<Vec<u8>> {
 fn check(data: &[u8]) -> Result<()> {
     let (choices, body) = data.split_at(data.len().min(24));
     let u = &mut Unstructured::new(choices);
-    let role = if u.arbitrary()? {
-        Role::Client
-    } else {
-        Role::Server
-    };
-    let content_type = match u.arbitrary()? {
-        true => BINARY,
-        false => TEXT,
-    };
+    let role = pick(u, &[Role::Client, Role::Server])?;
+    let content_type = pick(u, &[BINARY, TEXT])?;
     // A body of random bytes is seldom base64.
     let encode = u.arbitrary()?;
     let encoded;

@@ -2,6 +2,7 @@
 
 mod connector;
 mod counters;
+mod end;
 #[cfg(feature = "h2-frames")]
 mod frames;
 mod incoming;
@@ -17,8 +18,9 @@ pub(crate) use self::rpcs::{OnConnection, find};
 pub use self::{
     connector::{ConnectFuture, Connector},
     counters::Transfer,
+    end::ConnectionEnd,
     incoming::{Acceptor, Incoming},
-    info::{ConnectionEnd, ConnectionInfo},
+    info::ConnectionInfo,
     io::ConnectionIo,
     tracer::{BoxConnectionTracer, BoxState, ConnectionTracer},
 };

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.parse
 import urllib.request
+
+from checks import PATIENCE, check, check_one_of, free_port, report, wait_for
 
 PROGRAM = sys.argv[1]
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,38 +25,8 @@ PEERS = {
     "grpcio": [sys.executable, "-B", f"{HERE}/connections_peer.py"],
     "grpc-js": ["node", f"{HERE}/connections_peer.js"],
 }
-# In seconds, for a machine that is slow; nothing waits this long where all is well.
-PATIENCE = 30
 # Of GOAWAY frames, as far as they come up.
 CODES = {0: "NO_ERROR", 2: "INTERNAL_ERROR", 8: "CANCEL"}
-
-passed = failed = 0
-
-
-def check(what, found, expected=True):
-    """Compares; of a set, one is expected."""
-    global passed, failed
-    good = found in expected if isinstance(expected, set) else found == expected
-    passed, failed = passed + good, failed + (not good)
-    print(f"ok      {what}" if good else f"FAILED  {what}")
-    if not good:
-        print(f"        found    {found!r}\n        expected {expected!r}")
-
-
-def wait_for(what, ready):
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise TimeoutError(what)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Lines:
@@ -239,7 +210,7 @@ def cut_off_at_the_caller(what):
     program.wait("rpc", rpc="ServerStreamingEcho", role="client")
     caller = program.wait("caller")["caller"]
     check(f"{what}: the stream ended as its caller saw it", endings("client"), [("body_error", caller)])
-    check(f"{what}: which is a failure", caller, {"UNAVAILABLE", "UNKNOWN", "CANCELLED", "INTERNAL"})
+    check_one_of(f"{what}: which is a failure", caller, {"UNAVAILABLE", "UNKNOWN", "CANCELLED", "INTERNAL"})
 
 
 def same_bytes(what, closed, wire):
@@ -258,13 +229,13 @@ def ended_as_seen(what, closed, wire):
     """Who closed is who closed by the proxy. After a GOAWAY either may be first, and both may close at once."""
     ours, theirs = ("down", "up") if closed["role"] == "server" else ("up", "down")
     if not wire.plain:
-        check(f"{what}: one of both closed it", closed["end"], {"closed", "peer_closed"})
+        check_one_of(f"{what}: one of both closed it", closed["end"], {"closed", "peer_closed"})
         return
     sent, received = wire.frames[ours].goaway, wire.frames[theirs].goaway
     if not sent and not received:
         check(f"{what}: who closed", closed["end"], {ours: "closed", theirs: "peer_closed"}[wire.first_end])
         return
-    check(f"{what}: after a GOAWAY", closed["end"], {"closed", "peer_closed"})
+    check_one_of(f"{what}: after a GOAWAY", closed["end"], {"closed", "peer_closed"})
     # What comes after this side has closed is not read.
     seen = closed["h2"]["goaway_received"]
     possible = [*received, None] if closed["end"] == "closed" else received[-1:] or [None]
@@ -380,7 +351,7 @@ def server_that_stops(name, streams):
             [(ending, code)] = endings("client")
             check(f"{what}: the stream failed as its caller saw it", (code, code != "OK"), (caller, True))
             # grpcio sends trailers; grpc-js resets the stream.
-            check(f"{what}: by trailers or a reset", ending, {"trailers", "reset", "body_error"})
+            check_one_of(f"{what}: by trailers or a reset", ending, {"trailers", "reset", "body_error"})
         wire = proxy.wires[-1]
         check(f"{what}: the proxy saw a GOAWAY", len(wire.frames["down"].goaway) > 0)
         ended_as_seen(what, closed, wire)
@@ -457,7 +428,7 @@ def connection_that_grows_old(name):
 
 
 def scanner_and_garbage():
-    for server, data, end in (
+    for server, data, ends in (
         # A peer that has not read the server's SETTINGS when it closes resets the connection.
         ("plain", b"", {"peer_closed", "error"}),
         ("plain", b"\x00garbage" * 9, {"closed"}),
@@ -472,7 +443,7 @@ def scanner_and_garbage():
                     while tcp.recv(4096):
                         pass
         closed = program.wait("end", hook="closed", local=at(server))
-        check(f"{data[:8]!r} to a {server} server", closed["end"], end)
+        check_one_of(f"{data[:8]!r} to a {server} server", closed["end"], ends)
 
 
 def query(expression):
@@ -571,7 +542,5 @@ scrape_configs:
     store = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
     stack.callback(store.wait)
     stack.callback(store.kill)
-    begin = time.monotonic()
     run()
-    print(f"{passed} passed, {failed} failed, {time.monotonic() - begin:.0f} s")
-sys.exit(failed > 0)
+sys.exit(report())

@@ -13,37 +13,15 @@ import urllib.error
 import urllib.request
 from urllib.parse import quote
 
+from checks import PATIENCE, check, report, wait_for
 from playwright.sync_api import sync_playwright
 
 EXAMPLE, CHROMIUM, SCREENSHOTS = sys.argv[1:]
-# Long enough for a loaded machine; nothing waits this long where all is well.
-PATIENCE = 60
 UNARY = "echo.Echo/UnaryEcho"
 
-passed = failed = 0
 # What browsers complained of, and where they went.
 complaints = []
 hosts = set()
-
-
-def check(what, found, expected=True):
-    global passed, failed
-    if found == expected:
-        passed += 1
-        print(f"ok      {what}")
-    else:
-        failed += 1
-        print(f"FAILED  {what}\n        found    {found!r}\n        expected {expected!r}")
-
-
-def wait_for(what, ready):
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise TimeoutError(what)
 
 
 def get(query="", accept="*/*", **headers):
@@ -287,5 +265,4 @@ try:
 finally:
     example.terminate()
     example.wait()
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed > 0)
+sys.exit(report())

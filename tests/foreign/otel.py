@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import rotel
+from checks import PATIENCE, check, free_port, report, wait_for
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation import grpc as instrumentation
 from opentelemetry.instrumentation.grpc import grpcext
@@ -26,27 +26,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 EXAMPLE = sys.argv[1]
 METHOD = "echo.Echo/UnaryEcho"
-# Long enough for a loaded machine; nothing waits this long where all is well.
-PATIENCE = 60
 
-passed = failed = 0
 started = []
-
-
-def check(what, found, expected):
-    global passed, failed
-    if found == expected:
-        passed += 1
-        print(f"ok      {what}")
-    else:
-        failed += 1
-        print(f"FAILED  {what}\n        found    {found!r}\n        expected {expected!r}")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start(*command, **options):
@@ -65,16 +46,6 @@ def stop_all():
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def wait_for(what, ready):
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError(what)
 
 
 def listens(port):
@@ -326,8 +297,7 @@ def main():
             check("no error", repr(error), None)
         finally:
             stop_all()
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    return report()
 
 
 if __name__ == "__main__":

@@ -14,29 +14,15 @@ import functools
 import http.server
 import json
 import queue
-import socket
 import subprocess
 import sys
 import threading
 import time
 
+from checks import PATIENCE, check, free_port, report
 from playwright.sync_api import sync_playwright
 
 SERVER, CHROMIUM, PAGE = sys.argv[1:]
-# Long enough for a loaded machine; nothing waits this long where all is well.
-PATIENCE = 60
-
-passed = failed = 0
-
-
-def check(what, found, expected=True):
-    global passed, failed
-    if found == expected:
-        passed += 1
-        print(f"ok      {what}")
-    else:
-        failed += 1
-        print(f"FAILED  {what}\n        found    {found!r}\n        expected {expected!r}")
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -86,13 +72,6 @@ IN_WORKER = """([server, closed, patience]) => new Promise((resolve, reject) => 
 })"""
 
 
-def closed_port():
-    """The address of a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
 def run_in_browser(server):
     with files() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -100,7 +79,7 @@ def run_in_browser(server):
             page = browser.new_page()
             page.on("console", lambda message: print(f"        the browser: {message.text}"))
             page.goto(url)
-            arguments = [server, closed_port(), PATIENCE * 1000]
+            arguments = [server, f"http://127.0.0.1:{free_port()}", PATIENCE * 1000]
             yield "page", json.loads(page.evaluate(IN_PAGE, arguments))
             yield "worker", json.loads(page.evaluate(IN_WORKER, arguments))
         finally:
@@ -199,5 +178,4 @@ try:
 finally:
     server.terminate()
     server.wait()
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed > 0)
+sys.exit(report())
