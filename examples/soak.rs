@@ -5,10 +5,11 @@
 //! cargo run -p examples --example soak --features soak -- [RPCS]
 //! ```
 //!
-//! RPCS is 50,000 by default. At the end, as many RPCs have finished as started, every gauge is at 0, no
-//! tracer has panicked, and resident memory has grown by less than [`GROWTH`] since half of the RPCs were made;
-//! the first half warms up. The samples of the live pages do not count: they fill 16 MiB a page, and no more.
-//! If something is left over, it says what and exits with 1.
+//! RPCS is 50,000 by default. Meanwhile connections are cut, replaced, grow old and fail, and peers come that speak
+//! no gRPC. At the end, as many RPCs have finished as started, and as many connections have closed as opened. Every
+//! gauge is at 0, no tracer has panicked, and resident memory has grown by less than [`GROWTH`] since half of the
+//! RPCs were made; the first half warms up. The samples of the live pages do not count: they fill 16 MiB a page, and
+//! no more. If something is left over, it says what and exits with 1.
 
 mod echo;
 mod load;
@@ -16,9 +17,10 @@ mod load;
 use std::{
     error::Error,
     io,
+    net::{Shutdown, SocketAddr},
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -29,6 +31,7 @@ use echo::{EchoClient, say};
 use futures_util::StreamExt as _;
 use http::{HeaderValue, Uri};
 use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
 use load::Traced;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use opentelemetry_sdk::{
@@ -39,10 +42,19 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::SdkTracerProvider,
 };
-use tonic::{Code, Request, body::Body};
-use tower::{Service as _, ServiceExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::{
+    Code, Request,
+    body::Body,
+    transport::{Endpoint, Server},
+};
+use tower::{Service as _, ServiceBuilder, ServiceExt as _};
 use tower_tracer::{
     RequestParts, RpcInfo, Tracer, TracerLayer,
+    connection::{BoxConnectionTracer, ConnectionInfo, ConnectionTracer, Connector, Incoming},
     live::{Access, Live},
     methods::KnownMethods,
     metrics::{DURATION_BUCKETS, MetricsTracer},
@@ -56,6 +68,8 @@ use tower_tracer::{
 const GROWTH: u64 = 2 << 20;
 /// How many RPCs are in flight at a time.
 const AT_ONCE: usize = 64;
+/// How old a connection of the server becomes.
+const AGE: Duration = Duration::from_secs(1);
 
 /// Counts starts and finishes of one side.
 #[derive(Clone, Default)]
@@ -83,10 +97,40 @@ impl Tracer for Count {
     }
 }
 
+/// Counts connections of one side: opened, ready, closed before they were ready, closed.
+#[derive(Clone, Default)]
+struct Connections(Arc<[AtomicU64; 4]>);
+
+impl Connections {
+    fn add(&self, index: usize) {
+        self.0[index].fetch_add(1, Relaxed);
+    }
+}
+
+impl ConnectionTracer for Connections {
+    type State = ();
+
+    fn opened(&self, _: &ConnectionInfo) {
+        self.add(0);
+    }
+
+    fn ready(&self, (): &mut (), _: &ConnectionInfo) {
+        self.add(1);
+    }
+
+    fn closed(&self, (): (), connection: &ConnectionInfo) {
+        if !connection.is_ready() {
+            self.add(2);
+        }
+        self.add(3);
+    }
+}
+
 /// All tracers of one side, as far as they are read at the end.
 struct Side {
     name: &'static str,
     count: Count,
+    connections: Connections,
     prometheus: PrometheusTracer,
     live: Live,
     spans: SdkTracerProvider,
@@ -104,6 +148,7 @@ impl Side {
         Self {
             name,
             count: Count::default(),
+            connections: Connections::default(),
             prometheus: PrometheusTracer::new(),
             live: Live::new().name(name).guard(|_| Access::Everything),
             spans: SdkTracerProvider::builder().build(),
@@ -112,10 +157,25 @@ impl Side {
         }
     }
 
-    fn tracer(&self, methods: &KnownMethods) -> impl Tracer + use<> {
-        let otel = OtelTracer::new()
+    fn otel(&self) -> OtelTracer {
+        OtelTracer::new()
             .tracer_provider(&self.spans)
             .meter_provider(&self.metrics)
+    }
+
+    fn connection_tracer(&self) -> BoxConnectionTracer {
+        BoxConnectionTracer::new((
+            self.connections.clone(),
+            self.otel(),
+            self.live.tracer(),
+            MetricsTracer::new(),
+            TracingTracer::new(),
+        ))
+    }
+
+    fn tracer(&self, methods: &KnownMethods) -> impl Tracer + use<> {
+        let otel = self
+            .otel()
             .propagator(TraceContextPropagator::new())
             .methods(methods.clone())
             .message_events()
@@ -138,14 +198,29 @@ impl Side {
         if started != finished || started == 0 {
             complaints.push(format!("{started} started and {finished} finished"));
         }
+        let [opened, ready, never_ready, closed] =
+            [0, 1, 2, 3].map(|index| self.connections.0[index].load(Relaxed));
+        println!(
+            "{}: {opened} connections opened, {ready} ready, {never_ready} never ready, {closed} closed",
+            self.name
+        );
+        if opened != closed || opened != ready + never_ready || ready == 0 {
+            complaints.push(format!("{opened} connections opened and {closed} closed"));
+        }
         complaints.extend(open_gauges("prometheus", &self.prometheus.encode()));
         let otel = self.otel_in_flight();
         if otel != Some(0) {
-            complaints.push(format!("OpenTelemetry has {otel:?} in flight"));
+            complaints.push(format!("OpenTelemetry has {otel:?} in flight or open"));
         }
         let live = self.live().await.map(|(in_flight, _)| in_flight);
         if live != Some(0) {
             complaints.push(format!("the live page shows {live:?} in flight"));
+        }
+        let live = self.live_connections().await;
+        if live != Some((opened, 0)) {
+            complaints.push(format!(
+                "the live page shows {live:?} connections opened and open"
+            ));
         }
         let name = self.name;
         complaints
@@ -172,15 +247,26 @@ impl Side {
         sums.reduce(|a, b| a + b)
     }
 
-    /// How many RPCs are in flight by the live page, and how many bytes its samples take.
-    async fn live(&self) -> Option<(u64, u64)> {
+    async fn page(&self, path: &'static str) -> Option<serde_json::Value> {
         let mut request = http::Request::new(String::new());
-        *request.uri_mut() = Uri::from_static("/.json");
+        *request.uri_mut() = Uri::from_static(path);
         let host = HeaderValue::from_static("localhost");
         request.headers_mut().insert("host", host);
         let response = self.live.service().oneshot(request).await.ok()?;
         let page = response.into_body().collect().await.ok()?.to_bytes();
-        let page: serde_json::Value = serde_json::from_slice(&page).ok()?;
+        serde_json::from_slice(&page).ok()
+    }
+
+    /// How many connections were opened and are open by the live page.
+    async fn live_connections(&self) -> Option<(u64, u64)> {
+        let page = self.page("/connections.json").await?;
+        let totals = page["totals"][self.name].as_object()?;
+        Some((totals["opened"].as_u64()?, totals["open"].as_u64()?))
+    }
+
+    /// How many RPCs are in flight by the live page, and how many bytes its samples take.
+    async fn live(&self) -> Option<(u64, u64)> {
+        let page = self.page("/.json").await?;
         let in_flight = page["in_flight"]["total"].as_u64()?;
         Some((in_flight, page["samples"]["bytes"].as_u64()?))
     }
@@ -188,9 +274,10 @@ impl Side {
 
 /// The gauges of a scrape that are not 0; or that there are none.
 fn open_gauges(of: &str, scrape: &str) -> Vec<String> {
+    let names = ["rpc_in_flight{", "rpc_connections_open{"];
     let gauges = scrape
         .lines()
-        .filter(|line| line.starts_with("rpc_in_flight{"));
+        .filter(|line| names.iter().any(|name| line.starts_with(name)));
     let gauges: Vec<_> = gauges.collect();
     if gauges.is_empty() {
         return vec![format!("{of} has no gauge")];
@@ -213,6 +300,69 @@ async fn memory(sides: [&Side; 2]) -> (u64, u64) {
         samples += side.live().await.map_or(0, |(_, bytes)| bytes);
     }
     (resident_bytes(), samples)
+}
+
+/// Connects by TCP, and keeps a handle of the latest connection, by which it can be cut.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<Option<std::net::TcpStream>>>);
+
+impl Wire {
+    fn swap(&self, wire: Option<std::net::TcpStream>) -> Option<std::net::TcpStream> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *kept, wire)
+    }
+
+    async fn connect(self, uri: Uri) -> io::Result<TokioIo<TcpStream>> {
+        let address = uri.authority().map_or("", |authority| authority.as_str());
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let tcp = tcp.into_std()?;
+        self.swap(Some(tcp.try_clone()?));
+        Ok(TokioIo::new(TcpStream::from_std(tcp)?))
+    }
+
+    fn cut(&self) {
+        if let Some(tcp) = self.swap(None) {
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A client whose connections are traced and can be cut.
+fn connect<T: Tracer>(
+    uri: &str,
+    layer: TracerLayer<T>,
+    side: &Side,
+    wire: &Wire,
+) -> Option<Traced<T>> {
+    let wire = wire.clone();
+    let connector = tower::service_fn(move |uri| wire.clone().connect(uri));
+    let connector = Connector::new(connector, side.connection_tracer());
+    let endpoint = Endpoint::from_shared(uri.to_owned()).ok()?;
+    let channel = endpoint.connect_with_connector_lazy(connector);
+    Some(ServiceBuilder::new().layer(layer).service(channel))
+}
+
+/// Peers of the server that speak no gRPC, and attempts to connect that come to nothing.
+async fn odd_connections(server: SocketAddr, client: &Side, wire: &Wire) -> io::Result<()> {
+    drop(TcpStream::connect(server).await?);
+    for bytes in [
+        &b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..],
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\xff\xff\xff\x07\0\0\0\0\x01garbage",
+    ] {
+        let mut tcp = TcpStream::connect(server).await?;
+        tcp.write_all(bytes).await?;
+        let mut answer = [0; 1024];
+        let answer = tcp.read(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_millis(50), answer).await;
+    }
+    let wire = wire.clone();
+    let connector = tower::service_fn(move |uri| wire.clone().connect(uri));
+    let mut connector = Connector::new(connector, client.connection_tracer());
+    let _refused = connector.call(Uri::from_static("http://127.0.0.1:1")).await;
+    drop(connector.call(Uri::from_static("http://127.0.0.1:1")));
+    Ok(())
 }
 
 /// One RPC of each third is hostile: it is broken off, fails, or is not what it says.
@@ -318,14 +468,29 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let methods = KnownMethods::from_descriptor_set(include_bytes!("echo/descriptors.bin"))?;
 
     let (client, server) = (Side::new("client"), Side::new("server"));
-    let served = load::serve(TracerLayer::new(server.tracer(&methods)).server()).await?;
-    let layer = TracerLayer::new(client.tracer(&methods)).client();
-    let channel = load::connect(&served.uri, layer).await?;
+    let (incoming, uri) = echo::listen().await?;
+    let address = incoming.local_addr()?;
+    let served = load::serve_incoming(
+        Server::builder().max_connection_age(AGE),
+        TracerLayer::new(server.tracer(&methods)).server(),
+        Incoming::new(incoming, server.connection_tracer()),
+        uri,
+    );
+    let layer = TracerLayer::new(Arc::new(client.tracer(&methods))).client();
+    let wire = Wire::default();
+    let connect = || connect(&served.uri, layer.clone(), &client, &wire).ok_or("no channel");
+    let channel = Mutex::new(connect()?);
+    let current = || {
+        channel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    };
 
     let begin = Instant::now();
     let (mut settled, mut resident, mut samples) = (0, 0, 0);
     let tenth = (rpcs / 10).max(1);
-    let calls = futures_util::stream::iter(0..rpcs).map(|number| rpc(channel.clone(), number));
+    let calls = futures_util::stream::iter(0..rpcs).map(|number| rpc(current(), number));
     let mut calls = Box::pin(calls.buffer_unordered(AT_ONCE));
     let mut done = 0;
     while calls.next().await.is_some() {
@@ -333,6 +498,14 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         if done % 500 == 0 {
             // As a scrape does: until then the exporter holds each measurement.
             scrape.run_upkeep();
+        }
+        // So often that the first tenth of a short run has filled what keeps the last connections.
+        match done % 200 {
+            50 => wire.cut(),
+            // The calls of the one before go on.
+            100 => *channel.lock().unwrap_or_else(PoisonError::into_inner) = connect()?,
+            150 => odd_connections(address, &client, &wire).await?,
+            _ => {}
         }
         if done % tenth == 0 {
             (resident, samples) = memory([&client, &server]).await;
@@ -348,6 +521,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     drop(calls);
     drop(channel);
+    drop(wire.swap(None));
     served.end().await;
 
     let mut complaints = [client.complaints().await, server.complaints().await].concat();

@@ -4,11 +4,16 @@
 
 use std::time::Duration;
 
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_stream::Stream;
 use tonic::{
     Request, Status,
     body::Body,
-    transport::{Channel, Endpoint, Server},
+    transport::{Channel, Endpoint, Server, server::Connected},
 };
 use tower::{Service as _, ServiceBuilder, ServiceExt as _};
 use tower_tracer::{Tracer, TracerLayer, service::TracerService};
@@ -34,13 +39,33 @@ pub struct Served {
 
 pub async fn serve<T: Tracer>(layer: TracerLayer<T>) -> std::io::Result<Served> {
     let (incoming, uri) = listen().await?;
+    Ok(serve_incoming(Server::builder(), layer, incoming, uri))
+}
+
+/// A server of Echo for these connections, which come to `uri`.
+pub fn serve_incoming<T, S, IO>(
+    server: Server,
+    layer: TracerLayer<T>,
+    incoming: S,
+    uri: String,
+) -> Served
+where
+    T: Tracer,
+    S: Stream<Item = std::io::Result<IO>> + Send + 'static,
+    IO: AsyncRead
+        + AsyncWrite
+        + Connected<ConnectInfo: Clone + Send + Sync>
+        + Unpin
+        + Send
+        + 'static,
+{
     let (stop, stopped) = oneshot::channel();
-    let server = Server::builder()
-        .layer(layer)
+    let mut server = server.layer(layer);
+    let server = server
         .add_service(EchoServer::new(EchoService))
         .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
     let server = tokio::spawn(server);
-    Ok(Served { uri, stop, server })
+    Served { uri, stop, server }
 }
 
 impl Served {
