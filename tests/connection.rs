@@ -1047,12 +1047,9 @@ async fn bytes_pass_unchanged_whatever_they_are_and_however_they_are_split() {
     }
 }
 
-#[tokio::test]
-async fn ten_thousand_connections_leave_none_open() {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    let metrics = Arc::new(MetricsTracer::new().recorder(recorder));
-    let acceptor = Acceptor::new(metrics);
+/// Opens and drops 10,000 connections, 1000 at a time; every second one is never ready.
+fn open_ten_thousand(tracer: impl ConnectionTracer, text: impl Fn() -> String) {
+    let acceptor = Acceptor::new(tracer);
     for _ in 0..10 {
         let open: Vec<_> = (0..1000_u32)
             .map(|n| {
@@ -1064,14 +1061,14 @@ async fn ten_thousand_connections_leave_none_open() {
                 io
             })
             .collect();
-        let text = handle.render();
+        let text = text();
         assert!(
             text.contains("rpc_connections_open{role=\"server\"} 500"),
             "{text}"
         );
         drop(open);
     }
-    let text = handle.render();
+    let text = text();
     for line in [
         "rpc_connections_open{role=\"server\"} 0",
         "rpc_connections_opened_total{role=\"server\"} 10000",
@@ -1079,9 +1076,26 @@ async fn ten_thousand_connections_leave_none_open() {
         "rpc_connections_closed_total{role=\"server\",end=\"handshake_failed\"} 5000",
         "rpc_connection_setup_seconds_count{role=\"server\"} 5000",
         "rpc_connection_lifetime_seconds_count{role=\"server\"} 5000",
+        "rpc_connection_sent_bytes_total{role=\"server\"} 0",
+        "rpc_connection_received_bytes_total{role=\"server\"} 0",
     ] {
         assert!(text.contains(line), "no {line} in {text}");
     }
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_leave_none_open() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let metrics = MetricsTracer::new().recorder(recorder);
+    open_ten_thousand(metrics, || handle.render());
+}
+
+#[cfg(feature = "prometheus")]
+#[tokio::test]
+async fn ten_thousand_connections_leave_none_open_in_prometheus_client() {
+    let metrics = tower_tracer::prometheus::PrometheusTracer::new();
+    open_ten_thousand(metrics.clone(), || metrics.encode());
 }
 
 #[tokio::test]
@@ -1109,6 +1123,7 @@ async fn opentelemetry_has_the_names_of_a94_and_a118() {
         "grpc.subchannel.disconnections",
         "grpc.subchannel.open_connections",
         "http.client.connection.duration",
+        "http.client.open_connections",
         "tower_tracer.server.active_connections",
         "tower_tracer.server.connection.duration",
         "tower_tracer.server.tls_handshake.duration",
@@ -1131,6 +1146,11 @@ async fn opentelemetry_has_the_names_of_a94_and_a118() {
     let closed = format!("grpc.disconnect_error=subchannel shutdown {target}");
     only("grpc.subchannel.disconnections", &closed, 1);
     only("grpc.subchannel.open_connections", &target, 0);
+    let server = format!(
+        "http.connection.state=unknown server.address=localhost server.port={}",
+        served.address.port()
+    );
+    only("http.client.open_connections", &server, 0);
     only(
         "grpc.server.tls.handshakes",
         "grpc.tls.handshake.result=SUCCESS",

@@ -31,6 +31,7 @@ pub(super) struct Instruments {
     failed: Counter<u64>,
     disconnections: Counter<u64>,
     open_client: UpDownCounter<i64>,
+    open_http: UpDownCounter<i64>,
     duration_client: Histogram<f64>,
     handshakes: Counter<u64>,
     open_server: UpDownCounter<i64>,
@@ -77,6 +78,10 @@ impl Instruments {
                 "grpc.subchannel.open_connections",
                 "Connections that are open.",
             ),
+            open_http: open(
+                "http.client.open_connections",
+                "Number of outbound HTTP connections that are currently active or idle on the client.",
+            ),
             duration_client: seconds(
                 "http.client.connection.duration",
                 &LIFETIMES,
@@ -109,14 +114,29 @@ impl Instruments {
 #[derive(Debug)]
 pub struct OpenConnection {
     target: Vec<KeyValue>,
-    open: Option<UpDownCounter<i64>>,
+    open: Vec<Open>,
 }
 
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        if let Some(open) = &self.open {
-            open.add(-1, &self.target);
+/// One count that the connection is part of.
+#[derive(Debug)]
+struct Open {
+    counter: UpDownCounter<i64>,
+    attributes: Vec<KeyValue>,
+}
+
+impl Open {
+    fn begin(counter: &UpDownCounter<i64>, attributes: Vec<KeyValue>) -> Self {
+        counter.add(1, &attributes);
+        Self {
+            counter: counter.clone(),
+            attributes,
         }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counter.add(-1, &self.attributes);
     }
 }
 
@@ -132,16 +152,23 @@ impl ConnectionTracer for OtelTracer {
         });
         OpenConnection {
             target: target.into_iter().collect(),
-            open: None,
+            open: Vec::new(),
         }
     }
 
     fn ready(&self, state: &mut OpenConnection, connection: &ConnectionInfo) {
         let instruments = &self.live().instruments().connections;
-        let open = match connection.role() {
+        match connection.role() {
             Role::Client => {
                 instruments.succeeded.add(1, &state.target);
-                &instruments.open_client
+                // A required attribute. Which connections are idle would take a hook for each RPC.
+                let unknown = KeyValue::new("http.connection.state", "unknown");
+                let mut attributes = server_of(connection);
+                attributes.push(unknown);
+                state.open = vec![
+                    Open::begin(&instruments.open_client, state.target.clone()),
+                    Open::begin(&instruments.open_http, attributes),
+                ];
             }
             Role::Server => {
                 if connection.is_tls() == Some(true) {
@@ -149,11 +176,9 @@ impl ConnectionTracer for OtelTracer {
                     instruments.handshake.record(seconds.as_secs_f64(), &[]);
                     instruments.handshakes.add(1, &[result("SUCCESS")]);
                 }
-                &instruments.open_server
+                state.open = vec![Open::begin(&instruments.open_server, Vec::new())];
             }
-        };
-        open.add(1, &state.target);
-        state.open = Some(open.clone());
+        }
     }
 
     fn closed(&self, state: OpenConnection, connection: &ConnectionInfo) {
@@ -166,10 +191,7 @@ impl ConnectionTracer for OtelTracer {
                 let why = KeyValue::new("grpc.disconnect_error", disconnect_error(connection, end));
                 let attributes = [state.target.clone(), vec![why]].concat();
                 instruments.disconnections.add(1, &attributes);
-                let server = connection
-                    .target()
-                    .map(|target| server(Target::Configured(target)));
-                let server = server.unwrap_or_default();
+                let server = server_of(connection);
                 instruments.duration_client.record(seconds, &server);
             }
             (Role::Client, false) if end.is_failure() => instruments.failed.add(1, &state.target),
@@ -190,6 +212,14 @@ impl ConnectionTracer for OtelTracer {
             }
         }
     }
+}
+
+/// `server.address` and `server.port` of the target.
+fn server_of(connection: &ConnectionInfo) -> Vec<KeyValue> {
+    let target = connection.target();
+    target
+        .map(|target| server(Target::Configured(target)))
+        .unwrap_or_default()
 }
 
 fn result(result: &'static str) -> KeyValue {

@@ -88,6 +88,7 @@ pub(super) const NAMES: &[&str] = &[
     "grpc.subchannel.open_connections",
     #[cfg(feature = "connection")]
     "http.client.connection.duration",
+    "http.client.open_connections",
     #[cfg(feature = "connection")]
     "grpc.server.tls.handshakes",
     #[cfg(feature = "connection")]

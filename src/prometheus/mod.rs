@@ -13,7 +13,8 @@
 //! ```
 //!
 //! It has the families and labels of [`MetricsTracer`](https://docs.rs/tower-tracer/latest/tower_tracer/metrics/),
-//! on the crate `prometheus-client` instead of the facade `metrics`, which has no exemplars.
+//! on the crate `prometheus-client` instead of the facade `metrics`, which has no exemplars. With feature
+//! `connection` it takes [connections](https://docs.rs/tower-tracer/latest/tower_tracer/connection/) too.
 //!
 //! # Exemplars
 //!
@@ -30,6 +31,8 @@
 //!
 //! Prometheus keeps exemplars if it runs with `--enable-feature=exemplar-storage`.
 
+#[cfg(feature = "connection")]
+mod connections;
 mod families;
 
 use std::{
@@ -41,6 +44,8 @@ use std::{
 use http::{Response, header::CONTENT_TYPE};
 use prometheus_client::registry::Registry;
 
+#[cfg(feature = "connection")]
+pub use self::connections::OpenConnection;
 use self::families::{Counted, Families, Method};
 use crate::{
     RequestParts, RpcInfo, Tracer,
@@ -60,6 +65,8 @@ pub struct PrometheusTracer {
 struct Shared {
     learned: Learned<()>,
     families: Families,
+    #[cfg(feature = "connection")]
+    connections: connections::Connections,
     registry: Mutex<Registry>,
 }
 
@@ -71,11 +78,17 @@ impl PrometheusTracer {
         let mut registry = Registry::default();
         let families = Families::new();
         families.register(&mut registry);
+        #[cfg(feature = "connection")]
+        let connections = connections::Connections::new();
+        #[cfg(feature = "connection")]
+        connections.register(&mut registry);
         Self {
             listed: None,
             shared: Arc::new(Shared {
                 learned: Learned::default(),
                 families,
+                #[cfg(feature = "connection")]
+                connections,
                 registry: Mutex::new(registry),
             }),
         }
@@ -92,6 +105,8 @@ impl PrometheusTracer {
     /// Registers the families in a registry of yours as well, to be scraped with your own.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.families.register(registry);
+        #[cfg(feature = "connection")]
+        self.shared.connections.register(registry);
     }
 
     /// All series as OpenMetrics text, which is what a scrape gets with the content type
