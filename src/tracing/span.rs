@@ -147,12 +147,25 @@ impl Methods {
         let method = rpc.full_method().unwrap_or_default();
         if is_answered(rpc) && self.learned.learn(method).is_some() {
             span.record("otel.name", method);
+            #[cfg(feature = "otel")]
+            rename(span, method);
             span.record("rpc.method", method);
         } else {
             span.record("rpc.method", OTHER);
             span.record("rpc.method_original", method);
         }
     }
+}
+
+/// Names the span in OpenTelemetry. The layer of tracing-opentelemetry takes no `otel.name` once a span was
+/// entered. It makes the span current there, so the name can be set from within.
+#[cfg(feature = "otel")]
+fn rename(span: &Span, name: &str) {
+    use opentelemetry::{Context, trace::TraceContextExt as _};
+
+    // Without that layer nothing is current inside, and no other span gets the name.
+    let _nothing = Context::new().attach();
+    span.in_scope(|| Context::current().span().update_name(name.to_owned()));
 }
 
 /// What names a span.
