@@ -189,7 +189,7 @@ mod connections {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
-    /// Begins all streams of one side at a time, and ends them with a HEADERS frame each.
+    /// Begins all streams of one side at a time, ends them with a HEADERS frame each, and resets the first.
     fn frames(from_client: bool) -> &'static [u8] {
         let mut frames = [if from_client { PREFACE } else { b"" }, SETTINGS].concat();
         for round in 0..ROUNDS {
@@ -202,6 +202,7 @@ mod connections {
                 }
             }
         }
+        frames.extend(b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08");
         frames.leak()
     }
 
@@ -213,15 +214,18 @@ mod connections {
         let is_client = io.connection().role() == tower_tracer::Role::Client;
         let mut buffer = vec![0; read];
         // The client's frames are first.
-        for writes in [is_client, !is_client] {
-            match writes {
-                true => io.write_all(written).now_or_never().unwrap().unwrap(),
-                false => {
-                    let read = io.read_exact(&mut buffer).now_or_never();
-                    read.unwrap().unwrap();
+        let heap = measure(|| {
+            for writes in [is_client, !is_client] {
+                match writes {
+                    true => io.write_all(written).now_or_never().unwrap().unwrap(),
+                    false => {
+                        let read = io.read_exact(&mut buffer).now_or_never();
+                        read.unwrap().unwrap();
+                    }
                 }
             }
-        }
+        });
+        assert_eq!(heap.count_total, 0, "bytes pass without an allocation");
         #[cfg(feature = "h2-frames")]
         assert_eq!(
             io.connection().h2().unwrap().streams_opened(),

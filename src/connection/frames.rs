@@ -1,20 +1,18 @@
 //! What a connection's HTTP/2 frames say, read from the plaintext that passes.
 
 mod scanner;
+mod streams;
 
 use std::time::Duration;
 
-use self::scanner::{Frame, Scanner};
+use self::{
+    scanner::{Frame, Scanner},
+    streams::Streams,
+};
 use crate::Role;
 
 /// Codes of errors that have a name, and one place for the rest.
 const CODES: usize = 15;
-
-/// How many streams are tracked at a time. With more open, their number is unknown.
-const STREAMS: usize = 128;
-
-/// For how many streams there is memory while none is open.
-const FEW: usize = 4;
 
 /// When the answer to a PING is not expected any more.
 const PING_LOST: Duration = Duration::from_secs(60);
@@ -23,8 +21,7 @@ const PING_LOST: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct H2Figures {
     goaway: BothWays<Option<GoAway>>,
-    /// Boxed at the first one: most connections have none.
-    resets: BothWays<Option<Box<[u64; CODES]>>>,
+    resets: BothWays<[u32; CODES]>,
     ping: Option<Duration>,
     streams_opened: u64,
     streams_open: Option<usize>,
@@ -115,7 +112,7 @@ impl H2Figures {
         self.streams_opened
     }
 
-    /// How many streams are open; `None` once more than 128 were open at a time.
+    /// How many streams are open; `None` once more than 16 were still open 128 streams later.
     #[must_use]
     pub fn streams_open(&self) -> Option<usize> {
         self.streams_open
@@ -140,9 +137,8 @@ impl H2Figures {
     }
 }
 
-fn named(counts: &Option<Box<[u64; CODES]>>) -> impl Iterator<Item = (&'static str, u64)> {
-    let counts = counts.as_deref().copied().unwrap_or_default();
-    let counts = NAMES.into_iter().zip(counts);
+fn named(counts: &[u32; CODES]) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = NAMES.into_iter().zip(counts.map(u64::from));
     counts.filter(|(_, count)| *count > 0)
 }
 
@@ -157,15 +153,10 @@ pub(super) struct Frames {
 #[derive(Default)]
 struct Found {
     figures: H2Figures,
-    last_stream: u32,
-    /// Streams, and who has said its last: 1 the client, 2 the server. `None`: too many.
-    open: Option<Vec<(u32, u8)>>,
+    streams: Streams,
     ping: Option<(u64, Duration)>,
     is_h2: bool,
 }
-
-const CLIENT: u8 = 1;
-const SERVER: u8 = 2;
 
 impl Frames {
     pub(super) fn new(role: Role) -> Self {
@@ -173,10 +164,7 @@ impl Frames {
             client: Scanner::new(true),
             server: Scanner::new(false),
             is_client: role == Role::Client,
-            found: Found {
-                open: Some(Vec::new()),
-                ..Found::default()
-            },
+            found: Found::default(),
         }
     }
 
@@ -215,7 +203,7 @@ impl Frames {
             return None;
         }
         let mut figures = self.found.figures.clone();
-        figures.streams_open = self.found.open.as_ref().map(Vec::len);
+        figures.streams_open = self.found.streams.count();
         Some(figures)
     }
 }
@@ -235,21 +223,20 @@ impl Found {
         let figures = &mut self.figures;
         match frame {
             Frame::Headers { stream, end } => {
-                // A client's streams are odd (RFC 9113 5.1.1).
-                if from_client && stream > self.last_stream && !stream.is_multiple_of(2) {
-                    self.last_stream = stream;
+                if from_client && self.streams.open(stream) {
                     figures.streams_opened += 1;
-                    self.opened(stream);
                 }
-                self.said_last(stream, from_client, end);
+                if end {
+                    self.streams.end(stream, from_client);
+                }
             }
-            Frame::Data { stream, end } => self.said_last(stream, from_client, end),
+            Frame::Data { stream, end: true } => self.streams.end(stream, from_client),
+            Frame::Data { .. } => {}
             Frame::Reset { stream, code } => {
-                let counts = figures.resets.of(received).get_or_insert_default();
-                if let Some(count) = counts.get_mut(place(code)) {
-                    *count += 1;
+                if let Some(count) = figures.resets.of(received).get_mut(place(code)) {
+                    *count = count.saturating_add(1);
                 }
-                self.closed(stream);
+                self.streams.reset(stream);
             }
             Frame::Setting { id, value } if received => match id {
                 3 => figures.max_concurrent_streams = Some(value),
@@ -273,37 +260,6 @@ impl Found {
             Frame::Ping { .. } => {}
             Frame::GoAway { last_stream, code } => {
                 *figures.goaway.of(received) = Some(GoAway { code, last_stream });
-            }
-        }
-    }
-
-    fn opened(&mut self, stream: u32) {
-        if let Some(open) = &mut self.open {
-            open.push((stream, 0));
-        }
-        self.open.take_if(|open| open.len() > STREAMS);
-    }
-
-    fn said_last(&mut self, stream: u32, from_client: bool, end: bool) {
-        if !end {
-            return;
-        }
-        let Some(open) = &mut self.open else { return };
-        if let Some((_, last)) = open.iter_mut().rfind(|(open, _)| *open == stream) {
-            *last |= if from_client { CLIENT } else { SERVER };
-            if *last == CLIENT | SERVER {
-                self.closed(stream);
-            }
-        }
-    }
-
-    fn closed(&mut self, stream: u32) {
-        if let Some(open) = &mut self.open
-            && let Some(at) = open.iter().rposition(|(open, _)| *open == stream)
-        {
-            open.swap_remove(at);
-            if open.is_empty() {
-                open.shrink_to(FEW);
             }
         }
     }

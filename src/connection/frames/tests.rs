@@ -238,15 +238,15 @@ fn more_open_streams_than_are_tracked_are_unknown() {
     let mut frames = Frames::new(Role::Server);
     frames.received(PREFACE, None);
     frames.received(&settings(), None);
-    for stream in 0..128 {
+    for stream in 0..144 {
         frames.received(&frame(1, 4, 2 * stream + 1, &[0; 3]), None);
     }
-    assert_eq!(frames.figures().unwrap().streams_open(), Some(128));
-    frames.received(&frame(1, 4, 257, &[0; 3]), None);
+    assert_eq!(frames.figures().unwrap().streams_open(), Some(144));
+    frames.received(&frame(1, 4, 289, &[0; 3]), None);
     let figures = frames.figures().unwrap();
     assert_eq!(
         (figures.streams_open(), figures.streams_opened()),
-        (None, 129)
+        (None, 145)
     );
 }
 
