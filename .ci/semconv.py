@@ -1,4 +1,4 @@
-"""Writes tests/semconv/<version>.txt: the names of OpenTelemetry's semantic conventions that concern RPC
+"""Writes tests/it/otel/semconv/<version>.txt: the names of OpenTelemetry's semantic conventions that concern RPC
 and HTTP, from the npm package @opentelemetry/semantic-conventions. Run it for a new version, and the
 test `semconv` shows what has changed: `python3 .ci/semconv.py 1.45.0`.
 """
@@ -38,5 +38,5 @@ lines = [
     f"# @opentelemetry/semantic-conventions. `python3 .ci/semconv.py {version}` writes this list.",
     *(f"{name} stable" if name in stable else name for name in sorted(every)),
 ]
-(root / f"tests/semconv/{version}.txt").write_text("\n".join(lines) + "\n")
+(root / f"tests/it/otel/semconv/{version}.txt").write_text("\n".join(lines) + "\n")
 print(f"{len(every)} names, {len(stable)} of them stable")

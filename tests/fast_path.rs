@@ -1,5 +1,6 @@
 //! The shortcuts for the common case change no record, and nothing that a caller or a tracer sees.
 
+#[path = "it/support/scripted.rs"]
 mod scripted;
 
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
 //! Nothing is left over: as many finishes as starts, and no memory, whatever way RPCs end.
 
+#[path = "it/support/scripted.rs"]
 mod scripted;
 
 use std::{

@@ -4,7 +4,7 @@
 
 #[path = "../benches/call/mod.rs"]
 mod call;
-#[path = "otel/mod.rs"]
+#[path = "it/support/telemetry.rs"]
 mod telemetry;
 
 use opentelemetry_sdk::{

@@ -1,6 +1,6 @@
 //! Global providers, installed for the process after the first RPCs.
 
-#[path = "otel/mod.rs"]
+#[path = "it/support/telemetry.rs"]
 mod telemetry;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};

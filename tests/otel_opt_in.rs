@@ -1,6 +1,6 @@
 //! `OTEL_SEMCONV_STABILITY_OPT_IN`, read from the environment of a process of its own.
 
-#[path = "otel/mod.rs"]
+#[path = "it/support/telemetry.rs"]
 mod telemetry;
 
 use std::{convert::Infallible, env, process::Command};

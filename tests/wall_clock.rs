@@ -3,8 +3,9 @@
 //! `tests/foreign/clock.sh` runs this under libfaketime, which reads the wall clock's offset from a
 //! file and leaves the monotonic clock alone.
 
-mod common;
-#[path = "otel/mod.rs"]
+#[path = "it/support/tcp.rs"]
+mod tcp;
+#[path = "it/support/telemetry.rs"]
 mod telemetry;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{connect, echo::say, serve, soon};
+use tcp::{connect, echo::say, serve, soon};
 use telemetry::Telemetry;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

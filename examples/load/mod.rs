@@ -18,7 +18,7 @@ use tonic::{
 use tower::{Service as _, ServiceBuilder, ServiceExt as _};
 use tower_tracer::{Tracer, TracerLayer, service::TracerService};
 
-use crate::echo::{EchoClient, EchoRequest, EchoServer, EchoService, listen, say};
+use super::echo::{EchoClient, EchoRequest, EchoServer, EchoService, listen, say};
 
 /// The methods of the Echo service.
 pub const METHODS: [&str; 4] = [

@@ -1,8 +1,8 @@
 //! What the fuzz targets share: scripted exchanges made of a fuzzer's bytes, and what is recorded of them.
 
-#[path = "../../tests/model/mod.rs"]
+#[path = "../../tests/it/support/model.rs"]
 pub mod model;
-#[path = "../../tests/scripted/mod.rs"]
+#[path = "../../tests/it/support/scripted.rs"]
 pub mod scripted;
 
 use bytes::Bytes;
