@@ -328,8 +328,8 @@ impl Handler {
 
     /// What a caller sees of it on a server with this tracer.
     pub fn trace(&self, tracer: impl Tracer) -> Vec<String> {
-        let layer = TracerLayer::new(tracer).server();
-        drive(&mut layer.layer(self.clone()), self.course)
+        let mut service = TracerLayer::new(tracer).server().layer(self.clone());
+        drive(&mut service, self.course)
     }
 
     fn answer(self) -> Result<Response<Scripted>, BoxError> {
