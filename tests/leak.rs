@@ -110,10 +110,10 @@ impl Random {
 
     /// Every third RPC does not come to its own end.
     fn course(&mut self) -> Course {
-        const ENDS: [Course; 3] = [Course::Trailers, Course::HeadersOnly, Course::BodyEnd];
+        const ENDS: [Course; 3] = [Course::OK, Course::HeadersOnly(5), Course::BodyEnd];
         const BREAKS: [Course; 8] = [
-            Course::ServiceError,
-            Course::BodyError,
+            Course::ServiceError(Some(tonic::Code::Aborted)),
+            Course::BodyError(Some(tonic::Code::DataLoss)),
             Course::DropUnpolled,
             Course::DropPending,
             Course::DropBody,
@@ -223,7 +223,7 @@ fn rpcs(count: u64, random: &mut Random, reset: &Arc<h2::Error>, tracers: &[Coun
     for number in 0..count {
         if number % 2 == 0 {
             let course = random.course();
-            drive(&mut layers.layer(Handler(course)), course);
+            drive(&mut layers.layer(Handler::of(course)), course);
             continue;
         }
         let (request, response, polls) = walk(random, reset);

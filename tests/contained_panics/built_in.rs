@@ -18,9 +18,7 @@ use tower_tracer::{
 
 use crate::{
     alone,
-    scripted::{
-        Scripted, Step, bare_request, data, panic_on_purpose, poll_body, response, run, trailers,
-    },
+    scripted::{Step, bare_request, data, panic_on_purpose, poll_body, response, run, trailers},
 };
 
 /// How many panics one RPC with these steps in its response has contained.
@@ -136,8 +134,8 @@ fn a_panic_of_each_function_of_attributes_is_counted() {
 }
 
 #[cfg(feature = "live")]
-#[tokio::test]
-async fn a_panic_of_the_guard_of_the_live_page_is_counted() {
+#[test]
+fn a_panic_of_the_guard_of_the_live_page_is_counted() {
     use tower::ServiceExt as _;
     use tower_tracer::live::Live;
 
@@ -147,7 +145,7 @@ async fn a_panic_of_the_guard_of_the_live_page_is_counted() {
         let request = http::Request::get(uri).header("host", "localhost");
         let before = contained_panics();
         let answer = live.service().oneshot(request.body(()).unwrap());
-        assert_eq!(answer.await.unwrap().status(), 403);
+        assert_eq!(run(answer).unwrap().status(), 403);
         assert_eq!(contained_panics() - before, 1, "{uri}");
     }
 }

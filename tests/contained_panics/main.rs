@@ -4,13 +4,10 @@
 //! They have their own binary: `contained_panics` counts per process.
 
 mod built_in;
-mod composed;
 #[cfg(feature = "connection")]
 mod connection;
-mod layer;
+mod tracers;
 
-#[path = "../it/support/exchange.rs"]
-mod exchange;
 #[path = "../it/support/scripted.rs"]
 mod scripted;
 

@@ -1,7 +1,6 @@
 //! The live page: what it shows, to whom, and what it costs.
 
 #[path = "../../examples/load/mod.rs"]
-#[allow(unreachable_pub)]
 mod load;
 
 #[cfg(feature = "connection")]

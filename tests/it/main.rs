@@ -8,8 +8,6 @@
 #[cfg(feature = "testing")]
 mod support {
     #[cfg(feature = "tonic")]
-    pub(crate) mod exchange;
-    #[cfg(feature = "tonic")]
     pub(crate) mod model;
     #[cfg(feature = "transport")]
     pub(crate) mod raw_peer;

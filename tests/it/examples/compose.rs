@@ -1,6 +1,7 @@
 //! The example `compose`: a stack from a file, swapped while a stream is running.
 
-#[allow(dead_code)]
+// `support::tcp` has the Echo service of the examples too.
+#[allow(dead_code, clippy::duplicate_mod)]
 #[path = "../../../examples/compose.rs"]
 mod example;
 

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::exchange::{Ends, Exchange, METHOD, now, poll, request};
+use crate::support::scripted::{self, Course, Handler, METHOD, Scripted, data, poll_once, run};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -25,6 +25,11 @@ use tower_tracer::{
     testing::RecordingTracer,
     tracer::{BoxTracer, Candidate, Either, Scope, StreamEvent},
 };
+
+/// A gRPC request with one message.
+fn request() -> Request<tonic::body::Body> {
+    scripted::request(Scripted::new([data(3)]).telling())
+}
 
 // --- Order ---
 
@@ -74,7 +79,7 @@ impl Scope for Numbered {
 /// Runs an exchange under a stack of numbered tracers, and returns the numbers of each hook's calls.
 fn numbers_of<T: Tracer>(hook: &str, stack: impl FnOnce(&Log) -> T) -> Vec<usize> {
     let log = Log::default();
-    Exchange::new([1], Ends::Trailers(0)).run(stack(&log));
+    Handler::new([1], Course::OK).trace(stack(&log));
     let log = log.lock().unwrap();
     let of_hook = log.iter().filter_map(|line| line.strip_suffix(hook));
     of_hook.map(|n| n.trim().parse().unwrap()).collect()
@@ -131,7 +136,7 @@ fn a_request_body_enters_the_scope_on_a_client_and_is_in_it_already_in_a_handler
         let request = Request::new(tonic::body::Body::new(Full::from("some bytes")));
         let mut future = pin!(service.call(request));
         lines();
-        let response = poll(&mut future);
+        let response = poll_once(&mut future);
         assert!(response.is_ready());
         let within: Vec<_> = lines()
             .into_iter()
@@ -149,7 +154,7 @@ fn a_request_body_enters_the_scope_on_a_client_and_is_in_it_already_in_a_handler
         }
         assert_eq!(within[..4], around);
         let mut body = handed_out.lock().unwrap().take().unwrap();
-        assert!(now(body.frame()).unwrap().is_ok());
+        assert!(run(body.frame()).unwrap().is_ok());
         let lines = lines();
         match client {
             true => assert_eq!(lines[..4], around, "a caller's code makes it"),
@@ -244,10 +249,10 @@ impl Wrap {
         !matches!(self, Self::None | Self::Filter(false) | Self::Sample(false))
     }
 
-    fn finishes(self, ends: Ends) -> bool {
+    fn finishes(self, course: Course) -> bool {
         match self {
             Self::FinishIf(wanted) | Self::Slow(wanted) => wanted,
-            Self::Failed => ends.is_failure(),
+            Self::Failed => course.is_failure(),
             _ => true,
         }
     }
@@ -279,10 +284,10 @@ fn a_part() -> impl Strategy<Value = Part> {
     prop::collection::vec(a_wrap(), 0..=3)
 }
 
-fn an_exchange() -> impl Strategy<Value = Exchange> {
+fn an_exchange() -> impl Strategy<Value = Handler> {
     let messages = prop::collection::vec(any::<u8>(), 0..4);
-    (messages, prop::sample::select(&Ends::ALL[..]))
-        .prop_map(|(messages, ends)| Exchange { messages, ends })
+    (messages, prop::sample::select(&Course::ALL[..]))
+        .prop_map(|(messages, course)| Handler::new(messages, course))
 }
 
 fn build(part: &Part) -> (RecordingTracer, BoxTracer) {
@@ -294,12 +299,12 @@ fn build(part: &Part) -> (RecordingTracer, BoxTracer) {
 
 /// The caller's view, and the log of each part.
 fn run_stack<T: Tracer>(
-    exchange: &Exchange,
+    exchange: &Handler,
     parts: &[Part],
     stack: impl FnOnce(Vec<BoxTracer>) -> T,
 ) -> (Vec<String>, Vec<Vec<String>>) {
     let (recorders, tracers): (Vec<_>, Vec<_>) = parts.iter().map(build).unzip();
-    let saw = exchange.run(stack(tracers));
+    let saw = exchange.trace(stack(tracers));
     (saw, recorders.iter().map(RecordingTracer::log).collect())
 }
 
@@ -309,7 +314,7 @@ proptest! {
         exchange in an_exchange(),
         parts in prop::collection::vec(a_part(), 3),
     ) {
-        let untraced = exchange.run(None::<RecordingTracer>);
+        let untraced = exchange.trace(None::<RecordingTracer>);
         let alone: Vec<_> = parts.iter().map(|part| {
             let (saw, mut logs) = run_stack(&exchange, std::slice::from_ref(part), |mut stack| {
                 stack.remove(0)
@@ -335,11 +340,11 @@ proptest! {
     #[test]
     fn a_part_sees_what_its_wraps_let_through(exchange in an_exchange(), part in a_part()) {
         let bare = RecordingTracer::new();
-        let saw = exchange.run(bare.clone());
+        let saw = exchange.trace(bare.clone());
         let mut expected = bare.log();
         if !part.iter().all(|wrap| wrap.takes_part()) {
             expected.clear();
-        } else if !part.iter().all(|wrap| wrap.finishes(exchange.ends)) {
+        } else if !part.iter().all(|wrap| wrap.finishes(exchange.course)) {
             expected.pop();
         }
         let (wrapped_saw, logs) = run_stack(&exchange, &[part], |mut stack| stack.remove(0));
@@ -353,17 +358,17 @@ proptest! {
             let recorder = RecordingTracer::new();
             (run(recorder.clone()), recorder.log())
         };
-        let with_none = logs(&|recorder| exchange.run((recorder, None::<RecordingTracer>)));
-        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run((recorder, ()))));
-        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run((None::<()>, recorder))));
-        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.run(recorder)));
+        let with_none = logs(&|recorder| exchange.trace((recorder, None::<RecordingTracer>)));
+        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.trace((recorder, ()))));
+        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.trace((None::<()>, recorder))));
+        prop_assert_eq!(&with_none, &logs(&|recorder| exchange.trace(recorder)));
     }
 
     #[test]
     fn filter_always_is_as_nothing(exchange in an_exchange()) {
         let (bare, filtered) = (RecordingTracer::new(), RecordingTracer::new());
-        let saw = exchange.run(bare.clone());
-        prop_assert_eq!(exchange.run(filtered.clone().filter(|_| true)), saw);
+        let saw = exchange.trace(bare.clone());
+        prop_assert_eq!(exchange.trace(filtered.clone().filter(|_| true)), saw);
         prop_assert_eq!(filtered.log(), bare.log());
         prop_assert_eq!(filtered.scopes_entered(), bare.scopes_entered());
     }
@@ -397,12 +402,12 @@ fn allocations(tracer: impl Tracer) -> (u64, usize) {
     let bare = Bare::default();
     let mut service = TracerLayer::new(tracer).layer(bare.clone());
     // Whatever is made once per thread is made now.
-    drop(now(service.call(request())));
+    drop(run(service.call(request())));
     bare.0.store(0, Relaxed);
     let request = request();
     let counted = allocation_counter::measure(|| {
-        let response = now(service.call(request)).unwrap();
-        assert!(poll(pin!(response.into_body()).frame()).is_ready());
+        let response = run(service.call(request)).unwrap();
+        assert!(poll_once(&mut pin!(response.into_body()).frame()).is_ready());
     });
     (counted.count_total, bare.0.load(Relaxed))
 }
@@ -482,7 +487,7 @@ fn a_combined_tracer_can_be_cloned_for_another_layer() {
     fn twice<T: Tracer + Clone>(tracer: T) {
         let stack = |tracer| ServiceBuilder::new().layer(TracerLayer::new(tracer));
         for tracer in [tracer.clone(), tracer] {
-            drop(now(stack(tracer).service(Bare::default()).call(request())));
+            drop(run(stack(tracer).service(Bare::default()).call(request())));
         }
     }
     let recorder = RecordingTracer::new();
@@ -500,7 +505,7 @@ fn the_share_of_the_sampled_is_the_ratio() {
         let sampled = recorder.clone().sample(ratio).unwrap();
         let mut service = TracerLayer::new(sampled).layer(Bare::default());
         for _ in 0..4000 {
-            drop(now(service.call(request())));
+            drop(run(service.call(request())));
         }
         let share = recorder.started().len() as f64 / 4000.0;
         // Ten standard deviations, which are 0.0072 at 0.3.
@@ -519,7 +524,7 @@ fn a_larger_ratio_chooses_what_a_smaller_one_chooses() {
     for _ in 0..200 {
         few.clear();
         many.clear();
-        drop(now(service.call(request())));
+        drop(run(service.call(request())));
         assert!(few.started().len() <= many.started().len());
     }
 }
@@ -552,7 +557,7 @@ fn call_three_times(inner: &Arc<AtomicUsize>) {
         let mut client = TracerLayer::new(half(inner))
             .client()
             .layer(Bare::default());
-        drop(now(client.call(request())));
+        drop(run(client.call(request())));
     }
 }
 
@@ -569,7 +574,7 @@ fn calls_of_a_handler_follow_its_rpc_even_if_it_was_declined() {
                     Ok::<_, Infallible>(Response::new(String::new()))
                 }
             }));
-        drop(now(server.call(request())));
+        drop(run(server.call(request())));
     });
 }
 
@@ -588,8 +593,8 @@ fn calls_under_a_response_body_follow_its_rpc_even_if_it_was_declined() {
                 let body = http_body_util::StreamBody::new(Box::pin(frames));
                 ready(Ok::<_, Infallible>(Response::new(body)))
             }));
-        let response = now(server.call(request())).unwrap();
-        drop(now(response.into_body().collect()));
+        let response = run(server.call(request())).unwrap();
+        drop(run(response.into_body().collect()));
     });
 }
 
@@ -612,7 +617,7 @@ fn attempts_follow_their_call_even_if_it_was_declined() {
             for _ in 0..2 {
                 let mut attempt = request();
                 *attempt.extensions_mut() = call.extensions().clone();
-                drop(now(self.0.call(attempt)));
+                drop(run(self.0.call(attempt)));
             }
             self.0.call(call)
         }
@@ -624,7 +629,7 @@ fn attempts_follow_their_call_even_if_it_was_declined() {
             .layer_fn(ThreeAttempts)
             .layer(TracerLayer::new(half(inner)).client())
             .service(Bare::default());
-        drop(now(client.call(request())));
+        drop(run(client.call(request())));
     });
 }
 
@@ -640,7 +645,7 @@ fn a_record_under_a_declined_rpc_passes_the_choice_on() {
                 call_three_times(&inner);
                 ready(Ok::<_, Infallible>(Response::new(String::new())))
             }));
-        drop(now(server.call(request())));
+        drop(run(server.call(request())));
     });
 }
 
@@ -678,7 +683,7 @@ fn a_filter_sees_the_side_of_the_record_before_and_after_it_is_made() {
     let mut request = request();
     let method = tonic::GrpcMethod::new("echo.Echo", "UnaryEcho");
     request.extensions_mut().insert(method);
-    drop(now(service.call(request)));
+    drop(run(service.call(request)));
     let expected = ["before", "after", "record"].map(|name| (name, Role::Client));
     assert_eq!(*seen.lock().unwrap(), expected);
 }
@@ -709,12 +714,12 @@ fn the_state_of_an_rpc_that_is_not_wanted_is_dropped_at_its_end() {
         }
     }
 
-    for (ends, expected) in [
-        (Ends::Trailers(0), &["dropped"][..]),
-        (Ends::Trailers(13), &["finish", "dropped"][..]),
+    for (course, expected) in [
+        (Course::OK, &["dropped"][..]),
+        (Course::Trailers(13), &["finish", "dropped"][..]),
     ] {
         let log = Log::default();
-        Exchange::new([], ends).run(Stateful(Arc::clone(&log)).only_failed());
+        Handler::new([], course).trace(Stateful(Arc::clone(&log)).only_failed());
         assert_eq!(*log.lock().unwrap(), expected);
     }
 }
@@ -726,9 +731,9 @@ fn a_filter_on_the_outcome_sees_the_complete_record() {
         .clone()
         .finish_if(|rpc| rpc.stats().response().messages() > Some(2));
     let tracer = Arc::new(long_answers);
-    Exchange::new([1, 1], Ends::Trailers(0)).run(Arc::clone(&tracer));
+    Handler::new([1, 1], Course::OK).trace(Arc::clone(&tracer));
     assert_eq!(recorder.finished().len(), 0);
-    Exchange::new([1, 1, 1], Ends::Trailers(0)).run(tracer);
+    Handler::new([1, 1, 1], Course::OK).trace(tracer);
     assert_eq!(recorder.only_finished().full_method(), Some(METHOD));
 }
 
@@ -741,13 +746,13 @@ fn an_rpc_in_flight_keeps_the_tracer_it_started_with() {
     let first = Arc::downgrade(&tracer.get());
     let mut service = TracerLayer::new(tracer.clone())
         .server()
-        .layer(Exchange::new([1, 2], Ends::Trailers(0)));
+        .layer(Handler::new([1, 2], Course::OK));
 
-    let response = now(service.call(request())).unwrap();
+    let response = run(service.call(request())).unwrap();
     tracer.set(Arc::new(new.clone()));
-    drop(now(service.call(request())));
+    drop(run(service.call(request())));
     assert!(first.upgrade().is_some(), "one RPC still needs it");
-    drop(now(response.into_body().collect()));
+    drop(run(response.into_body().collect()));
     assert!(first.upgrade().is_none(), "it has no holder");
 
     old.assert_in_order([
@@ -768,10 +773,10 @@ fn the_tracer_an_rpc_started_with_decides_about_its_events() {
     // Within a tuple, whose other part wants events anyway.
     let mut service = TracerLayer::new((tracer.clone(), RecordingTracer::new()))
         .server()
-        .layer(Exchange::new([1], Ends::Trailers(0)));
-    let response = now(service.call(request())).unwrap();
+        .layer(Handler::new([1], Course::OK));
+    let response = run(service.call(request())).unwrap();
     tracer.set(on_finish(|_| {}).boxed());
-    drop(now(response.into_body().collect()));
+    drop(run(response.into_body().collect()));
     old.assert_in_order([
         "response_headers",
         "response_message #0 1B",
@@ -779,9 +784,9 @@ fn the_tracer_an_rpc_started_with_decides_about_its_events() {
         "finish",
     ]);
 
-    let response = now(service.call(request())).unwrap();
+    let response = run(service.call(request())).unwrap();
     tracer.set(new.clone().boxed());
-    drop(now(response.into_body().collect()));
+    drop(run(response.into_body().collect()));
     assert_eq!(new.log(), [""; 0]);
 }
 
@@ -799,7 +804,7 @@ fn a_tracer_is_replaced_under_load_and_no_rpc_is_lost() {
             scope.spawn(|| {
                 let mut service = layer.layer(Bare::default());
                 for _ in 0..500 {
-                    drop(now(service.call(request())));
+                    drop(run(service.call(request())));
                 }
             });
         }
@@ -817,7 +822,7 @@ fn a_tracer_is_replaced_under_load_and_no_rpc_is_lost() {
 #[test]
 fn the_recorder_names_the_line_that_is_missing_in_the_order() {
     let recorder = RecordingTracer::new();
-    Exchange::new([], Ends::Trailers(0)).run(recorder.clone());
+    Handler::new([], Course::OK).trace(recorder.clone());
     recorder.assert_in_order(["start", "trailers", "finish"]);
     for wrong in [
         ["finish", "start"],
@@ -871,7 +876,7 @@ fn built_in_filters_recognize_health_checks_and_reflection() {
         let note = Arc::default();
         let mut service = TracerLayer::new(Note(Arc::clone(&note))).layer(Bare::default());
         let request = Request::get(path).body(String::new()).unwrap();
-        drop(now(service.call(request)));
+        drop(run(service.call(request)));
         assert_eq!(*note.lock().unwrap(), expected, "{path}");
     }
 }
@@ -881,7 +886,7 @@ fn a_boxed_tracer_ignores_the_state_of_another_one() {
     let recorder = RecordingTracer::new();
     let boxed = recorder.clone().boxed();
     let other = RecordingTracer::new();
-    Exchange::new([], Ends::Trailers(0)).run(other.clone());
+    Handler::new([], Course::OK).trace(other.clone());
     let rpc = other.only_finished();
     boxed.finish(Box::new("a state of another type"), &rpc);
     assert_eq!(recorder.log(), [""; 0]);
@@ -968,8 +973,8 @@ fn a_scope_is_entered_once_for_a_requests_body_within_its_response_also_when_the
             let body = tonic::body::Body::new(Sounding(true, Arc::clone(&seen)));
             let request = Request::post("/a.B/C").header("content-type", content_type);
             let request = request.body(body).unwrap();
-            let response = now(service.call(request)).unwrap();
-            drop(now(response.into_body().collect()));
+            let response = run(service.call(request)).unwrap();
+            drop(run(response.into_body().collect()));
             let seen = std::mem::take(&mut *seen.lock().unwrap());
             assert_eq!(seen, [1, 1, 1], "{content_type} {at_response}");
             assert_eq!(DEPTH.get(), 0);

@@ -88,8 +88,8 @@ fn each_course_of_an_rpc_starts_and_finishes_once_and_looks_the_same_to_the_call
         for role in [Role::Client, Role::Server] {
             let recorder = RecordingTracer::new();
             let layer = on(role, TracerLayer::new(recorder.clone()));
-            let seen = drive(&mut layer.layer(Handler(course)), course);
-            assert_eq!(seen, drive(&mut Handler(course), course), "{course:?}");
+            let seen = drive(&mut layer.layer(Handler::of(course)), course);
+            assert_eq!(seen, Handler::of(course).untraced(), "{course:?}");
             let log = recorder.log();
             assert_eq!(log[0], "start", "{course:?}");
             assert_eq!(log.last().unwrap(), course.finish(), "{course:?}");
@@ -155,7 +155,7 @@ fn a_panic_of_the_response_body_inside_a_message_leaves_it_truncated() {
 #[test]
 fn a_panic_in_the_call_itself_is_recorded_and_goes_on() {
     let recorder = RecordingTracer::new();
-    let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::PanicInCall));
+    let mut service = TracerLayer::new(recorder.clone()).layer(Handler::of(Course::PanicInCall));
     let called = catch_unwind(AssertUnwindSafe(|| service.call(bare_request())));
     assert_eq!(
         called.err().unwrap().downcast_ref::<String>().unwrap(),
@@ -219,7 +219,8 @@ fn a_future_dropped_after_its_deadline_has_exceeded_it() {
         ("banana", "finish cancelled CANCELLED"),
     ] {
         let recorder = RecordingTracer::new();
-        let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
+        let mut service =
+            TracerLayer::new(recorder.clone()).layer(Handler::of(Course::DropPending));
         let mut request = bare_request();
         let timeout = HeaderValue::from_static(timeout);
         request.headers_mut().insert("grpc-timeout", timeout);
@@ -400,7 +401,7 @@ fn a_grpc_message_of_any_kind_is_kept_bounded_and_printed_escaped() {
 #[test]
 fn as_many_finishes_as_starts_when_300_calls_are_dropped_at_once() {
     let recorder = RecordingTracer::new();
-    let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
+    let mut service = TracerLayer::new(recorder.clone()).layer(Handler::of(Course::DropPending));
     let mut futures: Vec<_> = (0..300)
         .map(|_| Box::pin(service.call(bare_request())))
         .collect();
@@ -425,9 +426,9 @@ fn as_many_finishes_as_starts_when_300_calls_are_dropped_at_once() {
 #[test]
 fn wall_times_come_from_one_reading_and_cannot_run_backwards() {
     let recorder = RecordingTracer::new();
-    let course = Course::Trailers;
+    let course = Course::OK;
     drive(
-        &mut TracerLayer::new(recorder.clone()).layer(Handler(course)),
+        &mut TracerLayer::new(recorder.clone()).layer(Handler::of(course)),
         course,
     );
     let rpc = recorder.only_finished();
@@ -642,11 +643,8 @@ fn two_layers_have_complete_records_linked_as_parent_and_child() {
         let mut service = ServiceBuilder::new()
             .layer(TracerLayer::new(outer.clone()).client())
             .layer(TracerLayer::new(inner.clone()))
-            .service(Handler(course));
-        assert_eq!(
-            drive(&mut service, course),
-            drive(&mut Handler(course), course)
-        );
+            .service(Handler::of(course));
+        assert_eq!(drive(&mut service, course), Handler::of(course).untraced());
         assert_eq!(outer.log(), inner.log(), "{course:?}");
         let (outer, inner) = (outer.only_finished(), inner.only_finished());
         assert_eq!(inner.role(), Role::Client, "the side of the outer one");
@@ -671,7 +669,7 @@ fn a_client_called_inside_a_handler_has_the_servers_record_as_its_parent() {
     let (client_side, server_side) = (RecordingTracer::new(), RecordingTracer::new());
     let client = TracerLayer::new(client_side.clone())
         .client()
-        .layer(Handler(Course::Trailers));
+        .layer(Handler::of(Course::OK));
     let mut server = TracerLayer::new(server_side.clone())
         .server()
         .layer(service_fn(move |request: Request<tonic::body::Body>| {
@@ -803,7 +801,7 @@ async fn a_timeout_layer_outside_drops_the_rpc_and_the_clock_decides_whether_its
         let service = ServiceBuilder::new()
             .timeout(Duration::from_millis(20))
             .layer(TracerLayer::new(recorder.clone()))
-            .service(Handler(Course::DropPending));
+            .service(Handler::of(Course::DropPending));
         let mut request = bare_request();
         if let Some(asked) = asked {
             request
@@ -823,7 +821,7 @@ async fn a_timeout_layer_inside_is_an_error_with_that_errors_code() {
     let service = ServiceBuilder::new()
         .layer(TracerLayer::new(recorder.clone()))
         .timeout(Duration::from_millis(1))
-        .service(Handler(Course::DropPending));
+        .service(Handler::of(Course::DropPending));
     let error = service.oneshot(bare_request()).await.err().unwrap();
     // Tower's own error has no code; tonic takes it for UNKNOWN too.
     assert_eq!(
@@ -927,7 +925,7 @@ fn an_rpc_dropped_while_its_runtime_shuts_down_finishes() {
         .worker_threads(2)
         .build()
         .unwrap();
-    let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
+    let mut service = TracerLayer::new(recorder.clone()).layer(Handler::of(Course::DropPending));
     let (polled, waiting) = std::sync::mpsc::channel();
     for _ in 0..20 {
         let mut future = Box::pin(service.call(bare_request()));
@@ -951,7 +949,7 @@ fn an_rpc_dropped_while_its_runtime_shuts_down_finishes() {
 #[test]
 fn an_rpc_dropped_while_its_thread_tears_down_finishes() {
     let recorder = RecordingTracer::new();
-    let mut service = TracerLayer::new(recorder.clone()).layer(Handler(Course::DropPending));
+    let mut service = TracerLayer::new(recorder.clone()).layer(Handler::of(Course::DropPending));
     let ended = std::thread::spawn(move || {
         // The slot below is set up first, so it goes last: after the current record's own.
         LEFT.with(|left| drop(left.lock()));

@@ -1,6 +1,7 @@
 //! What a record should say of an exchange: worked out slowly and obviously, from all that passed.
 //!
-//! The test `passthrough` and the fuzz target `exchange` share it; both have `scripted` beside it.
+//! The courses of `scripted` are few and have known ends. A plan is any two bodies with any number of polls, so what
+//! is expected has to be worked out too. The test `passthrough` and the fuzz target `exchange` share it.
 
 #![allow(dead_code, unreachable_pub)]
 

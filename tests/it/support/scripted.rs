@@ -1,4 +1,8 @@
-//! Bodies and handlers that follow a script, and a caller that logs what it sees.
+//! The script of an exchange: what a body does in each poll ([`Step`]), how an RPC ends ([`Course`]), a service
+//! that does so ([`Handler`]), and a caller that logs what it sees ([`drive`]).
+//!
+//! Beside it, `two_sides` has exchanges of which headers and bytes are the point, and `model` says what a record
+//! should say of any exchange. Their bodies are scripted here.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -17,7 +21,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tower::{BoxError, Service};
+use tower::{BoxError, Layer as _, Service};
+use tower_tracer::{Tracer, TracerLayer};
 
 /// What a [`Scripted`] body does in one poll.
 #[derive(Clone, Debug)]
@@ -83,10 +88,7 @@ impl Body for Scripted {
             None => None,
             Some(Step::Data(data)) => Some(Ok(Frame::data(data))),
             Some(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
-            Some(Step::Error(code)) => Some(Err(match code {
-                Some(code) => tonic::Status::new(code, "scripted").into(),
-                None => "scripted".into(),
-            })),
+            Some(Step::Error(code)) => Some(Err(error(code))),
             Some(Step::Fail(cause)) => Some(Err(Caused(cause).into())),
             Some(Step::Pending) => {
                 cx.waker().wake_by_ref();
@@ -112,6 +114,13 @@ impl Body for Scripted {
     }
 }
 
+fn error(code: Option<tonic::Code>) -> BoxError {
+    match code {
+        Some(code) => tonic::Status::new(code, "scripted").into(),
+        None => "scripted".into(),
+    }
+}
+
 /// A gRPC message of this size, with its prefix.
 pub fn message(size: u8) -> Bytes {
     let mut message = vec![0, 0, 0, 0, size];
@@ -133,9 +142,11 @@ pub fn trailers(status: &'static str) -> Step {
     Step::Trailers(grpc_status(status))
 }
 
+pub const METHOD: &str = "echo.Echo/UnaryEcho";
+
 /// A gRPC request with this body.
 pub fn request(body: Scripted) -> Request<tonic::body::Body> {
-    Request::post("/echo.Echo/UnaryEcho")
+    Request::post(format!("/{METHOD}"))
         .header("content-type", "application/grpc")
         .body(tonic::body::Body::new(body))
         .unwrap()
@@ -221,29 +232,39 @@ pub fn quiet() {
 /// A course that an RPC takes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Course {
-    Trailers,
-    HeadersOnly,
+    /// With this code in the trailers.
+    Trailers(u16),
+    /// With this code in the headers, and without a message.
+    HeadersOnly(u16),
     BodyEnd,
-    ServiceError,
-    BodyError,
+    /// With a code as a `tonic::Status`, without as some other error.
+    ServiceError(Option<tonic::Code>),
+    BodyError(Option<tonic::Code>),
     /// The future is dropped before its first poll.
     DropUnpolled,
     /// The future is dropped while it is pending.
     DropPending,
-    /// The response's body is dropped inside a message.
+    /// The response's body is dropped inside its last message.
     DropBody,
     PanicInCall,
     PanicInFuture,
+    /// The response's body panics inside its last message.
     PanicInBody,
 }
 
 impl Course {
-    pub const ALL: [Self; 11] = [
-        Self::Trailers,
-        Self::HeadersOnly,
+    pub const OK: Self = Self::Trailers(0);
+
+    pub const ALL: [Self; 15] = [
+        Self::OK,
+        Self::Trailers(13),
+        Self::HeadersOnly(0),
+        Self::HeadersOnly(5),
         Self::BodyEnd,
-        Self::ServiceError,
-        Self::BodyError,
+        Self::ServiceError(Some(tonic::Code::Aborted)),
+        Self::ServiceError(None),
+        Self::BodyError(Some(tonic::Code::DataLoss)),
+        Self::BodyError(None),
         Self::DropUnpolled,
         Self::DropPending,
         Self::DropBody,
@@ -255,14 +276,24 @@ impl Course {
     /// How a [`RecordingTracer`](tower_tracer::testing::RecordingTracer) writes its end down.
     pub fn finish(self) -> &'static str {
         match self {
-            Self::Trailers => "finish trailers OK",
-            Self::HeadersOnly => "finish headers_only NOT_FOUND",
+            Self::Trailers(0) => "finish trailers OK",
+            Self::Trailers(_) => "finish trailers INTERNAL",
+            Self::HeadersOnly(0) => "finish headers_only OK",
+            Self::HeadersOnly(_) => "finish headers_only NOT_FOUND",
             Self::BodyEnd => "finish body_end UNKNOWN",
-            Self::ServiceError => "finish service_error ABORTED",
-            Self::BodyError => "finish body_error DATA_LOSS",
+            Self::ServiceError(None) => "finish service_error UNKNOWN",
+            Self::ServiceError(Some(_)) => "finish service_error ABORTED",
+            Self::BodyError(None) => "finish body_error UNKNOWN",
+            Self::BodyError(Some(_)) => "finish body_error DATA_LOSS",
             Self::DropUnpolled | Self::DropPending | Self::DropBody => "finish cancelled CANCELLED",
             Self::PanicInCall | Self::PanicInFuture | Self::PanicInBody => "finish panic UNKNOWN",
         }
+    }
+
+    /// Whether it is a failure of the server: what its caller asked for or gave up is not.
+    pub fn is_failure(self) -> bool {
+        let codes = ["UNKNOWN", "INTERNAL", "DATA_LOSS"];
+        codes.iter().any(|code| self.finish().ends_with(code))
     }
 
     fn polls_future(self) -> bool {
@@ -270,9 +301,70 @@ impl Course {
     }
 }
 
-/// A service that reads the complete request and then takes its course.
+/// A service that reads the complete request, sends messages of these sizes and takes its course.
 #[derive(Clone, Debug)]
-pub struct Handler(pub Course);
+pub struct Handler {
+    messages: Vec<u8>,
+    pub course: Course,
+}
+
+impl Handler {
+    pub fn new(messages: impl Into<Vec<u8>>, course: Course) -> Self {
+        Self {
+            messages: messages.into(),
+            course,
+        }
+    }
+
+    /// With two messages.
+    pub fn of(course: Course) -> Self {
+        Self::new([1, 2], course)
+    }
+
+    /// What a caller sees of it without a layer.
+    pub fn untraced(&self) -> Vec<String> {
+        drive(&mut self.clone(), self.course)
+    }
+
+    /// What a caller sees of it on a server with this tracer.
+    pub fn trace(&self, tracer: impl Tracer) -> Vec<String> {
+        let mut service = TracerLayer::new(tracer).server().layer(self.clone());
+        drive(&mut service, self.course)
+    }
+
+    fn answer(self) -> Result<Response<Scripted>, BoxError> {
+        let mut steps: Vec<_> = self.messages.iter().copied().map(data).collect();
+        match self.course {
+            Course::HeadersOnly(code) => {
+                let mut response = response([]);
+                response.headers_mut().insert("grpc-status", code.into());
+                *response.body_mut() = Scripted::default().telling();
+                return Ok(response);
+            }
+            Course::ServiceError(code) => return Err(error(code)),
+            Course::PanicInFuture => panic_on_purpose(),
+            Course::DropBody | Course::PanicInBody => {
+                if let Some(Step::Data(last)) = steps.last_mut() {
+                    last.truncate(last.len() - 1);
+                }
+                steps.push(match self.course {
+                    Course::DropBody => Step::Pending,
+                    _ => Step::Panic,
+                });
+                return Ok(response(steps));
+            }
+            Course::Trailers(code) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", code.into());
+                steps.push(Step::Trailers(trailers));
+            }
+            Course::BodyError(code) => steps.push(Step::Error(code)),
+            _ => {}
+        }
+        steps.insert(usize::from(steps.len() > 1), Step::Pending);
+        Ok(response(steps))
+    }
+}
 
 impl Service<Request<tonic::body::Body>> for Handler {
     type Response = Response<Scripted>;
@@ -284,32 +376,16 @@ impl Service<Request<tonic::body::Body>> for Handler {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let course = self.0;
-        if course == Course::PanicInCall {
+        if self.course == Course::PanicInCall {
             panic_on_purpose();
         }
+        let handler = self.clone();
         Box::pin(async move {
             request.into_body().collect().await?;
-            let half = Step::Data(message(9).slice(..8));
-            match course {
-                Course::HeadersOnly => {
-                    let mut response = response([]);
-                    response.headers_mut().extend(grpc_status("5"));
-                    *response.body_mut() = Scripted::default().telling();
-                    Ok(response)
-                }
-                Course::ServiceError => Err(tonic::Status::aborted("scripted").into()),
-                Course::DropPending => std::future::pending().await,
-                Course::PanicInFuture => panic_on_purpose(),
-                Course::BodyEnd => Ok(response([data(1), Step::Pending])),
-                Course::BodyError => Ok(response([
-                    data(1),
-                    Step::Error(Some(tonic::Code::DataLoss)),
-                ])),
-                Course::DropBody => Ok(response([data(1), half, Step::Pending])),
-                Course::PanicInBody => Ok(response([data(1), half, Step::Panic])),
-                _ => Ok(response([data(1), Step::Pending, data(2), trailers("0")])),
+            if handler.course == Course::DropPending {
+                std::future::pending::<()>().await;
             }
+            handler.answer()
         })
     }
 }

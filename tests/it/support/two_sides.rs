@@ -1,4 +1,7 @@
 //! One HTTP exchange in process, with scripted bodies, through the layer.
+//!
+//! `scripted` has a handler that says how a gRPC call ends. Here a test chooses headers, status and bytes, both
+//! bodies come to their end, each frame has to pass unchanged, and client and server see the same exchange.
 
 #![allow(dead_code, unreachable_pub)]
 

@@ -287,7 +287,7 @@ fn a_box_clone_service_can_be_inside_and_outside_of_the_layer() {
     let (outer, inner) = (RecordingTracer::new(), RecordingTracer::new());
     let boxed: BoxCloneService<_, _, _> = ServiceBuilder::new()
         .layer(TracerLayer::new(inner.clone()))
-        .service(Handler(Course::Trailers))
+        .service(Handler::of(Course::OK))
         .boxed_clone();
     let around = TracerLayer::new(outer.clone()).layer(boxed);
     let boxed = BoxCloneService::new(around);
@@ -302,7 +302,7 @@ fn a_box_clone_service_can_be_inside_and_outside_of_the_layer() {
         assert!(inner.parent().unwrap().ptr_eq(outer));
     }
     // `Sync` as well, with a tracer whose state is not.
-    let service = TracerLayer::new(Bare).layer(Handler(Course::Trailers));
+    let service = TracerLayer::new(Bare).layer(Handler::of(Course::OK));
     run(BoxCloneSyncService::new(service).oneshot(bare_request())).unwrap();
 }
 
