@@ -27,12 +27,15 @@ use super::{
 const PROGRESS: Duration = Duration::from_secs(1);
 const LISTED: usize = 20;
 
+/// An event, and how long it took to make it.
+type Next = dyn Future<Output = (Bytes, Duration)> + Send;
+
 /// The events of one reader, without end.
 pub(super) struct Events {
     shared: Arc<Shared>,
     watcher: Arc<Watcher>,
     /// The lock is never taken: it makes the body `Sync`.
-    progress: Mutex<Pin<Box<dyn Future<Output = (Bytes, Duration)> + Send>>>,
+    progress: Mutex<Pin<Box<Next>>>,
 }
 
 /// What is sent once a second.

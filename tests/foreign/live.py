@@ -84,7 +84,11 @@ def below(rpc, begin=0.0):
 def rpc_with_children():
     """A client's call that failed: a server of this page served it and called the store."""
     for rpc in page_json(method=UNARY, role="client", code="DEADLINE_EXCEEDED")["samples"]["rpcs"]:
-        rpc = page_json(rpc=rpc["id"])
+        try:
+            rpc = page_json(rpc=rpc["id"])
+        except urllib.error.HTTPError:
+            # A newer sample has taken its place.
+            continue
         roles = [child["role"] for _, child in below(rpc)]
         # The front, its two calls of the store, and the store.
         if roles[:2] == ["server", "client"] and roles.count("client") > 1 and roles.count("server") > 1:
@@ -113,7 +117,8 @@ def figures_move(page):
 
 
 def ended_appear(page):
-    page.goto(url)
+    # With one row in flight, so that no table grows above the pointer.
+    page.goto(url + "?limit=1")
     rows = page.locator("#ended tbody tr")
     wait_for("RPCs that end to appear", lambda: rows.count() == 8)
     first = rows.first.inner_text()
@@ -243,6 +248,7 @@ def looks(browser):
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
         page.screenshot(path=SCREENSHOTS / f"{name}-full.png", full_page=True)
         page.goto(url + "?limit=9")
+        wait_for("RPCs that end to appear", lambda: page.locator("#ended tbody tr").count() == 8)
         page.screenshot(path=SCREENSHOTS / f"{name}-short.png", full_page=True)
         for query in [f"?method={UNARY}&role=server", "?view=connections", f"?rpc={wait_for('an RPC with calls', rpc_with_children)['id']}"]:
             page.goto(url + query)
