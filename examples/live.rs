@@ -13,6 +13,7 @@ use std::{error::Error, time::Duration};
 
 use echo::{EchoClient, EchoRequest, EchoResponse, EchoServer, EchoService, Unary, listen, say};
 use hyper_util::client::legacy::connect::HttpConnector;
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tokio::time::{interval, sleep, timeout};
 use tonic::{
     Code, Request, Response, Status,
@@ -23,21 +24,34 @@ use tower_tracer::{
     Level, RpcInfo, Tracer, TracerLayer,
     connection::{Connector, Incoming},
     live::{Live, LiveTracer},
+    otel::OtelTracer,
     rpc::Endpoint as Peer,
     service::{RpcGuard, StageLayer, TracedRequest, TracedResponse, TracerService},
 };
 
-type Client = EchoClient<TracerService<Channel, LiveTracer>>;
+/// OpenTelemetry sends the ids of traces, so that the page shows a client's call and the RPC that serves it as one.
+/// It comes first: what it sends is there for the next tracer to see.
+type Tracers = (OtelTracer, LiveTracer);
+
+type Client = EchoClient<TracerService<Channel, Tracers>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let port = std::env::args()
         .nth(1)
         .map_or(Ok(6680), |port| port.parse())?;
-    let live = Live::new().name("shop");
+    let live = Live::new()
+        .name("shop")
+        .trace_link("http://localhost:16686/trace/{trace_id}");
 
     // Level Detailed records the time of each event, for the picture of one RPC.
-    let layer = || TracerLayer::new(live.tracer()).level(Level::Detailed);
+    let spans = SdkTracerProvider::builder().build();
+    let layer = || {
+        let otel = OtelTracer::new()
+            .tracer_provider(&spans)
+            .propagator(TraceContextPropagator::new());
+        TracerLayer::new((otel, live.tracer())).level(Level::Detailed)
+    };
 
     // The store, and the front that calls it.
     let (incoming, store) = listen().await?;
@@ -73,7 +87,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn connect(
     uri: &str,
-    layer: TracerLayer<LiveTracer>,
+    layer: TracerLayer<Tracers>,
     connections: LiveTracer,
     name: &'static str,
 ) -> Result<Client, Box<dyn Error>> {
@@ -225,7 +239,7 @@ impl TracedResponse for JobDone {
 }
 
 /// A service that is neither HTTP nor quick.
-async fn jobs(layer: TracerLayer<LiveTracer>) {
+async fn jobs(layer: TracerLayer<Tracers>) {
     let work = ServiceBuilder::new()
         .layer(layer.server())
         .service_fn(async |job: Job| {

@@ -162,7 +162,7 @@ mod sync;
 pub mod testing;
 mod text;
 mod time;
-#[cfg(any(feature = "prometheus", feature = "tracing"))]
+#[cfg(any(feature = "live", feature = "prometheus", feature = "tracing"))]
 mod trace_id;
 pub mod tracer;
 #[cfg(feature = "tracing")]

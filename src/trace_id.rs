@@ -1,8 +1,18 @@
-//! The id of the trace that an RPC belongs to.
+//! The ids of the trace that an RPC belongs to.
 
 use http::HeaderMap;
 
+#[cfg(any(feature = "prometheus", feature = "tracing"))]
 use crate::RequestParts;
+
+/// A request's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TraceParent {
+    pub(crate) trace: TraceId,
+    /// The id of the span that made the request.
+    #[cfg(feature = "live")]
+    pub(crate) span: u64,
+}
 
 /// The id of a trace: 32 hexadecimal digits in lower case, not all 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +21,8 @@ pub(crate) struct TraceId {
     is_sampled: bool,
 }
 
-impl TraceId {
-    /// That of a request's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header).
-    pub(crate) fn of_request(request: &RequestParts<'_>) -> Option<Self> {
-        Self::of_headers(request.headers())
-    }
-
-    fn of_headers(headers: &HeaderMap) -> Option<Self> {
+impl TraceParent {
+    pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all("traceparent").iter();
         let value = values.next()?.as_bytes();
         let (head, rest) = value.split_at_checked(55)?;
@@ -47,13 +52,33 @@ impl TraceId {
         let low = flags
             .last()
             .and_then(|digit| char::from(*digit).to_digit(16));
-        Some(Self {
+        let trace = TraceId {
             digits,
             is_sampled: low.is_some_and(|bits| bits & 1 == 1),
+        };
+        Some(Self {
+            trace,
+            #[cfg(feature = "live")]
+            span: number(parent)?,
         })
+    }
+}
+
+/// The number that 16 hexadecimal digits are.
+#[cfg(feature = "live")]
+fn number(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}
+
+impl TraceId {
+    /// That of a request's `traceparent`.
+    #[cfg(any(feature = "prometheus", feature = "tracing"))]
+    pub(crate) fn of_request(request: &RequestParts<'_>) -> Option<Self> {
+        Some(TraceParent::of_headers(request.headers())?.trace)
     }
 
     /// That of OpenTelemetry's current context, such as of a span of `OtelTracer` beside this tracer.
+    #[cfg(any(feature = "prometheus", feature = "tracing"))]
     pub(crate) fn current() -> Option<Self> {
         #[cfg(feature = "otel")]
         {
@@ -74,6 +99,12 @@ impl TraceId {
         str::from_utf8(&self.digits).unwrap_or_default()
     }
 
+    /// Its lower half, which is the random one of ids that begin with the time.
+    #[cfg(feature = "live")]
+    pub(crate) fn lower_half(&self) -> u64 {
+        self.digits.get(16..).and_then(number).unwrap_or_default()
+    }
+
     /// Whether its spans are kept, as far as is known here.
     #[cfg(feature = "prometheus")]
     pub(crate) fn is_sampled(self) -> bool {
@@ -85,7 +116,7 @@ impl TraceId {
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
-    use super::TraceId;
+    use super::TraceParent;
 
     #[test]
     #[cfg(feature = "prometheus")]
@@ -100,7 +131,8 @@ mod tests {
             let value = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", value.parse().unwrap());
-            assert_eq!(TraceId::of_headers(&headers).unwrap().is_sampled(), sampled);
+            let parent = TraceParent::of_headers(&headers).unwrap();
+            assert_eq!(parent.trace.is_sampled(), sampled);
         }
     }
 
@@ -109,7 +141,8 @@ mod tests {
         for value in values {
             headers.append("traceparent", HeaderValue::from_static(value));
         }
-        TraceId::of_headers(&headers).map(|id| id.as_str().to_owned())
+        let parent = TraceParent::of_headers(&headers);
+        parent.map(|parent| str::from_utf8(&parent.trace.digits).unwrap().to_owned())
     }
 
     #[test]

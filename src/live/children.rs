@@ -2,7 +2,7 @@
 
 use crate::Status;
 
-/// A call that an RPC made, or an attempt of it, and that is over.
+/// A call that an RPC made, or an attempt of it, or the RPC that serves it.
 #[derive(Debug, Clone)]
 pub(super) struct Child {
     pub(super) id: u64,
@@ -12,6 +12,7 @@ pub(super) struct Child {
     pub(super) at: u64,
     pub(super) nanos: u64,
     pub(super) status: Option<Status>,
+    /// `None` of one that is not over: when its caller ends first, no more is known of it.
     pub(super) ending: Option<&'static str>,
     pub(super) failed: bool,
     pub(super) children: Vec<Self>,

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
 use super::{Access, entry::Extra, format::visible};
-use crate::{RequestParts, RpcInfo};
+use crate::{RequestParts, trace_id::TraceParent};
 
 /// How long the value of a header may be.
 const HEADER: usize = 256;
@@ -54,7 +54,7 @@ impl Config {
 
     /// What is kept of a request from its start.
     #[inline]
-    pub(super) fn extra_of(&self, _: &RpcInfo, request: &RequestParts<'_>) -> Option<Box<Extra>> {
+    pub(super) fn extra_of(&self, request: &RequestParts<'_>) -> Option<Box<Extra>> {
         if self.headers.is_empty() && self.trace_link.is_none() {
             return None;
         }
@@ -68,22 +68,14 @@ impl Config {
             let value = String::from_utf8_lossy(value.as_bytes());
             Some((name.as_str().into(), visible(&value, HEADER).into()))
         });
+        let has_link = self.trace_link.is_some();
         let extra = Extra {
             headers: shown.collect(),
-            trace_id: self.trace_link.as_ref().and_then(|_| trace_id(headers)),
+            trace: has_link.then(|| TraceParent::of_headers(headers)).flatten(),
             ..Extra::default()
         };
-        (!extra.headers.is_empty() || extra.trace_id.is_some()).then(|| Box::new(extra))
+        (!extra.headers.is_empty() || extra.trace.is_some()).then(|| Box::new(extra))
     }
-}
-
-/// The trace id of W3C's `traceparent`.
-fn trace_id(headers: &HeaderMap) -> Option<Box<str>> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = value.split('-');
-    let (_version, id) = (parts.next()?, parts.next()?);
-    let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-    valid.then(|| id.into())
 }
 
 impl fmt::Debug for Config {

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use super::children::Child;
-use crate::RpcInfo;
+use crate::{RpcInfo, trace_id::TraceParent};
 
 /// How many calls that are over an RPC in flight keeps.
 const CHILDREN: usize = 32;
@@ -34,12 +34,12 @@ pub(super) struct ParentId {
 /// What most RPCs do not have.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extra {
-    /// Its calls that are over.
+    /// Its calls that are over, and those that went over the wire to a server of this page.
     pub(super) children: Vec<Child>,
     pub(super) children_left_out: u64,
     /// Request headers of the allow-list.
     pub(super) headers: Vec<(Box<str>, Box<str>)>,
-    pub(super) trace_id: Option<Box<str>>,
+    pub(super) trace: Option<TraceParent>,
 }
 
 impl Entry {
@@ -54,9 +54,19 @@ impl Entry {
 }
 
 impl Extra {
-    /// Adds a call that is over, if there is room for it; how many it has added with those below it.
-    pub(super) fn add(&mut self, child: impl FnOnce() -> Child, room: usize) -> usize {
+    /// Adds a call, or the end of one, if there is room for it; how many it has added with those below it.
+    pub(super) fn add(&mut self, id: u64, child: impl FnOnce() -> Child, room: usize) -> usize {
         let room = room.min(NODES.saturating_sub(self.nodes()));
+        if let Some(open) = self.children.iter_mut().find(|child| child.id == id) {
+            let mut over = child();
+            // It was counted when it started.
+            if over.nodes() - 1 > room {
+                self.children_left_out += over.nodes() as u64 - 1;
+                over.children = Vec::new();
+            }
+            *open = over;
+            return open.nodes() - 1;
+        }
         if room == 0 || self.children.len() >= CHILDREN {
             self.children_left_out += 1;
             return 0;
@@ -69,6 +79,13 @@ impl Extra {
         let added = child.nodes();
         self.children.push(child);
         added
+    }
+
+    /// Takes out a call that ended without the page hearing how; how many it has taken out.
+    pub(super) fn remove(&mut self, id: u64) -> usize {
+        let before = self.children.len();
+        self.children.retain(|child| child.id != id);
+        before - self.children.len()
     }
 
     /// How many calls it keeps.

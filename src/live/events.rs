@@ -3,33 +3,39 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 use super::{
     Access,
+    answer::Kind,
+    desk::Waiting,
     filter::Query,
     page::in_flight,
     rpc::Rpc,
     tracer::Shared,
-    watch::{WATCHERS, Watcher, event},
+    watch::{Watcher, event},
 };
 
 /// How often a reader hears of RPCs in flight, and of how many of them.
 const PROGRESS: Duration = Duration::from_secs(1);
 const LISTED: usize = 20;
 
+/// An event, and how long it took to make it.
+type Next = dyn Future<Output = (Bytes, Duration)> + Send;
+
 /// The events of one reader, without end.
 pub(super) struct Events {
     shared: Arc<Shared>,
     watcher: Arc<Watcher>,
-    next: Pin<Box<Sleep>>,
+    /// The lock is never taken: it makes the body `Sync`.
+    progress: Mutex<Pin<Box<Next>>>,
 }
 
 /// What is sent once a second.
@@ -43,35 +49,40 @@ struct Progress {
     rpcs: Vec<Rpc>,
 }
 
+/// What a page gets, which reads RPCs in flight by itself, and others when too many readers wait.
+#[derive(Serialize)]
+struct Dropped {
+    dropped: u64,
+}
+
 impl Events {
     /// Begins to watch; `None` if there are too many who do. Needs a runtime of tokio.
-    pub(super) fn new(shared: Arc<Shared>, query: Query, access: Access) -> Option<Self> {
-        let watcher = Arc::new(Watcher {
-            query: Query {
-                limit: query.limit.min(LISTED),
-                ..query
-            },
-            public: access != Access::Everything,
-            queue: Mutex::default(),
-        });
-        let mut all = shared.watchers.lock();
-        if all.len() >= WATCHERS {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        query: Query,
+        kind: Kind,
+        access: Access,
+    ) -> Option<Self> {
+        let query = Query {
+            limit: query.limit.min(LISTED),
+            ..query
+        };
+        let public = access != Access::Everything;
+        let watcher = Arc::new(Watcher::new(query, public, kind == Kind::Html));
+        if !shared.watchers.add(&watcher) {
             return None;
         }
-        all.push(Arc::clone(&watcher));
-        shared.watchers.count.store(all.len(), Relaxed);
-        drop(all);
+        let first = progress(Arc::clone(&shared), Arc::clone(&watcher), Duration::ZERO);
         Some(Self {
             shared,
             watcher,
-            next: Box::pin(sleep(Duration::ZERO)),
+            progress: Mutex::new(Box::pin(first)),
         })
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let mut queue = self.watcher.lock();
-        if let Some(event) = queue.events.pop_front() {
-            queue.bytes = queue.bytes.saturating_sub(event.len());
+        if let Some(event) = queue.pop() {
             return Poll::Ready(event);
         }
         match &mut queue.waker {
@@ -79,37 +90,50 @@ impl Events {
             none => *none = Some(cx.waker().clone()),
         }
         drop(queue);
-        match self.next.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(self.progress()),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    fn progress(&mut self) -> Bytes {
-        let begin = Instant::now();
-        let Watcher { query, public, .. } = &*self.watcher;
-        let open = in_flight(&self.shared, query, *public, false);
-        let event = event(
-            "progress",
-            &Progress {
-                in_flight: open.total,
-                matching: open.matching,
-                dropped: self.watcher.lock().dropped,
-                rpcs: open.rpcs,
-            },
-        );
+        let next = self.progress.get_mut();
+        let next = next.unwrap_or_else(PoisonError::into_inner);
+        let (event, took) = ready!(next.as_mut().poll(cx));
+        let (shared, watcher) = (Arc::clone(&self.shared), Arc::clone(&self.watcher));
         // With very many in flight a look at them takes a while: it takes a twentieth of the time at most.
-        let pause = PROGRESS.max(begin.elapsed() * 20);
-        self.next = Box::pin(sleep(pause));
-        event
+        *next = Box::pin(progress(shared, watcher, PROGRESS.max(took * 20)));
+        Poll::Ready(event)
     }
+}
+
+/// What is sent after that time, and how long it took to find out. All RPCs in flight are looked at when it is
+/// its turn, as for a page.
+async fn progress(
+    shared: Arc<Shared>,
+    watcher: Arc<Watcher>,
+    after: Duration,
+) -> (Bytes, Duration) {
+    sleep(after).await;
+    let dropped = watcher.dropped();
+    let waiting = match watcher.is_page {
+        true => None,
+        false => Waiting::begin(&shared),
+    };
+    let look = move || {
+        let begin = Instant::now();
+        let open = in_flight(&shared, &watcher.query, watcher.public, false);
+        let progress = Progress {
+            in_flight: open.total,
+            matching: open.matching,
+            dropped,
+            rpcs: open.rpcs,
+        };
+        (event("progress", &progress), begin.elapsed())
+    };
+    let looked = match waiting {
+        Some(waiting) => waiting.turn(look).await,
+        None => None,
+    };
+    looked.unwrap_or_else(|| (event("progress", &Dropped { dropped }), Duration::ZERO))
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let mut all = self.shared.watchers.lock();
-        all.retain(|watcher| !Arc::ptr_eq(watcher, &self.watcher));
-        self.shared.watchers.count.store(all.len(), Relaxed);
+        self.shared.watchers.remove(&self.watcher);
     }
 }
 

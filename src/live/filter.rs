@@ -24,14 +24,22 @@ pub(super) struct Query {
     pub(super) limit: usize,
     /// The page of one RPC.
     pub(super) rpc: Option<u64>,
-    /// Whether the page of connections is asked for.
-    pub(super) connections: bool,
+    /// Which page is asked for.
+    pub(super) view: View,
     /// `json`, `text` or `html`, if the URL says it.
     pub(super) format: Option<Box<str>>,
     /// What the search field had.
     pub(super) search: String,
     /// All of it, to make links that keep the rest.
     pub(super) pairs: Vec<(String, String)>,
+}
+
+/// A page that has a path of its own too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    Overview,
+    Connections,
+    Watch,
 }
 
 /// Which RPCs are shown.
@@ -70,7 +78,7 @@ impl Query {
             window: Window::Minute,
             limit: 0,
             rpc: None,
-            connections: false,
+            view: View::Overview,
             format: None,
             search: String::new(),
             pairs: Vec::new(),
@@ -100,8 +108,13 @@ impl Query {
                 let limit = limit.map_err(|_| invalid(key, value, "a number up to 200"))?;
                 self.limit = limit.clamp(1, MOST);
             }
-            "view" if value == "connections" => self.connections = true,
-            "view" => return Err(invalid(key, value, "connections")),
+            "view" => {
+                self.view = match value {
+                    "connections" => View::Connections,
+                    "watch" => View::Watch,
+                    _ => return Err(invalid(key, value, "connections or watch")),
+                };
+            }
             "format" => self.format = Some(value.into()),
             "q" => {
                 value.clone_into(&mut self.search);

@@ -6,6 +6,7 @@ mod children;
 mod config;
 #[cfg(feature = "connection")]
 mod connections;
+mod desk;
 mod entry;
 mod events;
 mod filter;
@@ -13,6 +14,7 @@ mod format;
 mod guard;
 mod history;
 mod html;
+mod links;
 mod page;
 mod rows;
 mod rpc;
@@ -23,6 +25,7 @@ mod service;
 mod shards;
 mod text;
 mod tracer;
+mod tree;
 mod watch;
 
 use std::{fmt, sync::Arc};
@@ -118,6 +121,9 @@ impl Live {
 
     /// Where a trace is shown, as `https://traces.example/{trace_id}`: the id comes from the request's
     /// `traceparent`.
+    ///
+    /// A server's RPC is then shown below the client call that made it, if this page sees both. On a client, a
+    /// tracer that sends the `traceparent` has to come first: `(OtelTracer::new(), live.tracer())`.
     ///
     /// Of tracers that are made from then on.
     #[must_use]

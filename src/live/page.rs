@@ -15,10 +15,11 @@ use super::{
     filter::Query,
     history::{Figures, History, RowHistory, Window},
     rows::Row,
-    rpc::{Nested, Rpc},
+    rpc::Rpc,
     sample,
     schema::{Bucket, InFlight, Kept, MethodRow, Methods, Page, Peer, SampleCounts, WindowFigures},
     tracer::Shared,
+    tree::add_running,
 };
 use crate::{Code, rpc::ending::LABELS};
 
@@ -258,8 +259,7 @@ pub(super) fn one(shared: &Shared, id: u64, access: Access) -> Option<Rpc> {
     let mut rpc = match shared.shards.find(id) {
         Some(entry) => {
             let mut rpc = Rpc::of(&entry, &shared.rows);
-            rpc.children.extend(running_children(shared, id));
-            rpc.children.sort_by(|a, b| a.at.total_cmp(&b.at));
+            add_running(&mut rpc.children, id, shared);
             rpc
         }
         None => {
@@ -272,21 +272,6 @@ pub(super) fn one(shared: &Shared, id: u64, access: Access) -> Option<Rpc> {
         rpc.hide_private(&shared.rows);
     }
     Some(rpc)
-}
-
-fn running_children(shared: &Shared, parent: u64) -> Vec<Nested> {
-    let mut found = Vec::new();
-    for shard in shared.shards.iter() {
-        let children = shard.open().filter_map(|entry| {
-            let link = entry.parent.filter(|link| link.id.get() == parent)?;
-            Some((entry.without_extra(), link))
-        });
-        found.extend(children.take(64));
-    }
-    let running = found
-        .iter()
-        .map(|(entry, link)| Nested::running(entry, link));
-    running.take(64).collect()
 }
 
 /// RPCs with how deep they are: each behind its parent, if that is listed too.

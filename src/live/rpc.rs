@@ -1,14 +1,14 @@
 //! One RPC as pages show it: a bounded copy of its record.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::{
-    children::Child,
     entry::Entry,
     format::{self, visible},
-    rows::{Row, Rows},
+    rows::Rows,
+    tree::{Nested, noted},
 };
 use crate::{Event, Role, RpcInfo, Stats, Status, rpc::Severity, rpc::Traffic};
 
@@ -100,26 +100,6 @@ pub(super) struct Moment {
     pub(super) info: Option<String>,
 }
 
-/// An RPC that this one made, or an attempt of it.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Nested {
-    pub(super) id: String,
-    pub(super) role: &'static str,
-    pub(super) method: String,
-    #[serde(skip)]
-    row: u32,
-    pub(super) attempt: u32,
-    /// From the start of its parent.
-    pub(super) at: f64,
-    pub(super) seconds: f64,
-    pub(super) status: Option<String>,
-    pub(super) ending: Option<&'static str>,
-    pub(super) failed: bool,
-    pub(super) in_flight: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) children: Vec<Self>,
-}
-
 impl Rpc {
     /// A copy with all there is.
     pub(super) fn of(entry: &Entry, rows: &Rows) -> Self {
@@ -152,7 +132,7 @@ impl Rpc {
         if let Some(extra) = &entry.extra {
             let headers = extra.headers.iter();
             copy.private.headers = headers.map(|(name, value)| pair(name, value)).collect();
-            copy.children = nested(&extra.children, rows);
+            copy.children = noted(&extra.children, copy.seconds, rows);
             copy.children_left_out = extra.children_left_out;
         }
         copy
@@ -168,6 +148,7 @@ impl Rpc {
         let peer = rpc.peer();
         let address = peer.address().map(|address| address.to_string());
         let peer = address.or_else(|| peer.name().map(str::to_owned));
+        let trace = entry.extra.as_ref().and_then(|extra| extra.trace);
         let events = [
             Event::TRAILERS,
             Event::RESPONSE_LAST_BYTE,
@@ -209,10 +190,7 @@ impl Rpc {
             failed: stats.failed(),
             private: Private {
                 peer: peer.map(|peer| visible(&peer, TEXT).into_owned()),
-                trace_id: entry
-                    .extra
-                    .as_ref()
-                    .and_then(|extra| extra.trace_id.as_deref().map(str::to_owned)),
+                trace_id: trace.map(|of| of.trace.as_str().to_owned()),
                 ..Private::default()
             },
             events: Vec::new(),
@@ -261,64 +239,6 @@ impl Rpc {
                 .sum::<usize>()
             + self.children.iter().map(Nested::size).sum::<usize>()
     }
-}
-
-impl Nested {
-    fn size(&self) -> usize {
-        let below = self.children.iter().map(Self::size).sum::<usize>();
-        size_of::<Self>() + self.method.len() + below
-    }
-
-    fn hide_private(&mut self, rows: &Rows) {
-        if let Some(row) = rows.get(self.row) {
-            row.public_name().clone_into(&mut self.method);
-        }
-        for child in &mut self.children {
-            child.hide_private(rows);
-        }
-    }
-
-    /// An RPC in flight that another one made.
-    pub(super) fn running(entry: &Entry, parent: &super::entry::ParentId) -> Self {
-        let rpc = &entry.rpc;
-        let stats = rpc.stats();
-        Self {
-            id: format::id(entry.id),
-            role: rpc.role().as_str(),
-            method: method_of(rpc),
-            row: entry.row,
-            attempt: rpc.attempt(),
-            at: Duration::from_nanos(parent.at).as_secs_f64(),
-            seconds: stats.elapsed().as_secs_f64(),
-            status: None,
-            ending: None,
-            failed: false,
-            in_flight: true,
-            children: Vec::new(),
-        }
-    }
-}
-
-/// What is over below an RPC.
-pub(super) fn nested(children: &[Child], rows: &Rows) -> Vec<Nested> {
-    let nested = children.iter().map(|child| {
-        let row = rows.get(child.row);
-        Nested {
-            id: format::id(child.id),
-            role: row.map_or("client", |row| row.role.as_str()),
-            method: row.map_or_else(String::new, |row: &Row| row.name.to_string()),
-            row: child.row,
-            attempt: child.attempt,
-            at: Duration::from_nanos(child.at).as_secs_f64(),
-            seconds: Duration::from_nanos(child.nanos).as_secs_f64(),
-            status: child.status.map(status),
-            ending: child.ending,
-            failed: child.failed,
-            in_flight: false,
-            children: nested(&child.children, rows),
-        }
-    });
-    nested.collect()
 }
 
 /// The name of its method, or what else says where it goes.

@@ -5,15 +5,12 @@ use std::{
     fmt,
     future::{Ready, ready},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
+use tokio::runtime::Handle;
 use tower_service::Service;
 
 #[cfg(feature = "connection")]
@@ -22,8 +19,9 @@ use super::{
     Access,
     answer::{Kind, LiveBody, events, json, plain, whole},
     config::Config,
+    desk::Waiting,
     events::Events,
-    filter::{MOST, Query, Refused},
+    filter::{MOST, Query, Refused, View},
     guard, html,
     page::one,
     schema::Page,
@@ -35,22 +33,11 @@ use super::{
 const SCRIPT: &str = include_str!("app.js");
 const STYLE: &str = include_str!("style.css");
 
-/// How many readers wait for their page at a time.
-const WAITING: usize = 512;
-
 /// The page as a tower service; made by [`Live::service`](super::Live::service).
 #[derive(Clone)]
 pub struct LiveService {
     shared: Arc<Shared>,
     config: Arc<Config>,
-    desk: Arc<Desk>,
-}
-
-/// Pages are made one after the other, so that however many are asked for, RPCs lose one processor at
-/// most.
-struct Desk {
-    turn: Semaphore,
-    waiting: AtomicUsize,
 }
 
 /// The answer of a [`LiveService`].
@@ -72,31 +59,25 @@ enum Wanted {
 
 impl LiveService {
     pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>) -> Self {
-        let desk = Desk {
-            turn: Semaphore::new(1),
-            waiting: AtomicUsize::new(0),
-        };
-        Self {
-            shared,
-            config,
-            desk: Arc::new(desk),
-        }
+        Self { shared, config }
     }
 
     /// Answers at once what needs no look at the RPCs.
     fn answer(&self, parts: &Parts) -> Answer {
         match self.route(parts) {
-            Ok((Wanted::Watch(query), _, access)) => Answer::ready(self.watch(query, access)),
-            Ok((wanted, kind, access)) => {
-                if self.desk.waiting.fetch_add(1, Relaxed) >= WAITING {
-                    self.desk.waiting.fetch_sub(1, Relaxed);
-                    return Answer::ready(plain(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "too many readers wait for this page",
-                    ));
-                }
-                Answer::Later(Box::pin(self.clone().make(wanted, kind, access)))
+            Ok((Wanted::Watch(query), kind, access)) => {
+                Answer::ready(self.watch(query, kind, access))
             }
+            Ok((wanted, kind, access)) => match Waiting::begin(&self.shared) {
+                Some(waiting) => {
+                    let page = self.clone().make(waiting, wanted, kind, access);
+                    Answer::Later(Box::pin(page))
+                }
+                None => Answer::ready(plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many readers wait for this page",
+                )),
+            },
             Err(response) => Answer::ready(*response),
         }
     }
@@ -143,11 +124,13 @@ impl LiveService {
             None => preferred(&parts.headers),
         };
         if query.limit == 0 {
-            // A page of HTML stays small unless more is asked for.
-            query.limit = if kind == Kind::Html { MOST / 2 } else { MOST };
+            // A row of a connection has its RPCs below it, and is twice as long.
+            let short = kind == Kind::Html && query.view == View::Connections;
+            query.limit = if short { MOST / 2 } else { MOST };
         }
         let wanted = match (path, path.strip_prefix("rpc/"), query.rpc) {
             ("watch", ..) => Wanted::Watch(query),
+            ("" | "index", ..) if query.view == View::Watch => Wanted::Watch(query),
             (_, Some(id), _) => match u64::from_str_radix(id, 16) {
                 // Links of a page begin where its path ends.
                 Ok(_) if kind == Kind::Html => return Err(see(&format!("../?rpc={id}"))),
@@ -161,7 +144,9 @@ impl LiveService {
             #[cfg(feature = "connection")]
             ("connections", ..) => Wanted::Connections(query.limit),
             #[cfg(feature = "connection")]
-            ("" | "index", ..) if query.connections => Wanted::Connections(query.limit),
+            ("" | "index", ..) if query.view == View::Connections => {
+                Wanted::Connections(query.limit)
+            }
             ("" | "index", _, Some(id)) => Wanted::One(id),
             ("" | "index", ..) => Wanted::Overview(query),
             _ => {
@@ -174,14 +159,14 @@ impl LiveService {
         Ok((wanted, kind, access))
     }
 
-    fn watch(&self, query: Query, access: Access) -> Response<LiveBody> {
+    fn watch(&self, query: Query, kind: Kind, access: Access) -> Response<LiveBody> {
         if Handle::try_current().is_err() {
             return plain(
                 StatusCode::NOT_IMPLEMENTED,
                 "to watch needs a runtime of tokio",
             );
         }
-        match Events::new(Arc::clone(&self.shared), query, access) {
+        match Events::new(Arc::clone(&self.shared), query, kind, access) {
             Some(watched) => events(watched),
             None => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -190,22 +175,21 @@ impl LiveService {
         }
     }
 
-    /// Makes a page when it is its turn, on a thread that runs no RPCs if there is such a one.
-    async fn make(self, wanted: Wanted, kind: Kind, access: Access) -> Response<LiveBody> {
-        let desk = Arc::clone(&self.desk);
-        let _waiting = Waiting(&desk);
-        let _turn = desk.turn.acquire().await;
-        match Handle::try_current() {
-            Ok(_) => spawn_blocking(move || self.page(wanted, kind, access))
-                .await
-                .unwrap_or_else(|_| {
-                    plain(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "the page could not be made",
-                    )
-                }),
-            Err(_) => self.page(wanted, kind, access),
-        }
+    /// Makes a page when it is its turn.
+    async fn make(
+        self,
+        waiting: Waiting,
+        wanted: Wanted,
+        kind: Kind,
+        access: Access,
+    ) -> Response<LiveBody> {
+        let page = waiting.turn(move || self.page(wanted, kind, access)).await;
+        page.unwrap_or_else(|| {
+            plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the page could not be made",
+            )
+        })
     }
 
     fn page(&self, wanted: Wanted, kind: Kind, access: Access) -> Response<LiveBody> {
@@ -239,15 +223,6 @@ impl LiveService {
                 }
             }
         }
-    }
-}
-
-/// Counts a reader that waits, also if it goes away.
-struct Waiting<'a>(&'a Desk);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
 

@@ -123,15 +123,43 @@ impl Shards {
         None
     }
 
-    /// Notes a call that is over on the RPC that made it, if that still runs.
-    pub(super) fn add_child(&self, parent: ParentId, child: impl FnOnce() -> Child) {
+    /// The RPC in flight with this id, whose record is here, as the parent of one that starts.
+    pub(super) fn parent_at(&self, id: NonZeroU64, address: usize) -> Option<ParentId> {
+        let shard = self.of(address);
+        let entry = shard.open.get(&address)?;
+        let at = entry.rpc.stats().elapsed().as_nanos();
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        (entry.id == id.get()).then_some(ParentId { id, address, at })
+    }
+
+    /// The RPC in flight with this id, whose record is here.
+    pub(super) fn entry(&self, id: u64, address: usize) -> Option<Entry> {
+        let shard = self.of(address);
+        let entry = shard.open.get(&address)?;
+        (entry.id == id).then(|| entry.clone())
+    }
+
+    /// Notes a call on the RPC that made it, if that still runs.
+    pub(super) fn add_child(&self, parent: ParentId, id: u64, child: impl FnOnce() -> Child) {
         let mut shard = self.of(parent.address);
         let shard = &mut *shard;
         if let Some(entry) = shard.open.get_mut(&parent.address)
             && entry.id == parent.id.get()
         {
             let room = CHILDREN.saturating_sub(shard.children);
-            shard.children += entry.extra.get_or_insert_default().add(child, room);
+            shard.children += entry.extra.get_or_insert_default().add(id, child, room);
+        }
+    }
+
+    /// Takes out a call that was noted at its start.
+    pub(super) fn remove_child(&self, parent: ParentId, id: u64) {
+        let mut shard = self.of(parent.address);
+        let shard = &mut *shard;
+        if let Some(entry) = shard.open.get_mut(&parent.address)
+            && entry.id == parent.id.get()
+            && let Some(extra) = &mut entry.extra
+        {
+            shard.children = shard.children.saturating_sub(extra.remove(id));
         }
     }
 

@@ -12,8 +12,9 @@ use super::{
     filter::Query,
     format::{bytes, count, percent, rate, seconds, time},
     history::Window,
-    rpc::{Moved, Nested, Rpc},
+    rpc::{Moved, Rpc},
     schema::{MethodRow, Page, WindowFigures},
+    tree::Nested,
 };
 
 /// Columns with two spaces in between, each as wide as its longest text.
@@ -112,8 +113,10 @@ pub(super) fn page(page: &Page, query: &Query) -> String {
     }
     let _ = writeln!(
         out,
-        "\nSAMPLES  {} of {} kept match, newest first; kept samples are no totals",
-        page.samples.matching, page.samples.total
+        "\nSAMPLES  {} of {} kept match, newest first, {} left out; kept samples are no totals",
+        page.samples.matching,
+        page.samples.total,
+        page.samples.matching - page.samples.rpcs.len(),
     );
     let mut rows = vec![texts([
         "id", "method", "side", "started", "took", "status", "ending", "error",

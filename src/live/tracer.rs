@@ -8,15 +8,19 @@ use super::{
     cell::Done,
     children::Child,
     config::Config,
-    entry::Entry,
+    desk::Desk,
+    entry::{Entry, Extra, ParentId},
     history::History,
+    links::Links,
     rows::Rows,
     rpc::Rpc,
     sample::Sample,
     shards::{Shards, Tracked, address_of},
     watch::Watchers,
 };
-use crate::{RequestParts, RpcInfo, Tracer, method_names::is_answered};
+use crate::{
+    RequestParts, Role, RpcInfo, Tracer, method_names::is_answered, trace_id::TraceParent,
+};
 
 /// How often the figures are read, so that they have a history.
 const TICK: Duration = Duration::from_secs(1);
@@ -27,6 +31,8 @@ pub(super) struct Shared {
     pub(super) shards: Shards,
     pub(super) history: Mutex<History>,
     pub(super) watchers: Watchers,
+    pub(super) links: Links,
+    pub(super) desk: Desk,
     #[cfg(feature = "connection")]
     pub(super) connections: super::connections::Connections,
 }
@@ -38,6 +44,8 @@ impl Shared {
             shards: Shards::new(),
             history: Mutex::new(History::new()),
             watchers: Watchers::default(),
+            links: Links::default(),
+            desk: Desk::new(),
             #[cfg(feature = "connection")]
             connections: Default::default(),
         });
@@ -108,7 +116,8 @@ impl LiveTracer {
     fn note_on_parent(&self, entry: &mut Entry, done: &Done) {
         let Some(parent) = entry.parent else { return };
         let children = entry.extra.as_mut().map(|extra| extra.children.clone());
-        self.shared.shards.add_child(parent, || Child {
+        let shards = &self.shared.shards;
+        shards.add_child(parent, entry.id, || Child {
             id: entry.id,
             row: entry.row,
             attempt: entry.rpc.attempt(),
@@ -120,6 +129,55 @@ impl LiveTracer {
             children: children.unwrap_or_default(),
         });
     }
+
+    /// An RPC that is over is found no more.
+    #[inline]
+    fn unlink(&self, entry: &Entry) {
+        if let (Some(trace), Role::Client) = (trace_of(&entry.extra), entry.rpc.role()) {
+            self.shared.links.remove(&trace, entry.id);
+        }
+    }
+
+    /// The client call that a server's RPC answers, if that is in flight on this page.
+    #[cold]
+    fn caller(&self, trace: &TraceParent) -> Option<ParentId> {
+        let (id, address) = self.shared.links.find(trace)?;
+        self.shared.shards.parent_at(id, address)
+    }
+
+    /// Makes the way across the wire known, from both of its ends. The call may end before the RPC that
+    /// serves it, so that is noted at once.
+    #[cold]
+    fn link(
+        &self,
+        trace: &TraceParent,
+        rpc: &RpcInfo,
+        id: u64,
+        caller: Option<ParentId>,
+        row: u32,
+    ) {
+        match (rpc.role(), caller) {
+            (Role::Client, _) => self.shared.links.add(trace, id, address_of(rpc)),
+            (Role::Server, Some(caller)) => self.shared.shards.add_child(caller, id, || Child {
+                id,
+                row,
+                attempt: rpc.attempt(),
+                at: caller.at,
+                nanos: 0,
+                status: None,
+                ending: None,
+                failed: false,
+                children: Vec::new(),
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// The ids of a trace that an RPC has, if the page links to traces.
+#[inline]
+fn trace_of(extra: &Option<Box<Extra>>) -> Option<TraceParent> {
+    extra.as_ref().and_then(|extra| extra.trace)
 }
 
 impl Tracer for LiveTracer {
@@ -130,16 +188,29 @@ impl Tracer for LiveTracer {
         let Self { shared, config } = self;
         let row = shared.rows.of(rpc);
         let address = address_of(rpc);
-        let parent = shared.shards.parent_of(rpc);
-        let extra = config.extra_of(rpc, request);
-        let tracked = shared.shards.of(address).start(address, row, |id| Entry {
-            rpc: rpc.clone(),
-            id,
-            row,
-            parent,
-            seen: false,
-            extra,
+        let mut parent = shared.shards.parent_of(rpc);
+        let extra = config.extra_of(request);
+        let trace = trace_of(&extra);
+        let mut caller = None;
+        if let (Role::Server, Some(trace), None) = (rpc.role(), &trace, parent) {
+            caller = self.caller(trace);
+            parent = caller;
+        }
+        let mut own_id = 0;
+        let tracked = shared.shards.of(address).start(address, row, |id| {
+            own_id = id;
+            Entry {
+                rpc: rpc.clone(),
+                id,
+                row,
+                parent,
+                seen: false,
+                extra,
+            }
         });
+        if let (Some(trace), Tracked::Yes) = (&trace, tracked) {
+            self.link(trace, rpc, own_id, caller, row);
+        }
         InFlight {
             address,
             row,
@@ -164,11 +235,13 @@ impl Tracer for LiveTracer {
             self.shared.rows.answered(row, rpc);
         }
         let Some(mut entry) = entry else { return };
-        if wanted || entry.seen {
+        self.unlink(&entry);
+        let kept = wanted || entry.seen;
+        if kept {
             self.sample(&entry, &done, address);
         }
         if self.shared.watchers.any() {
-            self.shared.watchers.offer(&entry, &self.shared.rows);
+            self.shared.watchers.offer(&entry, &self.shared.rows, kept);
         }
         if entry.parent.is_some() {
             self.note_on_parent(&mut entry, &done);
@@ -185,7 +258,12 @@ impl Tracer for LiveTracer {
         let entry = shard.remove(address, tracked);
         shard.cell(row).discard();
         drop(shard);
-        drop(entry);
+        if let Some(entry) = entry {
+            self.unlink(&entry);
+            if let (Some(parent), true) = (entry.parent, entry.extra.is_some()) {
+                self.shared.shards.remove_child(parent, entry.id);
+            }
+        }
     }
 }
 

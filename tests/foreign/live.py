@@ -73,11 +73,25 @@ def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
+def below(rpc, begin=0.0):
+    """All that is below an RPC, as its page lists it, with the time from its start."""
+    for child in rpc.get("children", []):
+        at = begin + child["at"]
+        yield at, child
+        yield from below(child, at)
+
+
 def rpc_with_children():
-    """A server's RPC that called the store and failed."""
-    for rpc in page_json(method=UNARY, role="server", code="DEADLINE_EXCEEDED")["samples"]["rpcs"]:
-        rpc = page_json(rpc=rpc["id"])
-        if len(rpc.get("children", [])) > 1:
+    """A client's call that failed: a server of this page served it and called the store."""
+    for rpc in page_json(method=UNARY, role="client", code="DEADLINE_EXCEEDED")["samples"]["rpcs"]:
+        try:
+            rpc = page_json(rpc=rpc["id"])
+        except urllib.error.HTTPError:
+            # A newer sample has taken its place.
+            continue
+        roles = [child["role"] for _, child in below(rpc)]
+        # The front, its two calls of the store, and the store.
+        if roles[:2] == ["server", "client"] and roles.count("client") > 1 and roles.count("server") > 1:
             return rpc
     return None
 
@@ -100,6 +114,33 @@ def figures_move(page):
         pass
     check("in flight grows and shrinks", grown_and_shrunk() or seen)
     check("it does so without a reload", page.evaluate("window.notReloaded"))
+
+
+def ended_appear(page):
+    # With one row in flight, so that no table grows above the pointer.
+    page.goto(url + "?limit=1")
+    rows = page.locator("#ended tbody tr")
+    wait_for("RPCs that end to appear", lambda: rows.count() == 8)
+    first = rows.first.inner_text()
+    wait_for("newer ones to come before them", lambda: rows.first.inner_text() != first)
+    page.locator("#ended tbody").hover()
+    first = rows.first.inner_text()
+    time.sleep(2.5)
+    check("rows that someone points at stay", rows.first.inner_text(), first)
+    page.mouse.move(0, 0)
+    wait_for("them to move again", lambda: rows.first.inner_text() != first)
+    page.goto(url + "?method=*Streaming*")
+    wait_for("RPCs that match to appear", lambda: rows.count() > 0)
+    check("only those", all("Streaming" in text for text in texts(page, "#ended tbody td:first-child")))
+    # Without the stream the rest moves.
+    context = page.context
+    alone = context.new_page()
+    alone.route("**/*view=watch*", lambda route: route.fulfill(status=503, body="16 readers watch already"))
+    alone.goto(url)
+    before = alone.locator("#methods").inner_text()
+    wait_for("a page without its stream to move", lambda: alone.locator("#methods").inner_text() != before)
+    check("without its stream it shows no RPCs that ended", alone.locator("#ended").is_visible(), False)
+    alone.close()
 
 
 def search(page):
@@ -137,13 +178,17 @@ def waterfall(page):
     rows = page.locator(".fall .row:has(svg)")
     whole = rows.first.locator("rect").first.bounding_box()
     children = page.locator(".fall .row:has(a)")
-    check("the waterfall has its calls", children.count(), len(rpc["children"]))
-    for index, child in enumerate(rpc["children"]):
+    calls = list(below(rpc))
+    check("the waterfall has its calls and the RPCs that serve them", children.count(), len(calls))
+    check("the first serves the call", (calls[0][1]["role"], calls[0][1]["method"]), ("server", rpc["method"]))
+    for index, (at, child) in enumerate(calls):
         bar = children.nth(index).locator("rect").first.bounding_box()
-        begin = whole["x"] + whole["width"] * child["at"] / rpc["seconds"]
+        begin = whole["x"] + whole["width"] * at / rpc["seconds"]
         width = whole["width"] * child["seconds"] / rpc["seconds"]
         near = abs(bar["x"] - begin) < 6 and abs(bar["width"] - width) < 6
         check(f"call {index + 1} is where it belongs", near and bar["x"] + bar["width"] <= whole["x"] + whole["width"] + 6)
+    link = page.locator("p.facts a", has_text="trace").get_attribute("href")
+    check("it links to its trace", bool(re.fullmatch(r"http://localhost:16686/trace/[0-9a-f]{32}", link)))
     check("it has the error's code", page.locator("p.facts .tag").first.inner_text(), "DEADLINE_EXCEEDED")
     page.screenshot(path=SCREENSHOTS / "rpc.png", full_page=True)
 
@@ -203,6 +248,7 @@ def looks(browser):
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
         page.screenshot(path=SCREENSHOTS / f"{name}-full.png", full_page=True)
         page.goto(url + "?limit=9")
+        wait_for("RPCs that end to appear", lambda: page.locator("#ended tbody tr").count() == 8)
         page.screenshot(path=SCREENSHOTS / f"{name}-short.png", full_page=True)
         for query in [f"?method={UNARY}&role=server", "?view=connections", f"?rpc={wait_for('an RPC with calls', rpc_with_children)['id']}"]:
             page.goto(url + query)
@@ -242,6 +288,7 @@ def browse():
         try:
             page = open_page(browser)
             figures_move(page)
+            ended_appear(page)
             search(page)
             row_opens_its_rpc(page)
             waterfall(page)

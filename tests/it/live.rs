@@ -5,6 +5,12 @@ mod load;
 
 #[cfg(feature = "connection")]
 mod connections;
+#[path = "live/links.rs"]
+mod links;
+#[path = "live/pages.rs"]
+mod pages;
+#[path = "live/readers.rs"]
+mod readers;
 
 use std::{
     collections::BTreeMap,
@@ -881,19 +887,6 @@ async fn it_is_nested_in_a_router_of_axum() {
         let request = request.body(axum::body::Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200, "{uri}");
-    }
-}
-
-#[tokio::test]
-async fn many_readers_at_once_are_served_one_after_the_other() {
-    let live = open();
-    let _calls = hanging(TracerLayer::new(live.tracer()), 1_000);
-    let readers = (0..1_000).map(|_| {
-        let live = live.clone();
-        tokio::spawn(async move { live.service().oneshot(get("/")).await.unwrap().status() })
-    });
-    for reader in readers.collect::<Vec<_>>() {
-        assert_eq!(reader.await.unwrap(), 200);
     }
 }
 

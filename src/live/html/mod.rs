@@ -7,10 +7,29 @@ mod picture;
 mod single;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
 #[cfg(feature = "connection")]
 pub(super) use self::connections::connections;
-pub(super) use self::{overview::page, single::rpc};
+pub(super) use self::{
+    overview::{ended_row, page},
+    single::rpc,
+};
+
+/// How many bytes a page has at most, without its script and its style, which have 10 kB.
+const PAGE: usize = 50_000;
+
+/// As many rows as fit into the room, which is made less by them.
+fn fitting(rows: impl Iterator<Item = Markup>, room: &mut usize) -> Vec<Markup> {
+    let fits = |row: &Markup| match room.checked_sub(row.0.len()) {
+        Some(left) => {
+            *room = left;
+            true
+        }
+        None => false,
+    };
+    rows.take_while(fits).collect()
+}
 
 /// The frame of each page. What is in `main` is replaced by the script every two seconds.
 fn frame(title: &str, head: &Markup, body: &Markup, foot: &Markup) -> String {
@@ -49,12 +68,18 @@ fn link(pairs: &[(&str, &str)]) -> String {
         if url.len() > 1 {
             url.push('&');
         }
-        let encoded =
-            percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
+        let encoded = percent_encoding::utf8_percent_encode(value, ESCAPED);
         url.push_str(&format!("{key}={encoded}"));
     }
     url
 }
+
+/// What is escaped in the value of a parameter: all but what needs it nowhere.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'_');
 
 fn tag_of(rpc_attempt: u32) -> Markup {
     html! {

@@ -1,8 +1,8 @@
 use maud::{Markup, html};
 
-use super::{frame, link, picture, tag_of};
+use super::{PAGE, fitting, frame, link, picture, tag_of};
 use crate::live::{
-    filter::{MOST, Query},
+    filter::Query,
     format::{bytes, count, percent, rate, seconds, time, visible},
     history::Window,
     page::nested_order,
@@ -15,17 +15,33 @@ use crate::live::{
 const METHODS: usize = 30;
 /// How many samples: the newest.
 const SAMPLES: usize = 30;
+/// How many codes one can choose, or a method shows.
+const CODES: usize = 40;
 /// Where a name is cut in a table.
 const NAME: usize = 80;
 
+/// What methods and samples have of the page's bytes, and samples alone, however many RPCs are in flight.
+const OTHERS: usize = 12_000;
+const OF_SAMPLES: usize = 2_500;
+/// What sections have around their rows.
+const AROUND: usize = 3_000;
+
 pub(in crate::live) fn page(page: &Page, query: &Query) -> String {
-    let body = html! {
-        (strip(page))
-        (in_flight(&page.in_flight, query))
-        (methods(page, query))
-        (samples(&page.samples, query))
+    let (head, strip, foot) = (head(page, query), strip(page), foot(page));
+    let used = head.0.len() + strip.0.len() + foot.0.len() + AROUND;
+    // With a very long query at least these have room.
+    let mut room = PAGE.saturating_sub(used).max(OTHERS + OTHERS / 2);
+    let mut taken = |less: usize, section: &dyn Fn(&mut usize) -> Markup| {
+        room -= less.min(room);
+        let markup = section(&mut room);
+        room += less;
+        markup
     };
-    frame(&page.name, &head(page, query), &body, &foot(page))
+    let in_flight = taken(OTHERS, &|room| in_flight(&page.in_flight, query, room));
+    let methods = taken(OF_SAMPLES, &|room| methods(page, query, room));
+    let samples = taken(0, &|room| samples(&page.samples, query, room));
+    let body = html! { (strip) (in_flight) (methods) (ended()) (samples) };
+    frame(&page.name, &head, &body, &foot)
 }
 
 fn head(page: &Page, query: &Query) -> Markup {
@@ -87,6 +103,7 @@ fn codes(page: &Page, asked: Option<&str>) -> Vec<String> {
     codes.extend(asked.map(|code| visible(code, 32).into_owned()));
     codes.sort();
     codes.dedup();
+    codes.truncate(CODES);
     codes
 }
 
@@ -130,72 +147,74 @@ fn tile(figure: &str, label: &str, class: &str) -> Markup {
     html! { div { b class=[(!class.is_empty()).then_some(class)] { (figure) } span { (label) } } }
 }
 
-fn in_flight(open: &InFlight, query: &Query) -> Markup {
+fn in_flight(open: &InFlight, query: &Query, room: &mut usize) -> Markup {
+    let rows = nested_order(&open.rpcs);
+    let rows = fitting(rows.iter().map(|(depth, rpc)| open_row(*depth, rpc)), room);
     html! {
         section id="in-flight" aria-labelledby="h-in-flight" {
             h2 id="h-in-flight" {
                 "In flight "
                 small {
                     "oldest first · " (count(open.matching as u64)) " of " (count(open.total)) " match · "
-                    (count(open.left_out as u64)) " left out"
-                    @if open.left_out > 0 && open.rpcs.len() < MOST { " · " a href=(url_with(query, ("limit", "200"))) { "list " (MOST) } }
+                    (count((open.matching - rows.len()) as u64)) " left out"
                     @if open.untracked > 0 { " · " (count(open.untracked)) " too many to track" }
                 }
             }
-            @if open.rpcs.is_empty() {
+            @if rows.is_empty() {
                 p.empty { @if query.filter.is_empty() { "No RPC runs." } @else { "No RPC in flight matches." } }
             } @else {
                 div.wrap { table.open {
                     thead { tr { th { "method" } th { "side" } th { "peer" } th { "age" } th { "deadline" } th { "sent" } th { "received" } th { "last message" } th { "waiting for" } } }
-                    tbody { @for (depth, rpc) in nested_order(&open.rpcs) { (open_row(depth, rpc)) } }
+                    tbody { @for row in &rows { (row) } }
                 } }
             }
         }
     }
 }
 
-/// Without the tags that HTML lets one leave out: there are up to 200 of these.
+/// Without the tags that HTML lets one leave out: there are up to 200 of these. The style puts a dash where
+/// there is nothing.
 fn open_row(depth: usize, rpc: &Rpc) -> Markup {
-    let age = if rpc.seconds >= 1.0 {
-        Some("slow")
-    } else {
-        None
-    };
+    let age = (rpc.seconds >= 1.0).then_some("slow");
+    let left = rpc.deadline_in;
     html! {
         tr;
-        td { @for _ in 1..depth { "\u{2003}" } @if depth > 0 { span.dim { "└ " } }
-            a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } (tag_of(rpc.attempt)) }
+        td; @for _ in 1..depth { "\u{2003}" } @if depth > 0 { span.dim { "└ " } }
+            a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } (tag_of(rpc.attempt))
         td; (rpc.role)
-        td; (rpc.private.peer.as_deref().unwrap_or("–"))
-        td class=[age] { (seconds(rpc.seconds)) }
-        @match rpc.deadline_in {
-            Some(left) => td class=[(left < 2.0).then_some("bad")] { (seconds(left)) }
-            None => { td; "–" }
-        }
+        td; (rpc.private.peer.as_deref().unwrap_or_default())
+        td class=[age]; (seconds(rpc.seconds))
+        td class=[left.filter(|left| *left < 2.0).map(|_| "bad")]; @if let Some(left) = left { (seconds(left)) }
         td; (moved(&rpc.sent))
         td; (moved(&rpc.received))
-        td; @match last_message(rpc) { Some(ago) => { (seconds(ago)) " ago" } None => { "–" } }
-        td; (rpc.waiting_for.unwrap_or("–"))
+        td; @if let Some(ago) = last_message(rpc) { (seconds(ago)) " ago" }
+        td; (rpc.waiting_for.unwrap_or_default())
     }
 }
 
-fn methods(page: &Page, query: &Query) -> Markup {
+fn methods(page: &Page, query: &Query, room: &mut usize) -> Markup {
     let methods = &page.methods;
-    let listed = methods.rows.len().min(METHODS);
+    let details = match &methods.rows[..] {
+        [row] => details(row),
+        _ => Markup::default(),
+    };
+    *room = room.saturating_sub(details.0.len());
+    let rows = methods.rows.iter().take(METHODS);
+    let rows = fitting(rows.map(|row| method_row(row, query.window)), room);
     html! {
         section id="methods" aria-labelledby="h-methods" {
             h2 id="h-methods" {
                 "Methods "
-                small { (methods.matching) " of " (methods.total) " match · " (methods.rows.len() - listed) " left out" }
+                small { "busiest first · " (methods.matching) " of " (methods.total) " match · " (methods.rows.len() - rows.len()) " left out" }
                 span.windows { @for window in Window::ALL { (window_link(window, query)) } }
             }
-            @if methods.rows.is_empty() { p.empty { "No method matches." } } @else {
+            @if rows.is_empty() { p.empty { "No method matches." } } @else {
                 div.wrap { table.methods {
                     thead { tr { th { "method" } th { "side" } th { "in flight" } th { "rate" } th { "last minute" } th { "failed" } th { "p50" } th { "p90" } th { "p99" } th { "max" } th { "out, in" } th { "samples" } } }
-                    tbody { @for row in methods.rows.iter().take(METHODS) { (method_row(row, query.window)) } }
+                    tbody { @for row in &rows { (row) } }
                 } }
             }
-            @if let [row] = &methods.rows[..] { (details(row)) }
+            (details)
         }
     }
 }
@@ -274,9 +293,10 @@ fn details(row: &MethodRow) -> Markup {
             } }
             p.facts {
                 "In total: " (count(row.started)) " started, " b.ok { (count(row.ok)) } " ok, " b.bad { (count(row.failed)) } " failed. "
-                @for (code, number) in &row.codes {
+                @for (code, number) in row.codes.iter().take(CODES) {
                     a.tag href=(link(&[("method", &row.method), ("role", row.role), ("code", code)])) { (code) " " (count(*number)) } " "
                 }
+                @if row.codes.len() > CODES { (row.codes.len() - CODES) " codes more. " }
                 @for (ending, number) in &row.endings {
                     a.tag href=(link(&[("method", &row.method), ("role", row.role), ("ending", ending)])) { (ending) " " (count(*number)) } " "
                 }
@@ -285,43 +305,60 @@ fn details(row: &MethodRow) -> Markup {
     }
 }
 
-fn samples(kept: &Kept, query: &Query) -> Markup {
+/// Filled and shown by the script.
+fn ended() -> Markup {
+    html! {
+        section id="ended" aria-labelledby="h-ended" hidden {
+            h2 id="h-ended" { "Just ended " small { "as they end, newest first · " span { "0" } " not shown" } }
+            div.wrap { table.done { (done_head()) tbody {} } }
+        }
+    }
+}
+
+fn done_head() -> Markup {
+    html! {
+        thead { tr { th { "method" } th { "side" } th { "status" } th { "ended by" } th { "took" } th { "started" } th { "sent" } th { "received" } th { "error" } } }
+    }
+}
+
+fn samples(kept: &Kept, query: &Query, room: &mut usize) -> Markup {
+    let rows = kept.rpcs.iter().take(SAMPLES);
+    let rows = fitting(rows.map(|rpc| ended_row(rpc, true)), room);
     html! {
         section id="samples" aria-labelledby="h-samples" {
             h2 id="h-samples" {
                 "Samples "
-                small { "newest first · " (count(kept.matching as u64)) " of " (count(kept.total as u64)) " kept match · " (kept.matching - kept.rpcs.len().min(SAMPLES)) " left out · these are no totals" }
+                small { "newest first · " (count(kept.matching as u64)) " of " (count(kept.total as u64)) " kept match · " (kept.matching - rows.len()) " left out · these are no totals" }
                 span.windows {
                     a href="?#samples" { "all" }
                     a href="?failed=1#samples" { "failed" }
                     a href="?min=1s#samples" { "slower than 1 s" }
                 }
             }
-            @if kept.rpcs.is_empty() {
+            @if rows.is_empty() {
                 p.empty { @if query.filter.is_empty() { "No RPC is over yet." } @else { "No kept RPC matches." } }
             } @else {
-                div.wrap { table.done {
-                    thead { tr { th { "method" } th { "side" } th { "status" } th { "ended by" } th { "took" } th { "started" } th { "sent" } th { "received" } th { "error" } } }
-                    tbody { @for rpc in kept.rpcs.iter().take(SAMPLES) { (done_row(rpc)) } }
-                } }
+                div.wrap { table.done { (done_head()) tbody { @for row in &rows { (row) } } } }
             }
         }
     }
 }
 
-fn done_row(rpc: &Rpc) -> Markup {
+/// An RPC that is over, with a link to its page if it is kept.
+pub(in crate::live) fn ended_row(rpc: &Rpc, kept: bool) -> Markup {
     let slow = (rpc.seconds >= 1.0).then_some("slow");
     html! {
         tr;
-        td; a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } (tag_of(rpc.attempt))
+        td; @if kept { a href=(link(&[("rpc", &rpc.id)])) { (visible(&rpc.method, NAME)) } } @else { (visible(&rpc.method, NAME)) }
+            (tag_of(rpc.attempt))
         td; (rpc.role)
-        td class=(if rpc.failed { "bad" } else { "ok" }) { (rpc.status.as_deref().unwrap_or("none")) }
+        td class=(if rpc.failed { "bad" } else { "ok" }); (rpc.status.as_deref().unwrap_or("none"))
         td; (rpc.ending.unwrap_or("–"))
-        td class=[slow] { (seconds(rpc.seconds)) }
+        td class=[slow]; (seconds(rpc.seconds))
         td; (time(rpc.started).get(11..23).unwrap_or_default())
         td; (moved(&rpc.sent))
         td; (moved(&rpc.received))
-        td { @if let Some(error) = &rpc.private.error { (visible(error, 60)) } }
+        td; @if let Some(error) = &rpc.private.error { (visible(error, 60)) }
     }
 }
 

@@ -4,8 +4,9 @@ use super::{frame, link, picture, tag_of};
 use crate::live::{
     config::Config,
     format::{bytes, count, seconds, time, visible},
-    rpc::{Moved, Nested, Rpc},
+    rpc::{Moved, Rpc},
     text::{last_message, moved},
+    tree::Nested,
 };
 
 pub(in crate::live) fn rpc(rpc: &Rpc, config: &Config) -> String {
