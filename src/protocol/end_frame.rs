@@ -252,7 +252,7 @@ enum Search {
 const HEAD: usize = 8 * 1024;
 /// How much plain text is read of what is compressed.
 #[cfg(feature = "connect")]
-const INFLATED: usize = 1024 * 1024;
+const INFLATED: usize = 16 * 1024 * 1024;
 /// The first byte of what zstd compressed.
 #[cfg(feature = "connect-zstd")]
 const ZSTD: u8 = 0x28;

@@ -5,6 +5,7 @@ use std::{
     error::Error,
     fmt::{self, Write as _},
     iter,
+    sync::Arc,
 };
 
 use crate::{
@@ -52,10 +53,10 @@ impl ErrorInfo {
     }
 }
 
-/// Whether the stream of a request or its connection failed, as opposed to what was sent on it.
+/// Whether the stream of a request or its connection failed, as opposed to what was sent on it. It looks into
+/// known types and boxes only: the transport makes these errors.
 pub(super) fn is_stream_failure<E: fmt::Display + 'static>(error: &E) -> bool {
     let mut in_hyper = false;
-    // The layer wraps request bodies of known types only, so it knows their errors too.
     chain(as_error(error, &[])).any(|error| is_of_stream(error, &mut in_hyper))
 }
 
@@ -69,8 +70,11 @@ pub(crate) fn chain<'a>(
     outermost: Option<&'a (dyn Error + 'static)>,
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     // A chain of causes that is circular must not hang.
-    iter::successors(outermost, |&error| error.source()).take(32)
+    iter::successors(outermost, |&error| error.source()).take(CAUSES)
 }
+
+/// How many errors of a chain are read.
+const CAUSES: usize = 128;
 
 /// What an error and its causes display, the first kilobyte or so.
 fn full_text(shown: &dyn fmt::Display, outermost: Option<&(dyn Error + 'static)>) -> String {
@@ -205,6 +209,10 @@ fn is_of_stream(error: &(dyn Error + 'static), in_hyper: &mut bool) -> bool {
 const KNOWN: &[AsError] = &[
     #[cfg(feature = "tonic")]
     view_as::<tonic::Status>,
+    #[cfg(feature = "tonic")]
+    view_inside::<Box<tonic::Status>>,
+    #[cfg(feature = "tonic")]
+    view_inside::<Arc<tonic::Status>>,
     #[cfg(feature = "transport")]
     view_as::<tonic::transport::Error>,
     #[cfg(feature = "transport")]
@@ -213,12 +221,27 @@ const KNOWN: &[AsError] = &[
     view_as::<hyper::Error>,
     #[cfg(feature = "transport")]
     view_as::<h2::Error>,
+    #[cfg(feature = "transport")]
+    view_inside::<Arc<h2::Error>>,
+    #[cfg(feature = "transport")]
+    view_as::<tower::load_shed::error::Overloaded>,
     #[cfg(feature = "axum")]
     view_as::<axum::Error>,
     #[cfg(feature = "reqwest")]
     view_as::<reqwest::Error>,
     view_as::<std::io::Error>,
 ];
+
+/// Views what a box of one type of error holds. The standard library's boxes hide it: their source is that of
+/// the error inside.
+#[cfg(feature = "tonic")]
+fn view_inside<P>(value: &dyn Any) -> Option<&(dyn Error + 'static)>
+where
+    P: std::ops::Deref<Target: Error + Sized> + 'static,
+{
+    let pointer: &P = value.downcast_ref()?;
+    Some(&**pointer)
+}
 
 /// Views a box as the error inside.
 fn as_boxed<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
@@ -232,8 +255,12 @@ fn as_boxed<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
     if let Some(boxed) = any.downcast_ref::<Box<dyn Error>>() {
         return Some(&**boxed);
     }
-    if let Some(shared) = any.downcast_ref::<std::sync::Arc<dyn Error + Send + Sync>>() {
+    if let Some(shared) = any.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
         return Some(&**shared);
     }
-    None
+    if let Some(shared) = any.downcast_ref::<Arc<dyn Error>>() {
+        return Some(&**shared);
+    }
+    let shared = any.downcast_ref::<Arc<Box<dyn Error + Send + Sync>>>()?;
+    Some(&***shared)
 }

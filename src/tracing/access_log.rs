@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use ::tracing::{Level, Span, event};
 
-use crate::trace_id::TraceId;
-use crate::{RpcInfo, Status, rpc::Protocol, semconv::http_answer, text::escape};
+use super::span::{Running, outside};
+use crate::{
+    RpcInfo, Status, rpc::Protocol, semconv::http_answer, text::escape, trace_id::TraceId,
+};
 
 const TARGET: &str = "tower_tracer::access";
 
@@ -14,7 +16,15 @@ const TEXT: usize = 1024;
 
 /// Logs an RPC that is over, or still runs. The line belongs to the span around the call, not to the RPC's own, which says
 /// the same things.
-pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rpc: &RpcInfo) {
+pub(super) fn write(level: Level, running: &Running, rpc: &RpcInfo) {
+    // In the span, which may make its trace the current one.
+    let trace_id = TraceId::current().or(running.trace_id);
+    outside(&running.span, || {
+        event(level, &running.around, trace_id.as_ref(), rpc);
+    });
+}
+
+fn event(level: Level, around: &Span, trace_id: Option<&TraceId>, rpc: &RpcInfo) {
     let stats = rpc.stats();
     let (sent, answered) = (stats.request(), stats.response());
     macro_rules! log {
@@ -42,10 +52,7 @@ pub(super) fn write(level: Level, around: &Span, of_request: Option<TraceId>, rp
                 response_messages = answered.messages(),
                 response_bytes = answered.body_bytes(),
                 attempt = Some(rpc.attempt()).filter(|attempt| *attempt > 1),
-                trace_id = TraceId::current()
-                    .or(of_request)
-                    .as_ref()
-                    .map(TraceId::as_str),
+                trace_id = trace_id.map(TraceId::as_str),
                 tags = tags(rpc).as_deref(),
                 error = stats.error().map(|text| escape(text, TEXT)).as_deref(),
                 panic = stats.panic().map(|text| escape(text, TEXT)).as_deref(),

@@ -190,12 +190,12 @@ impl Tracer for TracingTracer {
             contain::<Self, _>("on_end", || hook(&running.span, rpc));
         }
         if let Some(level) = (self.level_of)(rpc) {
-            access_log::write(level, &running.around, running.trace_id, rpc);
+            access_log::write(level, &running, rpc);
         }
     }
 
     fn progress(&self, running: &mut Running, rpc: &RpcInfo) {
-        access_log::write(self.progress_level, &running.around, running.trace_id, rpc);
+        access_log::write(self.progress_level, running, rpc);
     }
 
     fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
@@ -203,7 +203,7 @@ impl Tracer for TracingTracer {
         (!span.is_none()).then(|| {
             Arc::new(Entered {
                 span: Arc::downgrade(span),
-                around: running.around.clone(),
+                around: Arc::downgrade(&running.around),
             }) as Arc<dyn Scope>
         })
     }

@@ -32,7 +32,7 @@ pub struct Running {
     /// `Span::none()` if it is off.
     pub(super) span: Arc<Span>,
     /// The program's span around the call, which the access log belongs to.
-    pub(super) around: Span,
+    pub(super) around: Arc<Span>,
     /// Whether its method may turn out to be known when it ends.
     pub(super) undecided: bool,
     /// That of the request's `traceparent`.
@@ -89,7 +89,7 @@ impl Methods {
         let undecided = !span.is_none() && about.undecided;
         Running {
             span: Arc::new(span),
-            around: around(rpc, parent.is_some()),
+            around: Arc::new(around(rpc, parent.is_some())),
             undecided,
             trace_id: TraceId::of_request(request),
         }
@@ -246,7 +246,7 @@ const HOST_NAME: usize = 255;
 /// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
 pub(super) struct Entered {
     pub(super) span: Weak<Span>,
-    pub(super) around: Span,
+    pub(super) around: Weak<Span>,
 }
 
 impl Scope for Entered {
@@ -285,8 +285,31 @@ fn around(rpc: &RpcInfo, under_outer_layer: bool) -> Span {
     }
     let above = rpc
         .parent()
-        .map(|rpc| rpc.with_scope(|scope: &Entered| scope.around.clone()));
-    above.flatten().unwrap_or_else(Span::none)
+        .map(|rpc| rpc.with_scope(|scope: &Entered| scope.around.upgrade()));
+    above
+        .flatten()
+        .flatten()
+        .map_or_else(Span::none, |around| Span::clone(&around))
+}
+
+/// Runs code outside of an RPC's span, if it is the current one: subscribers that write every current span would
+/// say what it says twice.
+pub(super) fn outside<R>(span: &Span, f: impl FnOnce() -> R) -> R {
+    struct Enter<'a>(&'a Span);
+
+    impl Drop for Enter<'_> {
+        fn drop(&mut self) {
+            self.0
+                .with_subscriber(|(id, subscriber)| subscriber.enter(id));
+        }
+    }
+
+    if span.id().is_none() || Span::current().id() != span.id() {
+        return f();
+    }
+    span.with_subscriber(|(id, subscriber)| subscriber.exit(id));
+    let _again = Enter(span);
+    f()
 }
 
 /// Puts into the span how its RPC ended.

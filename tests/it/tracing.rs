@@ -98,6 +98,9 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<
 
     fn on_close(&self, id: span::Id, cx: LayerContext<'_, S>) {
         let span = cx.span(&id).unwrap();
+        if span.name() == "program" {
+            self.0.lock().unwrap().push("program".into());
+        }
         if span.metadata().target() != "tower_tracer::span" {
             return;
         }
@@ -843,6 +846,37 @@ async fn line_within(filter: &str, request: http::Request<String>, status: u16) 
     printed.trim().to_owned()
 }
 
+/// As JSON, every current span is written: that of the RPC, which says the same, is not one of them.
+#[tokio::test]
+async fn a_line_of_json_says_each_thing_once_too() {
+    let written = Written::default();
+    let writer = written.clone();
+    let _installed = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_writer(move || writer.clone())
+        .set_default();
+    let service = || {
+        let answer = async |_: Request<String>| Ok::<_, Infallible>(Response::new(String::new()));
+        TracerLayer::new(TracingTracer::new()).layer(service_fn(answer))
+    };
+    service().oneshot(grpc_with(None)).await.unwrap();
+    let program = tracing::info_span!("program", id = 7);
+    let within = service().oneshot(grpc_with(None));
+    tracing::Instrument::instrument(within, program)
+        .await
+        .unwrap();
+    let printed = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines.len(), 2, "{printed}");
+    for line in &lines {
+        assert_eq!(line.matches("echo.Echo/UnaryEcho").count(), 1, "{line}");
+        assert!(!line.contains("otel.kind"), "{line}");
+    }
+    assert!(!lines[0].contains("\"spans\":[{"), "{}", lines[0]);
+    assert!(lines[1].contains("program"), "{}", lines[1]);
+}
+
 fn grpc_with(header: Option<(&str, &str)>) -> http::Request<String> {
     let request = Request::post("/echo.Echo/UnaryEcho").header("content-type", "application/grpc");
     let request = match header {
@@ -991,15 +1025,21 @@ async fn a_span_closes_with_its_rpc_though_a_task_keeps_the_request() {
         .set_default();
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&kept);
-    let handler = service_fn(move |request: Request<String>| {
+    let handler = service_fn(move |request: Request<tonic::body::Body>| {
         keep.lock().unwrap().push(request);
         std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
     });
     let inner = TracerLayer::new(TracingTracer::new()).layer(handler);
     let service = TracerLayer::new(TracingTracer::new()).layer(inner);
-    service.oneshot(grpc_with(None)).await.unwrap();
+    let program = tracing::info_span!("program");
+    let call = service.oneshot(grpc_request("/echo.Echo/UnaryEcho"));
+    let response = tracing::Instrument::instrument(call, program)
+        .await
+        .unwrap();
+    // The response is whole, and kept too.
     assert_eq!(kept.lock().unwrap().len(), 1);
-    assert_eq!(spans.0.lock().unwrap().len(), 2, "both are closed");
+    assert_eq!(spans.0.lock().unwrap().len(), 3, "all are closed");
+    drop(response);
 }
 
 /// The line of a call belongs to what the program has around its handler.

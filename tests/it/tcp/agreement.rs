@@ -1,6 +1,6 @@
 //! The record of an RPC says what its caller saw.
 
-use std::{error::Error, fmt, net::SocketAddr, time::Duration};
+use std::{error::Error, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::support::scripted::{Scripted, Step};
 use crate::support::tcp::{
@@ -251,8 +251,19 @@ async fn an_error_in_any_box_has_the_code_of_its_cause() {
     }
     let boxed: Box<dyn Error> = error().into();
     let sendable: Box<dyn Error + Send> = Box::new(error());
-    let shared: std::sync::Arc<dyn Error + Send + Sync> = std::sync::Arc::new(error());
+    let shared: Arc<dyn Error + Send + Sync> = Arc::new(error());
+    let local: Arc<dyn Error> = Arc::new(error());
+    let status = || tonic::Status::aborted("a");
+    let mut deep = BoxError::from(error());
+    for _ in 0..40 {
+        deep = GatewayError::Upstream(deep).into();
+    }
     for rpc in [
+        failed_with(|layer| layer, Box::new(status())).await,
+        failed_with(|layer| layer, Arc::new(status())).await,
+        failed_with(|layer| layer, local).await,
+        failed_with(|layer| layer, Arc::new(BoxError::from(error()))).await,
+        failed_with(|layer| layer, deep).await,
         failed_with(|layer| layer, BoxError::from(error())).await,
         failed_with(|layer| layer, boxed).await,
         failed_with(|layer| layer, sendable).await,
@@ -260,6 +271,12 @@ async fn an_error_in_any_box_has_the_code_of_its_cause() {
     ] {
         assert_eq!(rpc.stats().status(), grpc(Code::Aborted), "{rpc:?}");
     }
+    let reset = Arc::new(h2::Error::from(Reason::CANCEL));
+    let rpc = failed_with(|layer| layer, reset).await;
+    assert_eq!(rpc.stats().status(), grpc(Code::Cancelled));
+    let overloaded = tower::load_shed::error::Overloaded::new();
+    let rpc = failed_with(|layer| layer, overloaded).await;
+    assert_eq!(rpc.stats().status(), grpc(Code::ResourceExhausted));
 }
 
 // Ending 53.
