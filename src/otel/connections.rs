@@ -189,7 +189,7 @@ impl ConnectionTracer for OtelTracer {
         match (connection.role(), connection.is_ready()) {
             (Role::Client, true) => {
                 let why = KeyValue::new("grpc.disconnect_error", disconnect_error(connection, end));
-                let attributes = [state.target.clone(), vec![why]].concat();
+                let attributes = [&state.target[..], &[why]].concat();
                 instruments.disconnections.add(1, &attributes);
                 let server = server_of(connection);
                 instruments.duration_client.record(seconds, &server);

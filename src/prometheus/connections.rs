@@ -26,7 +26,7 @@ struct NewSeconds;
 
 impl MetricConstructor<Histogram> for NewSeconds {
     fn new_metric(&self) -> Histogram {
-        Histogram::new(buckets::SECONDS.into_iter())
+        Histogram::new(buckets::SECONDS)
     }
 }
 

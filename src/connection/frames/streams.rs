@@ -49,7 +49,7 @@ impl Streams {
             self.server &= !bit;
             let half = self.last / 2 - place;
             match self.older.iter_mut().find(|older| **older == 0) {
-                Some(free) => *free = half << 2 | sides,
+                Some(free) => *free = (half << 2) | sides,
                 None => self.is_lost = true,
             }
         }
@@ -97,7 +97,8 @@ impl Streams {
 }
 
 fn sides(client: bool, server: bool) -> u32 {
-    u32::from(client) * CLIENT | u32::from(server) * SERVER
+    let of = |can_send, side| if can_send { side } else { 0 };
+    of(client, CLIENT) | of(server, SERVER)
 }
 
 #[cfg(test)]
