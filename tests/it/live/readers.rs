@@ -50,6 +50,8 @@ async fn a_thousand_readers_at_once_wait_for_each_other_and_rpcs_do_not() {
     let waiting: Vec<_> = waiting.collect();
     let answers = waiting.into_iter().rev().map(FutureExt::now_or_never);
     let refused = answers.flatten().map(|answer| answer.unwrap().status());
+    // One of those that wait may have its page by now.
+    let refused = refused.filter(|status| *status != 200);
     assert_eq!(refused.collect::<Vec<_>>(), vec![503; 1_100 - 1_024]);
     assert_eq!(
         live.service().oneshot(get("/")).await.unwrap().status(),
