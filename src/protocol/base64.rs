@@ -121,6 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn each_character_of_the_alphabet_has_its_value() {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        for (value, character) in (0_u8..).zip(alphabet) {
+            // It is the last of four, so its six bits are the lowest of three bytes.
+            let bytes = decode(&[b"AAA", &[*character]]).unwrap();
+            assert_eq!(bytes, [0, 0, value]);
+        }
+    }
+
+    #[test]
+    fn padding_that_nothing_needs_is_passed_over() {
+        assert_eq!(decode(&[b"=Zg===Zm9v="]).unwrap(), b"ffoo");
+    }
+
+    #[test]
     fn a_byte_is_given_out_with_the_last_of_its_padding() {
         let mut base64 = Base64::default();
         let mut given = Vec::new();

@@ -209,6 +209,24 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "transport")]
+    #[test]
+    fn reasons_of_a_reset_have_the_codes_of_the_mapping() {
+        for (reasons, code) in [
+            (&[0, 1, 2, 3, 4, 6, 9, 10][..], Code::Internal),
+            (&[7], Code::Unavailable),
+            (&[8], Code::Cancelled),
+            (&[11], Code::ResourceExhausted),
+            (&[12], Code::PermissionDenied),
+            (&[5, 13, 99], Code::Unknown),
+        ] {
+            for reason in reasons {
+                let reason = h2::Reason::from(*reason);
+                assert_eq!(super::code_of_reset(reason), code, "{reason:?}");
+            }
+        }
+    }
+
     #[test]
     fn three_kilobytes_of_a_message_are_decoded() {
         let mut headers = HeaderMap::new();
