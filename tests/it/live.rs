@@ -1010,7 +1010,9 @@ async fn connections_are_listed_with_their_rpcs_and_addresses_only_at_full_acces
     let page = loop {
         let answer = send(&live, get("/connections.json")).await;
         let page: Value = serde_json::from_str(&answer.body).unwrap();
-        if page["open"][0]["rpcs_running"] == 1 {
+        // The connection knows of it before the page does.
+        if page["open"][0]["rpcs"][0]["id"].is_string() {
+            assert_eq!(page["open"][0]["rpcs_running"], 1);
             break page;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

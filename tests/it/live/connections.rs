@@ -70,7 +70,7 @@ async fn an_rpc_names_its_connection_and_a_connection_its_rpcs() {
         let hangs = echo::say("hangs").after(Duration::from_secs(600));
         client.unary_echo(hangs).await.map(drop)
     });
-    let shown = page_when(&live, |page| page["open"][0]["rpcs_running"] == 1).await;
+    let shown = page_when(&live, |page| page["open"][0]["rpcs"][0]["id"].is_string()).await;
     let connection = &shown["open"][0];
     let rpc = &connection["rpcs"][0];
     assert_eq!(rpc["method"], "echo.Echo/UnaryEcho");

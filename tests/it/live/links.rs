@@ -110,8 +110,12 @@ async fn a_servers_rpc_is_below_the_client_call_that_made_it() {
             (&calls[0]["role"], &calls[0]["method"], &calls[0]["status"]),
             (&"client".into(), &"bank.Ledger/Hold".into(), &"OK".into())
         );
+        // While both run, they are read one after the other.
         let end = server["at"].as_f64().unwrap() + server["seconds"].as_f64().unwrap();
-        assert!(end <= rpc["seconds"].as_f64().unwrap() + 1e-3, "{rpc}");
+        assert!(
+            in_flight || end <= rpc["seconds"].as_f64().unwrap() + 1e-3,
+            "{rpc}"
+        );
     };
     check(&json(&live, &format!("rpc={id}")).await, true);
     let shown = text(&live, &format!("/rpc/{id}")).await;
