@@ -119,7 +119,8 @@ pub(super) fn add_running(children: &mut Vec<Nested>, parent: u64, shared: &Shar
             open.entry(parent).or_default().push((id, address, at));
         }
     }
-    add(children, parent, &open, shared, &mut NODES.clone());
+    let mut room = NODES;
+    add(children, parent, &open, shared, &mut room);
 }
 
 /// No RPC is its own ancestor, and the depth is no more than the `room`.

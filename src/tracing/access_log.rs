@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ::tracing::{Level, Span, event};
+use ::tracing::{Level, event};
 
 use super::span::{Running, outside};
 use crate::{
@@ -14,17 +14,16 @@ const TARGET: &str = "tower_tracer::access";
 const PATH: usize = 256;
 const TEXT: usize = 1024;
 
-/// Logs an RPC that is over, or still runs. The line belongs to the span around the call, not to the RPC's own, which says
-/// the same things.
+/// Logs an RPC that is over, or still runs. The line belongs to the span around the call, not to the RPC's own,
+/// which says the same things.
 pub(super) fn write(level: Level, running: &Running, rpc: &RpcInfo) {
-    // In the span, which may make its trace the current one.
-    let trace_id = TraceId::current().or(running.trace_id);
-    outside(&running.span, || {
-        event(level, &running.around, trace_id.as_ref(), rpc);
-    });
+    // Asked in the span, which may make its trace the current one.
+    let span = &running.spans.own;
+    let of_span = (!span.is_none()).then(TraceId::current).flatten();
+    outside(span, || write_line(level, running, of_span, rpc));
 }
 
-fn event(level: Level, around: &Span, trace_id: Option<&TraceId>, rpc: &RpcInfo) {
+fn write_line(level: Level, running: &Running, of_span: Option<TraceId>, rpc: &RpcInfo) {
     let stats = rpc.stats();
     let (sent, answered) = (stats.request(), stats.response());
     macro_rules! log {
@@ -32,7 +31,7 @@ fn event(level: Level, around: &Span, trace_id: Option<&TraceId>, rpc: &RpcInfo)
             // The fields are worked out only if a subscriber listens.
             event!(
                 target: TARGET,
-                parent: around,
+                parent: &running.spans.around,
                 $level,
                 role = rpc.role().as_str(),
                 http_method = http_method(rpc),
@@ -52,7 +51,11 @@ fn event(level: Level, around: &Span, trace_id: Option<&TraceId>, rpc: &RpcInfo)
                 response_messages = answered.messages(),
                 response_bytes = answered.body_bytes(),
                 attempt = Some(rpc.attempt()).filter(|attempt| *attempt > 1),
-                trace_id = trace_id.map(TraceId::as_str),
+                trace_id = of_span
+                    .or_else(TraceId::current)
+                    .or(running.trace_id)
+                    .as_ref()
+                    .map(TraceId::as_str),
                 tags = tags(rpc).as_deref(),
                 error = stats.error().map(|text| escape(text, TEXT)).as_deref(),
                 panic = stats.panic().map(|text| escape(text, TEXT)).as_deref(),

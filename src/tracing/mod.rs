@@ -165,14 +165,14 @@ impl Tracer for TracingTracer {
 
     fn start(&self, rpc: &RpcInfo, request: &mut RequestParts<'_>) -> Running {
         let running = self.methods.open(rpc, request);
-        let span = &running.span;
+        let span = &running.spans.own;
         if span.is_none() {
             return running;
         }
         if let Some(extensions) = request.extensions_mut() {
             extensions.insert(SpanOf {
                 rpc: rpc.clone(),
-                span: Arc::downgrade(span),
+                spans: Arc::downgrade(&running.spans),
             });
         }
         if let Some(hook) = &self.on_span {
@@ -183,11 +183,15 @@ impl Tracer for TracingTracer {
 
     fn finish(&self, running: Running, rpc: &RpcInfo) {
         if running.undecided {
-            self.methods.decide(&running.span, rpc);
+            self.methods.decide(&running.spans.own, rpc);
         }
-        close(&running.span, rpc, self.status_code);
-        if let Some(hook) = self.on_end.as_ref().filter(|_| !running.span.is_none()) {
-            contain::<Self, _>("on_end", || hook(&running.span, rpc));
+        close(&running.spans.own, rpc, self.status_code);
+        if let Some(hook) = self
+            .on_end
+            .as_ref()
+            .filter(|_| !running.spans.own.is_none())
+        {
+            contain::<Self, _>("on_end", || hook(&running.spans.own, rpc));
         }
         if let Some(level) = (self.level_of)(rpc) {
             access_log::write(level, &running, rpc);
@@ -199,12 +203,7 @@ impl Tracer for TracingTracer {
     }
 
     fn scope(&self, running: &Running, _: &RpcInfo) -> Option<Arc<dyn Scope>> {
-        let span = &running.span;
-        (!span.is_none()).then(|| {
-            Arc::new(Entered {
-                span: Arc::downgrade(span),
-                around: Arc::downgrade(&running.around),
-            }) as Arc<dyn Scope>
-        })
+        let spans = &running.spans;
+        (!spans.own.is_none()).then(|| Arc::new(Entered(Arc::downgrade(spans))) as Arc<dyn Scope>)
     }
 }

@@ -29,14 +29,20 @@ const SPAN: &str = "tower_tracer::span";
 /// An RPC that runs, as the tracer keeps it.
 #[derive(Debug)]
 pub struct Running {
-    /// `Span::none()` if it is off.
-    pub(super) span: Arc<Span>,
-    /// The program's span around the call, which the access log belongs to.
-    pub(super) around: Arc<Span>,
+    pub(super) spans: Arc<Spans>,
     /// Whether its method may turn out to be known when it ends.
     pub(super) undecided: bool,
     /// That of the request's `traceparent`.
     pub(super) trace_id: Option<TraceId>,
+}
+
+/// The spans that are held open while an RPC runs, and no longer.
+#[derive(Debug)]
+pub(super) struct Spans {
+    /// Its own; `Span::none()` if it is off.
+    pub(super) own: Span,
+    /// The program's span around the call, which the access log belongs to.
+    pub(super) around: Span,
 }
 
 impl Methods {
@@ -78,7 +84,7 @@ impl Methods {
         }
         let parent = carried_parent(rpc, request);
         let span = match &parent {
-            Some(parent) => span!(parent: &**parent,),
+            Some(parent) => span!(parent: &parent.own,),
             None => span!(),
         };
         // With `tracing/log`, a span that is off still has a name, and would be logged.
@@ -88,8 +94,10 @@ impl Methods {
         };
         let undecided = !span.is_none() && about.undecided;
         Running {
-            span: Arc::new(span),
-            around: Arc::new(around(rpc, parent.is_some())),
+            spans: Arc::new(Spans {
+                own: span,
+                around: around(rpc, parent.is_some()),
+            }),
             undecided,
             trace_id: TraceId::of_request(request),
         }
@@ -243,16 +251,13 @@ fn server(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<(String, Option<u
 const HOST_NAME: usize = 255;
 
 /// Makes the span current while the RPC's code runs.
-/// Does not hold the span: it is to close with its RPC, and a body can be kept for longer.
-pub(super) struct Entered {
-    pub(super) span: Weak<Span>,
-    pub(super) around: Weak<Span>,
-}
+/// Does not hold the spans: they are to close with their RPC, and a body can be kept for longer.
+pub(super) struct Entered(pub(super) Weak<Spans>);
 
 impl Scope for Entered {
     fn run(&self, f: &mut dyn FnMut()) {
-        match self.span.upgrade() {
-            Some(span) => span.in_scope(f),
+        match self.0.upgrade() {
+            Some(spans) => spans.own.in_scope(f),
             None => f(),
         }
     }
@@ -262,18 +267,18 @@ impl Scope for Entered {
 #[derive(Clone)]
 pub(super) struct SpanOf {
     pub(super) rpc: RpcInfo,
-    /// Weak: who keeps the request must not keep the span open.
-    pub(super) span: Weak<Span>,
+    /// Weak: who keeps the request must not keep them open.
+    pub(super) spans: Weak<Spans>,
 }
 
 /// The span of an outer layer's record where it is not current on this thread, which it mostly is:
 /// a buffer or a spawned task between the two layers takes the request elsewhere.
-fn carried_parent(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<Arc<Span>> {
+fn carried_parent(rpc: &RpcInfo, request: &RequestParts<'_>) -> Option<Arc<Spans>> {
     let parent = rpc.parent()?;
     let carried: &SpanOf = request.extensions()?.get()?;
     let is_current = || RpcInfo::current().is_some_and(|current| current.ptr_eq(parent));
     let applies = carried.rpc.ptr_eq(parent) && !is_current();
-    applies.then(|| carried.span.upgrade()).flatten()
+    applies.then(|| carried.spans.upgrade()).flatten()
 }
 
 /// The program's own span around a call: the current one. If that is an RPC's, it is the one around that.
@@ -285,11 +290,10 @@ fn around(rpc: &RpcInfo, under_outer_layer: bool) -> Span {
     }
     let above = rpc
         .parent()
-        .map(|rpc| rpc.with_scope(|scope: &Entered| scope.around.upgrade()));
+        .and_then(|rpc| rpc.with_scope(|scope: &Entered| scope.0.upgrade()));
     above
         .flatten()
-        .flatten()
-        .map_or_else(Span::none, |around| Span::clone(&around))
+        .map_or_else(Span::none, |spans| spans.around.clone())
 }
 
 /// Runs code outside of an RPC's span, if it is the current one: subscribers that write every current span would

@@ -7,6 +7,11 @@
 /// What tests share: scripts of exchanges, peers, and exporters in memory.
 #[cfg(feature = "testing")]
 mod support {
+    #[cfg(all(
+        feature = "transport",
+        any(feature = "metrics", all(feature = "otel", feature = "tracing"))
+    ))]
+    pub(crate) mod custom;
     #[cfg(feature = "tonic")]
     pub(crate) mod model;
     #[cfg(feature = "transport")]

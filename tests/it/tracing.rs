@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use crate::support::custom::{Done, Named};
 use crate::support::tcp::{
     connect,
     echo::{EchoRequest, say},
@@ -33,7 +34,6 @@ use tower::{Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_f
 use tower_tracer::{
     Code, RpcInfo, Status, Tracer, TracerLayer,
     methods::KnownMethods,
-    service::{RpcGuard, TracedRequest, TracedResponse},
     testing::RecordingTracer,
     tracing::{TracingTracer, level_of},
 };
@@ -342,25 +342,6 @@ async fn each_end_has_a_line_with_method_peer_status_ending_and_sizes() {
             ),
         ]
     );
-}
-
-/// A request of any name.
-struct Named(String);
-struct Done(Status);
-
-impl TracedRequest for Named {
-    fn path(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TracedResponse for Done {
-    type Traced<T: Tracer> = Self;
-
-    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
-        open.finish(self.0);
-        self
-    }
 }
 
 /// Everything written, for `tracing_subscriber::fmt`.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use crate::support::custom::{Done, Named};
 use crate::support::tcp::{connect, echo::EchoRequest, echo::say, serve, soon};
 use http::{Request, Response};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -17,10 +18,9 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tower::Layer as _;
 use tower::{Service as _, ServiceExt as _, service_fn};
 use tower_tracer::{
-    RpcInfo, Status, Tracer, TracerLayer,
+    RpcInfo, Status, TracerLayer,
     methods::KnownMethods,
     metrics::{DURATION_BUCKETS, MetricsTracer},
-    service::{RpcGuard, TracedRequest, TracedResponse},
     testing,
 };
 
@@ -252,26 +252,6 @@ async fn a_call_is_in_flight_until_its_body_is_gone() {
     in_flight(1);
     drop(response);
     in_flight(-1);
-}
-
-/// A request of any name, as no HTTP library would let it pass.
-struct Named(String);
-
-struct Done(Status);
-
-impl TracedRequest for Named {
-    fn path(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TracedResponse for Done {
-    type Traced<T: Tracer> = Self;
-
-    fn attach<T: Tracer>(self, open: RpcGuard<T>) -> Self {
-        open.finish(self.0);
-        self
-    }
 }
 
 #[tokio::test]
